@@ -1,0 +1,1 @@
+"""esrgan_deploy.engines"""

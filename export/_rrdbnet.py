@@ -1,0 +1,87 @@
+"""The RRDB generator of ESRGAN (arXiv:1809.00219), with the names that BasicSR gives its parameters."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from esrgan_deploy._spec import ModelSpec, upsampling_steps
+
+__all__ = ["RRDBNet"]
+
+
+class RRDBNet(nn.Module):
+    """Residual-in-residual dense network: ``(N, C, H, W)`` RGB 0..1 to ``(N, C, H·s, W·s)``.
+
+    With ``unshuffle`` above 1 (Real-ESRGAN x2plus) the picture is folded into channels first, and height and
+    width must be multiples of it.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        f = spec.features
+        self.unshuffle = spec.unshuffle
+        self.steps = upsampling_steps(spec.scale * spec.unshuffle)
+        self.conv_first = _conv(spec.in_channels * spec.unshuffle**2, f)
+        self.body = nn.Sequential(*(RRDB(f, spec.growth) for _ in range(spec.blocks)))
+        self.conv_body = _conv(f, f)
+        for i in range(1, len(self.steps) + 1):
+            setattr(self, f"conv_up{i}", _conv(f, f))
+        self.conv_hr = _conv(f, f)
+        self.conv_last = _conv(f, spec.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge a batch of pictures."""
+        if self.unshuffle > 1:
+            x = functional.pixel_unshuffle(x, self.unshuffle)
+        return self.enlarge(x)
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        """Run the net on a batch that is already folded: what is traced, so that the fold stays one node."""
+        features = self.conv_first(x)
+        features = features + self.conv_body(self.body(features))
+        for i, step in enumerate(self.steps, start=1):
+            features = functional.interpolate(features, scale_factor=float(step), mode="nearest")
+            features = _leaky(getattr(self, f"conv_up{i}")(features))
+        out: Tensor = self.conv_last(_leaky(self.conv_hr(features)))
+        return out
+
+
+class RRDB(nn.Module):
+    """Three dense blocks inside one scaled residual."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1 = ResidualDenseBlock(features, growth)
+        self.rdb2 = ResidualDenseBlock(features, growth)
+        self.rdb3 = ResidualDenseBlock(features, growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add 0.2 of the three blocks to the input."""
+        out: Tensor = self.rdb3(self.rdb2(self.rdb1(x))) * 0.2 + x
+        return out
+
+
+class ResidualDenseBlock(nn.Module):
+    """Five convolutions, each reading the input and everything that the ones before it made."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        for i in range(4):
+            setattr(self, f"conv{i + 1}", _conv(features + i * growth, growth))
+        self.conv5 = _conv(features + 4 * growth, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add 0.2 of the fifth convolution to the input."""
+        made = [x]
+        for i in range(1, 5):
+            made.append(_leaky(getattr(self, f"conv{i}")(torch.cat(made, 1))))
+        out: Tensor = self.conv5(torch.cat(made, 1)) * 0.2 + x
+        return out
+
+
+def _conv(channels_in: int, channels_out: int) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, 1, 1)
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return functional.leaky_relu(x, 0.2)

@@ -1,0 +1,1 @@
+"""Training of the generators that `esrgan_deploy.export` exports."""
