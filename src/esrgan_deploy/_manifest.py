@@ -1,0 +1,147 @@
+"""The manifest ``model.json`` that lies beside the artefacts and says what each of them is and computes."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from esrgan_deploy._errors import ExportError
+from esrgan_deploy._files import replaced_atomically, sha256_of
+from esrgan_deploy._spec import ModelSpec
+
+__all__ = ["Artefact", "Manifest", "find_manifest", "load_manifest", "save_manifest"]
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """One file of an export.
+
+    Attributes:
+        file: Its name, without a folder.
+        kind: ``"onnx"``, ``"plan"`` or ``"golden"``.
+        sha256: Its digest, 64 hexadecimal digits.
+        size: Its length in bytes.
+        precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, …; the arithmetic of the convolutions.
+        form: ``"float"`` (NCHW RGB 0..1 in the graph's own dtype) or ``"uint8"`` (NHWC RGB 0..255).
+        outscale: Output pixels per input pixel and axis of this artefact; differs from the model's scale
+            where a resize was asked for.
+        opset: ONNX operator set, for a graph.
+        shapes: ``(min, opt, max)`` as ``(N, H, W)`` triples, for a plan.
+        flavour: ``"tensorrt"`` or ``"tensorrt_rtx"``, for a plan.
+        flavour_version: Version of that library, for a plan.
+        compute_capabilities: ``("8.6", …)`` that a plan was built for; empty means the library's own choice.
+        built_from: Name of the artefact that this one was made from.
+        dtypes: Number of convolution kernels by dtype that the builder reported, for a plan.
+        build_seconds: Time that the build took, for a plan.
+        verified: True when it was run and held its bounds, False when it breached one, None when nothing
+            here could run it.
+        parity: What was measured, one dictionary per comparison.
+        note: What the reader has to know beside the figures.
+    """
+
+    file: str
+    kind: str
+    sha256: str
+    size: int
+    precision: str = ""
+    form: str = ""
+    outscale: float | None = None
+    opset: int | None = None
+    shapes: tuple[tuple[int, int, int], ...] = ()
+    flavour: str = ""
+    flavour_version: str = ""
+    compute_capabilities: tuple[str, ...] = ()
+    built_from: str = ""
+    dtypes: dict[str, int] = dataclasses.field(default_factory=dict)
+    build_seconds: float | None = None
+    verified: bool | None = None
+    parity: tuple[dict[str, Any], ...] = ()
+    note: str = ""
+
+    @classmethod
+    def from_file(cls, path: Path, **fields: Any) -> "Artefact":
+        """Describe a file that has just been written; its name, digest and size are read from it."""
+        return cls(file=path.name, sha256=sha256_of(path), size=path.stat().st_size, **fields)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What one export made.
+
+    Attributes:
+        spec: The model.
+        source: Name of the checkpoint's file, without a folder.
+        artefacts: Every file beside the manifest.
+        tool: Versions of what made them: ``{"esrgan-deploy": "0.1.0", "torch": …}``.
+        warnings: What the export warned of, one sentence each.
+    """
+
+    spec: ModelSpec
+    source: str
+    artefacts: tuple[Artefact, ...]
+    tool: dict[str, str] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def artefact(self, file: str) -> Artefact | None:
+        """Return the artefact of that name, or None."""
+        return next((a for a in self.artefacts if a.file == file), None)
+
+
+def find_manifest(artefact: Path) -> Path | None:
+    """Return the manifest that lies beside an artefact and lists it, or None.
+
+    ``out/model.fp16.plan`` is listed in ``out/model.json``: the manifest's stem is the name up to a dot.
+    """
+    parts = artefact.name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        candidate = artefact.with_name(".".join(parts[:length]) + ".json")
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ExportError: It is not a manifest, or of a schema that this version does not know.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or "schema" not in data:
+            raise ValueError("it has no field 'schema'")
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {data['schema']!r} and this version reads {SCHEMA}")
+        return Manifest(
+            spec=ModelSpec.from_json(data["spec"]),
+            source=data["source"],
+            artefacts=tuple(_artefact_from_json(entry) for entry in data["artefacts"]),
+            tool=dict(data.get("tool", {})),
+            warnings=tuple(data.get("warnings", ())),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"{path} is not a manifest of this package ({error}). Run: esrgan-export again, into an empty folder"
+        ) from error
+
+
+def save_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest, whole or not at all.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    data = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _artefact_from_json(entry: dict[str, Any]) -> Artefact:
+    known = {field.name for field in dataclasses.fields(Artefact)}
+    fields = {key: value for key, value in entry.items() if key in known}
+    fields["shapes"] = tuple(tuple(triple) for triple in fields.get("shapes", ()))
+    fields["compute_capabilities"] = tuple(fields.get("compute_capabilities", ()))
+    fields["parity"] = tuple(fields.get("parity", ()))
+    return Artefact(**fields)
