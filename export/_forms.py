@@ -1,0 +1,59 @@
+"""The two input/output forms of a graph."""
+
+import numpy as np
+import onnx_ir as ir
+
+from esrgan_deploy.export._graph import append, constant
+
+__all__ = ["to_uint8_form"]
+
+
+def to_uint8_form(model: ir.Model) -> None:
+    """Turn the float form into the uint8 form: NHWC RGB 0..255 in and out.
+
+    A frame then crosses to the device and back at one byte a sample, and scaling, clipping and rounding run
+    inside the engine. The casts stand outermost, because TensorRT allows UINT8 only at the border of a network;
+    the clip stands before the cast, because a float outside [0, 256) has no defined uint8. The arithmetic at
+    both ends is fp32 whatever the net's dtype: it fuses into one kernel, and fp16 has only eight steps per level.
+
+    Args:
+        model: A graph in the float form, fp32, fp16 or bf16.
+    """
+    graph = model.graph
+    source, result = graph.inputs[0], graph.outputs[0]
+    dtype = source.dtype
+    assert dtype is not None
+    assert source.shape is not None
+    assert result.shape is not None
+    first = next(iter(graph))
+
+    n, c, h, w = source.shape
+    picture = ir.Value(name="input", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([n, h, w, c]))
+    cast = ir.node("Cast", [picture], {"to": ir.DataType.FLOAT}, name="from_uint8")
+    planar = ir.node("Transpose", [cast.outputs[0]], {"perm": [0, 3, 1, 2]}, name="to_nchw")
+    peak = constant(model, np.float32(255.0), "peak")
+    unit = ir.node("Div", [planar.outputs[0], peak], name="to_unit_range")
+    front = [cast, planar, unit]
+    if dtype != ir.DataType.FLOAT:
+        front.append(ir.node("Cast", [unit.outputs[0]], {"to": dtype}, name="to_net_dtype"))
+    for node in front:
+        node.outputs[0].name = node.name
+    source.replace_all_uses_with(front[-1].outputs[0])
+    graph.inputs[0] = picture
+    graph.insert_before(first, front)
+
+    result.name = "net_output"
+    tail = result
+    if dtype != ir.DataType.FLOAT:
+        tail = append(model, "Cast", [tail], {"to": ir.DataType.FLOAT}, name="from_net_dtype")
+    low, high = constant(model, np.float32(0.0), "low"), constant(model, np.float32(1.0), "high")
+    tail = append(model, "Clip", [tail, low, high], name="clipped")
+    tail = append(model, "Mul", [tail, peak], name="to_levels")
+    # ONNX Round is half to even.
+    tail = append(model, "Round", [tail], name="rounded")
+    tail = append(model, "Transpose", [tail], {"perm": [0, 2, 3, 1]}, name="to_nhwc")
+    tail = append(model, "Cast", [tail], {"to": ir.DataType.UINT8}, name="to_uint8")
+    n, c, h, w = result.shape
+    tail.name, tail.type = "output", ir.TensorType(ir.DataType.UINT8)
+    tail.shape = ir.Shape([n, h, w, c])
+    graph.outputs[0] = tail

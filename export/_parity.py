@@ -1,0 +1,192 @@
+"""How far an artefact is from PyTorch, in the units that a viewer sees, and what is allowed."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from esrgan_deploy._metrics import psnr, ssim
+
+__all__ = ["BOUNDS", "Bound", "Comparison", "Comparer", "to_levels"]
+
+_TILE = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bound:
+    """What a comparison has to hold to count as verified.
+
+    Attributes:
+        max_abs: Largest difference of float outputs, with 1.0 the white of the picture.
+        min_psnr: PSNR in dB between the two 8-bit pictures.
+        min_within_one: Share of 8-bit samples at most one level apart.
+        max_bias: Largest mean signed error of one channel, in levels: a shift of colour.
+    """
+
+    max_abs: float | None = None
+    min_psnr: float
+    min_within_one: float
+    max_bias: float
+
+
+# fp32 has no excuse but the order of its sums; fp16 rounds to 11 bits, bf16 to 8, which is about two levels of
+# white at every store, and no more than that is asked of it.
+BOUNDS = {
+    "fp32": Bound(max_abs=1e-4, min_psnr=70.0, min_within_one=1.0, max_bias=0.01),
+    "fp16": Bound(min_psnr=50.0, min_within_one=0.999, max_bias=0.1),
+    "bf16": Bound(min_psnr=36.0, min_within_one=0.5, max_bias=1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The figures of one artefact on one set of pictures, against PyTorch in fp32.
+
+    Attributes:
+        on: Name of the set: ``noise``, ``golden``, ``shapes`` or the folder of ``--images``.
+        arithmetic: What really computed the figures.
+        pictures: Number of pictures.
+        max_abs: Largest difference, with 1.0 the white of the picture. Of a uint8 artefact, in whole levels.
+        psnr: dB between the 8-bit pictures, over all samples; ``inf`` when they are equal.
+        ssim: Mean SSIM of the 8-bit pictures; None where all are under 11 pixels.
+        bias: Mean signed error of each channel, in levels.
+        off_by_0: Share of 8-bit samples that are equal.
+        off_by_1: Share one level apart.
+        off_by_more: Share further apart.
+        worst_tile: The 64×64 output tile with the lowest PSNR: ``{"picture", "y", "x", "psnr"}``.
+        finite: Whether every value of both was finite.
+    """
+
+    on: str
+    arithmetic: str
+    pictures: int
+    max_abs: float
+    psnr: float
+    ssim: float | None
+    bias: tuple[float, ...]
+    off_by_0: float
+    off_by_1: float
+    off_by_more: float
+    worst_tile: dict[str, Any]
+    finite: bool
+
+    def breaches(self, bound: Bound) -> list[str]:
+        """Return what does not hold, one phrase each with the figure and the bound; empty when all does."""
+        if not self.finite:
+            return ["there is a NaN or an infinity in the output"]
+        found = []
+        if bound.max_abs is not None and self.max_abs > bound.max_abs:
+            found.append(f"max abs {self.max_abs:.2e} > {bound.max_abs:.0e}")
+        if not self.psnr >= bound.min_psnr:
+            found.append(f"PSNR {self.psnr:.2f} dB < {bound.min_psnr:g} dB")
+        within = self.off_by_0 + self.off_by_1
+        if within < bound.min_within_one - 1e-12:
+            found.append(f"{within:.4%} of samples within one level < {bound.min_within_one:.4%}")
+        worst = max(self.bias, key=abs, default=0.0)
+        if abs(worst) > bound.max_bias:
+            found.append(f"colour shift {worst:+.3f} levels, over ±{bound.max_bias:g}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures; an infinite PSNR is the string ``"inf"``, which JSON can carry."""
+        data = dataclasses.asdict(self)
+        for holder in (data, data["worst_tile"]):
+            value = holder.get("psnr")
+            if value is not None and not np.isfinite(value):
+                holder["psnr"] = str(value)
+        return data
+
+
+class Comparer:
+    """Collects one picture after another and returns the `Comparison` over all of them."""
+
+    def __init__(self, on: str, arithmetic: str) -> None:
+        self._on, self._arithmetic = on, arithmetic
+        self._finite, self._max_abs, self._pictures = True, 0.0, 0
+        self._squares, self._samples = 0.0, 0
+        self._off = np.zeros(3, np.int64)
+        self._bias: list[npt.NDArray[np.float64]] = []
+        self._ssim: list[float] = []
+        self._worst: dict[str, Any] = {"picture": "", "y": 0, "x": 0, "psnr": float("inf")}
+
+    def add(self, name: str, reference: npt.NDArray[np.float32], result: npt.NDArray[np.generic]) -> None:
+        """Compare one picture.
+
+        Args:
+            name: What to call it where its tile is the worst.
+            reference: PyTorch's output, ``(N, C, H, W)`` float32, not clipped.
+            result: The artefact's: ``(N, C, H, W)`` float, or ``(N, H, W, C)`` uint8.
+
+        Raises:
+            ValueError: The shapes do not fit each other.
+        """
+        expected = to_levels(reference)
+        if result.dtype == np.uint8:
+            got = result.astype(np.float64)
+            self._check(expected.shape, got.shape, name)
+            difference = np.abs(got - expected).max() / 255.0
+        else:
+            self._check(reference.shape, result.shape, name)
+            wide = result.astype(np.float32)
+            self._finite &= bool(np.isfinite(wide).all())
+            got = to_levels(wide)
+            difference = np.abs(wide - reference).max()
+        self._finite &= bool(np.isfinite(reference).all())
+        self._max_abs = max(self._max_abs, float(difference)) if self._finite else float("nan")
+        error = got - expected
+        self._pictures += 1
+        self._squares += float((error**2).sum())
+        self._samples += error.size
+        steps = np.abs(error)
+        self._off += [(steps == 0).sum(), (steps == 1).sum(), (steps > 1).sum()]
+        self._bias.append(error.reshape(-1, error.shape[-1]))
+        for one, other in zip(expected, got, strict=True):
+            if min(one.shape[:2]) >= 11:
+                self._ssim.append(ssim(one, other))
+            self._find_worst(name, one, other)
+
+    def result(self) -> Comparison:
+        """Return the figures of everything that was added."""
+        mse = self._squares / self._samples
+        off = self._off / self._samples
+        bias = np.concatenate(self._bias).mean(axis=0)
+        return Comparison(
+            on=self._on,
+            arithmetic=self._arithmetic,
+            pictures=self._pictures,
+            max_abs=self._max_abs,
+            psnr=float("inf") if mse == 0 else float(10 * np.log10(255.0**2 / mse)),
+            ssim=float(np.mean(self._ssim)) if self._ssim else None,
+            bias=tuple(float(value) for value in bias),
+            off_by_0=float(off[0]),
+            off_by_1=float(off[1]),
+            off_by_more=float(off[2]),
+            worst_tile=self._worst,
+            finite=self._finite,
+        )
+
+    def _find_worst(
+        self, name: str, expected: npt.NDArray[np.float64], got: npt.NDArray[np.float64]
+    ) -> None:
+        for y in range(0, expected.shape[0], _TILE):
+            for x in range(0, expected.shape[1], _TILE):
+                place = np.s_[y : y + _TILE, x : x + _TILE]
+                value = psnr(expected[place], got[place])
+                # A NaN is worse than anything.
+                if not value >= self._worst["psnr"]:
+                    self._worst = {"picture": name, "y": y, "x": x, "psnr": value}
+
+    @staticmethod
+    def _check(expected: tuple[int, ...], got: tuple[int, ...], name: str) -> None:
+        if expected != got:
+            raise ValueError(f"{name}: the output is {got}, PyTorch's is {expected}")
+
+
+def to_levels(picture: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Turn float ``(N, C, H, W)`` 0..1 into the 8-bit picture that would be saved, ``(N, H, W, C)``.
+
+    Clipped, and rounded half to even as the uint8 form does. A NaN stays one.
+    """
+    clipped = np.clip(picture.astype(np.float32), np.float32(0), np.float32(1))
+    return np.rint(clipped * np.float32(255)).astype(np.float64).transpose(0, 2, 3, 1)

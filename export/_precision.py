@@ -1,0 +1,65 @@
+"""The graph's dtypes are the precision: TensorRT 11 has no flag for it."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from esrgan_deploy._errors import ExportError
+from esrgan_deploy.export._graph import clone
+
+__all__ = ["DTYPES", "to_precision"]
+
+DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+
+# Inputs that stay fp32 whatever the picture's dtype, by operator and position.
+_FIXED = {("Resize", 2)}
+
+
+def to_precision(model: ir.Model, precision: str) -> ir.Model:
+    """Return the graph with every float tensor, its input and its output in another dtype.
+
+    No cast is left inside: the convolutions, the resizes at four times the size among them, all run in the
+    new dtype.
+
+    Args:
+        model: A float-form graph in fp32; it is not changed.
+        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+
+    Raises:
+        ExportError: A weight is too large for fp16.
+    """
+    target = DTYPES[precision]
+    model = clone(model)
+    if target == ir.DataType.FLOAT:
+        return model
+    if target == ir.DataType.BFLOAT16 and model.graph.opset_imports[""] < 22:
+        # ONNX defines bfloat16 convolutions from opset 22 on; nothing else changes for these operators.
+        model = ir.serde.deserialize_model(
+            onnx.version_converter.convert_version(ir.serde.serialize_model(model), 22)
+        )
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for value in list(model.graph.initializers.values()):
+        if value.const_value is None or value.const_value.dtype != ir.DataType.FLOAT:
+            continue
+        if any((use.node.op_type, use.idx) in _FIXED for use in value.uses()):
+            continue
+        array = value.const_value.numpy()
+        if target == ir.DataType.FLOAT16 and array.size and float(np.abs(array).max()) > 65504:
+            raise ExportError(
+                f"{value.name} holds {float(np.abs(array).max()):.4g}, over the 65504 that fp16 ends at. "
+                "Run: esrgan-export with --precision bf16 or fp32"
+            )
+        value.const_value = ir.tensor(array.astype(target.numpy()), dtype=target, name=value.name)
+        value.type = ir.TensorType(target)
+    for node in model.graph:
+        for attribute in node.attributes.values():
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.as_int() == ir.DataType.FLOAT:
+                node.attributes["to"] = ir.AttrInt64("to", int(target))
+        for value in node.outputs:
+            if value.dtype in (ir.DataType.FLOAT, None):
+                value.type = ir.TensorType(target)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.dtype == ir.DataType.FLOAT:
+            value.type = ir.TensorType(target)
+    return model
