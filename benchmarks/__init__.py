@@ -1,1 +1,1 @@
-"""esrgan_deploy.benchmarks"""
+"""Speed, memory and quality of artefacts, each with its proof beside it."""

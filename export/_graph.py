@@ -11,7 +11,10 @@ import onnx_ir as ir
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import replaced_atomically
 
-__all__ = ["append", "clone", "constant", "save", "to_bytes"]
+__all__ = ["METADATA_KEY", "append", "clone", "constant", "save", "to_bytes"]
+
+METADATA_KEY = "esrgan_deploy"
+"""Under this key a written graph carries its facts as JSON, so that it works without the manifest too."""
 
 
 def append(

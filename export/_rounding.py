@@ -24,7 +24,8 @@ def rounding_model(model: ir.Model, precision: str) -> ir.Model:
     """Return a graph that computes in fp32 and rounds each tensor that the original holds in half precision.
 
     Sums inside one convolution stay fp32, as on tensor cores; what is stored between layers is rounded. The
-    inputs and outputs keep their names and dtypes.
+    inputs and outputs keep their names, and their dtypes but for bfloat16, which numpy lacks: there they are
+    float32 and hold rounded values.
 
     Args:
         model: A graph in fp16 or bf16, either form; it is not changed.
@@ -41,6 +42,8 @@ def rounding_model(model: ir.Model, precision: str) -> ir.Model:
     for source in graph.inputs:
         if source.dtype == half:
             _widen(graph, source, next(iter(graph)))
+            if half == ir.DataType.BFLOAT16:
+                _take_float(graph, source, half)
     outputs = {value.name: value for value in graph.outputs}
     for node in list(graph):
         if node.op_type == "Cast" and node.attributes["to"].as_int() == half:
@@ -69,6 +72,15 @@ def _widen(graph: ir.Graph, value: ir.Value, before: ir.Node | None) -> None:
         graph.insert_before(before, cast)
 
 
+def _take_float(graph: ir.Graph, source: ir.Value, half: ir.DataType) -> None:
+    source.type = ir.TensorType(ir.DataType.FLOAT)
+    down = ir.node("Cast", [source], {"to": half}, name=f"{source.name}_rounded")
+    down.outputs[0].name = down.name
+    widen = next(node for node, _ in source.uses() if node is not down)
+    widen.replace_input_with(0, down.outputs[0])
+    graph.insert_before(widen, down)
+
+
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, half: ir.DataType) -> None:
     name, is_output = value.name, value.is_graph_output()
     down = ir.node("Cast", [value], {"to": half}, name=f"{name}_rounded")
@@ -80,7 +92,12 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, half: ir.DataType) -
         if user is not down:
             user.replace_input_with(index, up.outputs[0])
     graph.insert_after(node, [down, up])
-    if is_output:
+    if is_output and half == ir.DataType.BFLOAT16:
+        widened = up.outputs[0]
+        graph.outputs[list(graph.outputs).index(value)] = widened
+        widened.type, widened.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
+        rounded.name, value.name, widened.name = down.name, f"{name}_exact", name
+    elif is_output:
         graph.outputs[list(graph.outputs).index(value)] = rounded
         rounded.shape, value.name, rounded.name = value.shape, f"{name}_exact", name
     else:

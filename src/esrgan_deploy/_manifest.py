@@ -27,6 +27,7 @@ class Artefact:
         form: ``"float"`` (NCHW RGB 0..1 in the graph's own dtype) or ``"uint8"`` (NHWC RGB 0..255).
         outscale: Output pixels per input pixel and axis of this artefact; differs from the model's scale
             where a resize was asked for.
+        size_multiple: Height and width of its input must be multiples of this.
         opset: ONNX operator set, for a graph.
         shapes: ``(min, opt, max)`` as ``(N, H, W)`` triples, for a plan.
         flavour: ``"tensorrt"`` or ``"tensorrt_rtx"``, for a plan.
@@ -48,6 +49,7 @@ class Artefact:
     precision: str = ""
     form: str = ""
     outscale: float | None = None
+    size_multiple: int = 1
     opset: int | None = None
     shapes: tuple[tuple[int, int, int], ...] = ()
     flavour: str = ""

@@ -1,0 +1,102 @@
+"""What ``esrgan-export`` does once its arguments are known to be good."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from esrgan_deploy._manifest import Manifest
+from esrgan_deploy.engines import BuildOptions, ShapeRange, explain
+from esrgan_deploy.export._artefacts import refuse_breaches
+from esrgan_deploy.export._export import MANIFEST, export_model
+from esrgan_deploy.export._names import OFFICIAL
+from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._report import parity_table
+
+__all__ = ["run"]
+
+_GIB = 2**30
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, print the proof, and return the exit status.
+
+    Raises:
+        EsrganDeployError: The export was refused, or an artefact is not verified.
+    """
+    if args.list:
+        for name, release in OFFICIAL.items():
+            print(f"{name:32} {release.size / 2**20:5.1f} MiB")
+        return 0
+    options = _options(args)
+    folder = args.output or _default_folder(args.model)
+    size = _size(args.explain) if args.explain else None
+    started = time.perf_counter()
+    manifest = export_model(args.model, folder, options, say=_say)
+    print(parity_table(manifest.artefacts))
+    print(_summary(manifest, folder, time.perf_counter() - started))
+    if size is not None:
+        for artefact in manifest.artefacts:
+            if artefact.kind == "onnx" and (artefact.built_from or len(options.precisions) == 0):
+                print(explain(folder / artefact.file, options.build, *size))
+    refuse_breaches(manifest.artefacts, folder / MANIFEST)
+    return 0
+
+
+def _options(args: argparse.Namespace) -> ExportOptions:
+    build: dict[str, object] = {
+        "flavour": args.flavour,
+        "version_compatible": args.version_compatible,
+        "aux_streams": args.aux_streams,
+        "timing_cache": args.timing_cache,
+        "optimization_level": args.optimization_level,
+    }
+    if args.shapes is not None:
+        build["shapes"] = ShapeRange.parse(args.shapes)
+    for name in ("workspace", "memory_limit"):
+        value = getattr(args, name)
+        if value is not None:
+            build[name] = int(value * _GIB)
+    if args.compute_capabilities:
+        build["compute_capabilities"] = tuple(part.strip() for part in args.compute_capabilities.split(","))
+    if args.hardware_compatibility:
+        build["hardware_compatibility"] = args.hardware_compatibility
+    return ExportOptions(
+        precisions=tuple(dict.fromkeys(args.precision or ("fp16",))),
+        form=args.form,
+        opset=args.opset,
+        outscale=args.outscale,
+        images=args.images,
+        plan=args.plan,
+        build=BuildOptions(**build),  # type: ignore[arg-type]
+        scale=args.scale,
+        denoise_strength=args.denoise_strength,
+        denoise_with=args.denoise_with,
+        offline=args.offline,
+        force=args.force,
+    )
+
+
+def _default_folder(model: str | None) -> Path:
+    return Path(Path(model).name.split(".")[0] if model else "default")
+
+
+def _say(line: str) -> None:
+    # Progress goes to stderr, so that the table alone can be piped.
+    print(line, file=sys.stderr, flush=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    shape = ShapeRange.parse(text).opt
+    return shape[1], shape[2]
+
+
+def _summary(manifest: Manifest, folder: Path, seconds: float) -> str:
+    lines = [f"in {folder} after {seconds:.0f} s:"]
+    for artefact in manifest.artefacts:
+        state = {True: "verified", False: "NOT VERIFIED", None: artefact.note or "not run here"}[artefact.verified]
+        lines.append(f"  {artefact.file:20} {artefact.size / 2**20:7.2f} MiB  {state}")
+    lines.append(f"  {MANIFEST:20}               what each of them is, and these figures")
+    last = next((a for a in reversed(manifest.artefacts) if a.kind == "onnx"), manifest.artefacts[0])
+    lines.append(f"next: esrgan-upscale picture.png -o enlarged.png --model {folder / last.file}")
+    return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""The main job: a checkpoint in, a folder of verified artefacts out."""
+
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from esrgan_deploy import _optional
+from esrgan_deploy._errors import ExportError
+from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
+from esrgan_deploy.export._artefacts import Interchange, prove_graph, write_graph, write_interchange
+from esrgan_deploy.export._golden import golden_pictures, noise_pictures, save_golden
+from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._plan import build_plan, plan_flavour
+from esrgan_deploy.export._probe import activation_maxima, overflow_warnings
+from esrgan_deploy.export._reference import Pairs, planar, reference_pairs
+from esrgan_deploy.export._source import Source, open_source
+from esrgan_deploy.export._verify import pictures_in, verify_shapes
+
+__all__ = ["MANIFEST", "export_model"]
+
+MANIFEST = "model.json"
+
+_TOOLS = ("esrgan-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+
+
+def export_model(
+    model: str | Path | None,
+    folder: Path,
+    options: ExportOptions | None = None,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Export a checkpoint to ONNX and TensorRT, and prove what each artefact computes.
+
+    Everything is made in a temporary folder beside `folder` and moved there at the end: a failure leaves
+    nothing, and what was there before stays. A breach of the bounds is no failure here: the artefacts are
+    kept, and marked ``verified: false`` in the manifest with what they breach.
+
+    Args:
+        model: A ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors`` or ``.onnx``, an official name such as
+            ``"RealESRGAN_x4plus"``, or None for the model that ships.
+        folder: Where the artefacts go; made if it is not there.
+        options: What to make.
+        say: Receives a line of progress now and then.
+
+    Returns:
+        The manifest, which was also written to ``folder/model.json``.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or is of no family that is known.
+        EngineBuildError: TensorRT cannot build the plan.
+        ExportError: The model cannot be traced, or artefacts are there already and `force` is not set.
+        ParityError: PyTorch itself puts out a NaN, or an artefact has another output shape.
+        MissingDependencyError: Something that the options need is not installed.
+        OSError: The folder cannot be written.
+    """
+    options = options or ExportOptions()
+    # Nothing is worth two minutes of work if its proof cannot run, or its folder cannot take it.
+    _optional.require("onnxruntime", extra="cpu")
+    flavour = plan_flavour(options)
+    _refuse_overwriting(folder, options, plan=flavour is not None)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".esrgan-export-", dir=folder.parent) as name:
+        staging = Path(name)
+        manifest = _make(model, staging, options, flavour is not None, say)
+        save_manifest(manifest, staging / MANIFEST)
+        _publish(staging, folder)
+    return manifest
+
+
+def _make(
+    model: str | Path | None, staging: Path, options: ExportOptions, plan: bool, say: Callable[[str], None]
+) -> Manifest:
+    source = open_source(model, options, say=say)
+    base = write_interchange(source, staging)
+    say(f"wrote model.onnx: {base.nested} concatenations nested, {base.folded} residual scales folded")
+    shapes = options.build.shapes.checked(base.size_multiple)
+    sets = _reference_sets(source, base, options, say)
+    warnings = _warnings(source, base, options, sets)
+    for warning in warnings:
+        say(f"warning: {warning}")
+
+    say("verifying model.onnx against PyTorch in fp32")
+    dynamic, left_out = verify_shapes(
+        base.path,
+        source.reference,
+        shapes.corners,
+        channels=source.spec.in_channels,
+        multiple=base.size_multiple,
+        flops_per_pixel=source.spec.flops_per_pixel,
+    )
+    warnings += left_out
+    artefacts = [prove_graph(base.path, "fp32", "float", base, sets, extra=(dynamic,))]
+    artefacts.append(_write_golden(sets["golden"], staging))
+    for precision in options.precisions:
+        artefacts += _make_precision(source, base, precision, options, plan, sets, staging, say)
+    return Manifest(
+        spec=source.spec,
+        source=source.name,
+        artefacts=tuple(artefacts),
+        tool=_versions(),
+        warnings=tuple(warnings),
+    )
+
+
+def _make_precision(
+    source: Source,
+    base: Interchange,
+    precision: str,
+    options: ExportOptions,
+    plan: bool,
+    sets: dict[str, Pairs],
+    staging: Path,
+    say: Callable[[str], None],
+) -> list[Artefact]:
+    made = []
+    graph = base.path
+    if precision != "fp32" or options.form != "float":
+        graph = write_graph(source, base, precision, options, staging)
+        say(f"verifying {graph.name}")
+        made.append(prove_graph(graph, precision, options.form, base, sets))
+    if plan:
+        made.append(build_plan(graph, staging / f"model.{precision}.plan", precision, base, options, say=say))
+    return made
+
+
+def _reference_sets(
+    source: Source, base: Interchange, options: ExportOptions, say: Callable[[str], None]
+) -> dict[str, Pairs]:
+    channels, multiple = source.spec.in_channels, base.size_multiple
+    pictures = {"noise": noise_pictures(channels, multiple), "golden": golden_pictures(channels, multiple)}
+    if options.images is not None:
+        pictures["images"] = pictures_in(options.images, channels, multiple)
+    say(f"running PyTorch on {sum(map(len, pictures.values()))} pictures")
+    return {on: reference_pairs(source.reference, chosen) for on, chosen in pictures.items()}
+
+
+def _warnings(
+    source: Source, base: Interchange, options: ExportOptions, sets: dict[str, Pairs]
+) -> list[str]:
+    if "fp16" not in options.precisions:
+        return []
+    found = []
+    if not source.spec.supports_half:
+        found.append(f"{source.spec.architecture} is known not to work in fp16; --precision bf16 or fp32 does")
+    pictures = [planar(lr) for pairs in sets.values() for lr, _ in pairs.values()]
+    return found + overflow_warnings(activation_maxima(base.graph, pictures))
+
+
+def _write_golden(pairs: Pairs, staging: Path) -> Artefact:
+    path = staging / "model.golden.npz"
+    save_golden(path, pairs)
+    return Artefact.from_file(path, kind="golden", precision="fp32", note="PyTorch's own outputs")
+
+
+def _refuse_overwriting(folder: Path, options: ExportOptions, *, plan: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder} is a file; -o names a folder")
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise ExportError(f"{folder} cannot be written. Choose another folder with -o")
+    if options.force:
+        return
+    names = ["model.onnx", "model.golden.npz", MANIFEST]
+    for precision in options.precisions:
+        names.append(f"model.{precision}.onnx")
+        if plan:
+            names.append(f"model.{precision}.plan")
+    there = [name for name in names if (folder / name).exists()]
+    if there:
+        raise ExportError(
+            f"{folder} already holds {', '.join(there)}. Run again with --force to replace them, or with another -o"
+        )
+
+
+def _publish(staging: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    stale = set()
+    if (folder / MANIFEST).exists():
+        try:
+            listed = {artefact.file for artefact in load_manifest(folder / MANIFEST).artefacts}
+            # Plain names only: a manifest that was tampered with must not reach outside its folder.
+            stale = {name for name in listed if Path(name).name == name and name.startswith("model.")}
+        except ExportError:
+            # Not ours to tidy up after.
+            stale = set()
+    made = {path.name for path in staging.iterdir()}
+    # The manifest leaves first and comes last, so that at no moment it speaks of other files than it lists.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in sorted(stale - made):
+        (folder / name).unlink(missing_ok=True)
+    for name in sorted(made, key=lambda name: (name == MANIFEST, name)):
+        (staging / name).replace(folder / name)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

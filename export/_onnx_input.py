@@ -1,0 +1,135 @@
+"""An .onnx handed in instead of a checkpoint."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from esrgan_deploy._console import one_line
+from esrgan_deploy._errors import CheckpointError, ExportError
+from esrgan_deploy._files import sha256_of
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export._graph import METADATA_KEY, to_bytes
+from esrgan_deploy.export._ort import run, session_of
+from esrgan_deploy.export._reference import Reference
+
+__all__ = ["load_onnx"]
+
+_NEED = "an fp32 graph with one picture (N, C, H, W) in and one out is what can be exported"
+
+
+def load_onnx(path: Path) -> tuple[ir.Model, ModelSpec, Reference]:
+    """Read a graph, find out what it is by running it, and rename its ends to ``input`` and ``output``.
+
+    Returns:
+        The graph, its specification (architecture ``"onnx"`` unless the graph was made by this package), and
+        the reference: the graph as it came, in ONNX Runtime, fp32.
+
+    Raises:
+        CheckpointError: It is not a readable ONNX file, or not a graph of that form.
+        ExportError: Its operator set cannot be brought to at least 17.
+    """
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} needs {one_line(error)}. Put the external data beside it") from error
+    except Exception as error:
+        # protobuf, onnx and its C++ side each raise their own.
+        raise CheckpointError(f"{path} is not a valid ONNX graph: {one_line(error)[:200]}") from error
+    proto = _modern(proto, path)
+    model = ir.serde.deserialize_model(proto)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _check_ends(model, path)
+    session = session_of(to_bytes(model))
+
+    def reference(batch: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray:  # type: ignore[type-arg]
+        return run(session, batch)[0]
+
+    spec = _known_spec(model) or _measured_spec(reference, model, path)
+    model.metadata_props.clear()
+    common.ClearMetadataAndDocStringPass()(model)
+    return model, dataclasses.replace(spec, source_sha256=sha256_of(path)), reference
+
+
+def _modern(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        raise CheckpointError(f"{path} uses operators of {', '.join(foreign)}, and only standard ONNX is known")
+    if opset >= 17:
+        return proto
+    try:
+        return onnx.version_converter.convert_version(proto, 20)
+    except Exception as error:
+        raise ExportError(
+            f"{path} is of opset {opset}, and bringing it to 20 failed ({one_line(error)[:160]}). "
+            "Export it again with opset 17 to 23"
+        ) from error
+
+
+def _check_ends(model: ir.Model, path: Path) -> None:
+    graph = model.graph
+    common.RemoveInitializersFromInputsPass()(model)
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise CheckpointError(f"{path} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; {_NEED}")
+    for value in (graph.inputs[0], graph.outputs[0]):
+        if value.dtype != ir.DataType.FLOAT:
+            raise CheckpointError(f"{path}: {value.name} is {value.dtype}; {_NEED}")
+    source = graph.inputs[0]
+    shape = source.shape
+    if shape is None or len(shape) != 4 or not isinstance(shape[1], int):
+        raise CheckpointError(f"{path}: {source.name} has the shape {shape}; {_NEED}")
+    if isinstance(shape[2], int) or isinstance(shape[3], int):
+        raise CheckpointError(
+            f"{path}: its height and width are fixed at {shape[2]}x{shape[3]}. "
+            "Export it again with both dynamic, or give the checkpoint itself"
+        )
+    source.name, graph.outputs[0].name = "input", "output"
+    source.shape = ir.Shape(["batch", shape[1], "height", "width"])
+
+
+def _known_spec(model: ir.Model) -> ModelSpec | None:
+    facts = model.metadata_props.get(METADATA_KEY)
+    if facts is None:
+        return None
+    try:
+        data = json.loads(facts)
+        whole = data["precision"] == "fp32" and data["form"] == "float" and data["outscale"] == data["spec"]["scale"]
+        return ModelSpec.from_json(data["spec"]) if whole else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _measured_spec(reference: Reference, model: ir.Model, path: Path) -> ModelSpec:
+    assert model.graph.inputs[0].shape is not None
+    channels = model.graph.inputs[0].shape[1]
+    assert isinstance(channels, int)
+    for multiple in (1, 2, 4, 8, 16):
+        height, width = 17 * multiple, 19 * multiple
+        try:
+            out = reference(np.full((2, channels, height, width), 0.5, np.float32))
+        except ExportError as error:
+            failure = error
+            continue
+        n, channels_out, *sides = out.shape
+        scale = sides[0] // height
+        if n != 2 or sides != [height * scale, width * scale] or scale == 0:
+            raise CheckpointError(f"{path} makes {out.shape} of {(2, channels, height, width)}; {_NEED}")
+        model.graph.outputs[0].shape = ir.Shape(["batch", channels_out, f"{scale}*height", f"{scale}*width"])
+        return ModelSpec(
+            architecture="onnx",
+            scale=scale,
+            in_channels=channels,
+            out_channels=channels_out,
+            features=0,
+            blocks=0,
+            growth=0,
+            size_multiple=multiple,
+            source_sha256="",
+        )
+    raise CheckpointError(f"{path} runs at no size that was tried: {one_line(failure)[:200]}")

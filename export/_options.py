@@ -1,0 +1,54 @@
+"""What an export can be told."""
+
+import dataclasses
+from pathlib import Path
+
+from esrgan_deploy._errors import ExportError
+from esrgan_deploy.engines import BuildOptions
+
+__all__ = ["FORMS", "PRECISIONS", "ExportOptions"]
+
+FORMS = ("float", "uint8")
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `export_model`; the flags of ``esrgan-export`` map onto them one to one.
+
+    Attributes:
+        precisions: Which graphs and plans to make beside the fp32 interchange graph.
+        form: ``"float"`` (NCHW 0..1) or ``"uint8"`` (NHWC 0..255), for the graphs that plans are built from.
+        opset: ONNX operator set, 17 to 23.
+        outscale: Final size over input size; None for the net's own scale.
+        images: A folder of pictures to verify on as well.
+        plan: Whether to build plans; None builds them where a TensorRT is installed.
+        build: Options of the TensorRT builder.
+        scale: Scale of the checkpoint where its keys leave it open (3 for an old-ESRGAN x3 net); None reads it.
+        denoise_strength: Weight of the checkpoint against `denoise_with`, 0..1.
+        denoise_with: A second checkpoint of the same architecture to interpolate with.
+        offline: Whether to refuse a download of an official name.
+        force: Whether artefacts that are there already may be replaced.
+    """
+
+    precisions: tuple[str, ...] = ("fp16",)
+    form: str = "float"
+    opset: int = 20
+    outscale: float | None = None
+    images: Path | None = None
+    plan: bool | None = None
+    build: BuildOptions = dataclasses.field(default_factory=BuildOptions)
+    scale: int | None = None
+    denoise_strength: float | None = None
+    denoise_with: Path | None = None
+    offline: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [p for p in self.precisions if p not in PRECISIONS]
+        if unknown or not self.precisions:
+            raise ExportError(f"precision {', '.join(unknown) or '(none)'} is not one of {', '.join(PRECISIONS)}")
+        if self.form not in FORMS:
+            raise ExportError(f"form {self.form!r} is not one of {', '.join(FORMS)}")
+        if self.outscale is not None and not 0 < self.outscale <= 16:
+            raise ExportError(f"outscale {self.outscale:g} is not above 0 and at most 16")

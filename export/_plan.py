@@ -1,0 +1,92 @@
+"""The plan of an export: built, its dtypes read back, and run where a GPU can run it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from esrgan_deploy._errors import MissingDependencyError
+from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
+from esrgan_deploy._manifest import Artefact
+from esrgan_deploy.engines import BuildResult, engine_from_onnx
+from esrgan_deploy.export._artefacts import Interchange
+from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._reference import Pairs
+
+__all__ = ["build_plan", "plan_flavour"]
+
+
+def plan_flavour(options: ExportOptions) -> Flavour | None:
+    """Return the TensorRT that will build, or None where no plan is to be built.
+
+    Raises:
+        MissingDependencyError: A plan was asked for, or a flavour by name, and it is not installed.
+    """
+    if options.plan is False:
+        return None
+    try:
+        return open_flavour(options.build.flavour)
+    except MissingDependencyError:
+        if options.plan or options.build.flavour != "auto":
+            raise
+        return None
+
+
+def build_plan(
+    graph: Path,
+    plan: Path,
+    precision: str,
+    base: Interchange,
+    options: ExportOptions,
+    *,
+    say: Callable[[str], None],
+) -> Artefact:
+    """Build a plan and return its entry for the manifest.
+
+    What the builder reports of its convolutions must be the precision that was asked for. The plan is not run
+    here: `verified` is None and the note says so.
+
+    Raises:
+        EngineBuildError: TensorRT cannot build it, or its convolutions compute in something else.
+    """
+    say(f"building {plan.name} for {options.build.shapes}")
+    build = dataclasses.replace(options.build, shapes=options.build.shapes.checked(base.size_multiple))
+    result = engine_from_onnx(graph, plan, build, expect_precision=precision, progress=_progress(say))
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    kinds = ", ".join(f"{count} {dtype}" for dtype, count in result.dtypes.items())
+    say(f"{plan.name}: {result.flavour} {result.version}, {result.seconds:.1f} s, convolutions {kinds}")
+    return Artefact.from_file(
+        plan,
+        kind="plan",
+        precision=precision,
+        form=options.form,
+        outscale=base.outscale,
+        size_multiple=base.size_multiple,
+        shapes=(result.shapes.min, result.shapes.opt, result.shapes.max),
+        flavour=result.flavour,
+        flavour_version=result.version,
+        compute_capabilities=result.compute_capabilities,
+        built_from=graph.name,
+        dtypes=result.dtypes,
+        build_seconds=round(result.seconds, 2),
+        note=_note(result),
+    )
+
+
+def _note(result: BuildResult) -> str:
+    built = f"built, all convolutions {'/'.join(result.dtypes)}" if result.dtypes else "built"
+    return f"{built}; not run: " + ("no session for it yet" if gpu_is_usable() else "no GPU here")
+
+
+def _progress(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    shown = -1
+
+    def progress(phase: str, step: int, total: int) -> None:
+        nonlocal shown
+        tenth = step * 10 // max(total, 1)
+        # Only builds that take a while have enough steps to be worth a line.
+        if total >= 50 and tenth != shown:
+            shown = tenth
+            say(f"  {phase}: {step} of {total}")
+
+    return progress

@@ -1,0 +1,54 @@
+"""The figures of an export as text."""
+
+import math
+from collections.abc import Sequence
+
+from esrgan_deploy._manifest import Artefact
+
+__all__ = ["parity_table"]
+
+_HEAD = ("artefact", "on", "max abs", "PSNR dB", "SSIM", "=0 %", "=1 %", ">1 %", "shift", "worst tile", "")
+
+
+def parity_table(artefacts: Sequence[Artefact]) -> str:
+    """Return a table of every comparison, one row each, and below it what was really computed.
+
+    ``=0``, ``=1`` and ``>1`` are shares of 8-bit samples that many levels apart; ``shift`` is the largest mean
+    signed error of a channel in levels; ``worst tile`` is the lowest PSNR of a 64×64 tile in dB.
+    """
+    rows = [_HEAD]
+    arithmetic: dict[str, list[str]] = {}
+    for artefact in artefacts:
+        for figures in artefact.parity:
+            rows.append(_row(artefact, figures))
+            where = arithmetic.setdefault(figures["arithmetic"], [])
+            if artefact.file not in where:
+                where.append(artefact.file)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"{', '.join(files)}: measured as {how}" for how, files in arithmetic.items()]
+    return "\n".join(lines)
+
+
+def _row(artefact: Artefact, figures: dict[str, object]) -> tuple[str, ...]:
+    worst = figures["worst_tile"]
+    assert isinstance(worst, dict)
+    bias = figures["bias"]
+    assert isinstance(bias, (list, tuple))
+    breaches = figures.get("breaches")
+    return (
+        artefact.file,
+        str(figures["on"]).split(" ")[0],
+        _number(figures["max_abs"], "{:.1e}"),
+        _number(figures["psnr"], "{:.1f}"),
+        "-" if figures["ssim"] is None else _number(figures["ssim"], "{:.5f}"),
+        *(_number(100 * float(figures[key]), "{:.3f}") for key in ("off_by_0", "off_by_1", "off_by_more")),  # type: ignore[arg-type]
+        _number(max(bias, key=abs, default=0.0), "{:+.4f}"),
+        _number(worst["psnr"], "{:.1f}"),
+        "BREACH" if breaches else "ok",
+    )
+
+
+def _number(value: object, form: str) -> str:
+    number = float(value)  # type: ignore[arg-type]
+    return "equal" if math.isinf(number) else form.format(number)

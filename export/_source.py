@@ -1,0 +1,143 @@
+"""Whatever was handed in, as one thing to export."""
+
+import dataclasses
+from fractions import Fraction
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+
+from esrgan_deploy._errors import CheckpointError
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export._checkpoint import load_checkpoint
+from esrgan_deploy.export._download import resolve_checkpoint
+from esrgan_deploy.export._onnx_input import load_onnx
+from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._outscale import resize_ratio
+from esrgan_deploy.export._reference import Reference, reference_of_module, resized
+from esrgan_deploy.export._trace import trace
+
+__all__ = ["Source", "describe_spec", "open_source", "shipped_checkpoint"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A traced model that has not been rewritten yet.
+
+    Attributes:
+        name: Name of the file, without a folder.
+        dialect: Whose names its keys have.
+        spec: What it is.
+        graph: The float form in fp32, at the net's own scale.
+        reference: What every artefact is held against, at the wanted scale.
+        ratio: Wanted scale over own scale.
+    """
+
+    name: str
+    dialect: str
+    spec: ModelSpec
+    graph: ir.Model
+    reference: Reference
+    ratio: Fraction
+
+
+def open_source(model: str | Path | None, options: ExportOptions, *, say: Callable[[str], None]) -> Source:
+    """Read a checkpoint, a graph, or what an official name stands for, and trace it.
+
+    Args:
+        model: A path, an official name such as ``"RealESRGAN_x4plus"``, or None for the model that ships.
+        options: What to do with it.
+        say: Receives a line of progress now and then.
+
+    Raises:
+        CheckpointError: There is no such file or name, or it is not of a family that is known.
+        ExportError: It cannot be traced.
+    """
+    path = _resolve(model, options, say)
+    if path.suffix.lower() == ".onnx":
+        if options.denoise_strength is not None:
+            raise CheckpointError(f"{path.name} is a graph: --denoise-strength interpolates two checkpoints")
+        graph, spec, reference = load_onnx(path)
+        ratio = _ratio(spec, options)
+        if ratio != 1:
+            reference = _resized(reference, ratio)
+        return Source(
+            name=path.name, dialect="onnx", spec=spec, graph=graph, reference=reference, ratio=ratio
+        )
+    checkpoint = load_checkpoint(
+        path, denoise_strength=options.denoise_strength, denoise_with=options.denoise_with, scale=options.scale
+    )
+    spec, module = checkpoint.spec, checkpoint.module()
+    say(f"{path.name}: {describe_spec(spec)}, names of {checkpoint.dialect}")
+    ratio = _ratio(spec, options)
+    say("tracing to ONNX")
+    return Source(
+        name=checkpoint.source,
+        dialect=checkpoint.dialect,
+        spec=spec,
+        graph=trace(module, spec, opset=options.opset),
+        reference=reference_of_module(module, ratio),
+        ratio=ratio,
+    )
+
+
+def shipped_checkpoint() -> Path:
+    """Return the weights of the model that ships with the package.
+
+    Raises:
+        CheckpointError: This installation lacks them.
+    """
+    path = Path(str(resources.files("esrgan_deploy.models"))) / "default.safetensors"
+    if not path.is_file():
+        raise CheckpointError("the shipped model is not in this installation. Run: pip install --force-reinstall esrgan-deploy")
+    return path
+
+
+def describe_spec(spec: ModelSpec) -> str:
+    """Return a specification in words."""
+    words = [f"{spec.architecture} x{spec.scale}"]
+    if spec.features:
+        words.append(f"{spec.features} features")
+        words.append(f"{spec.blocks} blocks")
+    if spec.growth:
+        words.append(f"growth {spec.growth}")
+    if spec.unshuffle > 1:
+        words.append(f"pixel-unshuffle {spec.unshuffle}")
+    if spec.flops_per_pixel:
+        words.append(f"{spec.flops_per_pixel / 1e6:.2f} MFLOP per pixel")
+    return ", ".join(words)
+
+
+def _resolve(model: str | Path | None, options: ExportOptions, say: Callable[[str], None]) -> Path:
+    if model is None:
+        return shipped_checkpoint()
+    return resolve_checkpoint(str(model), offline=options.offline, progress=_download_progress(say))
+
+
+def _download_progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    shown = -1
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        tenth = done * 10 // max(total, 1)
+        if tenth != shown:
+            shown = tenth
+            say(f"downloading: {done / 2**20:.1f} of {total / 2**20:.1f} MiB")
+
+    return progress
+
+
+def _ratio(spec: ModelSpec, options: ExportOptions) -> Fraction:
+    return resize_ratio(spec.scale, options.outscale) if options.outscale else Fraction(1)
+
+
+def _resized(reference: Reference, ratio: Fraction) -> Reference:
+    def resized_reference(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        out: npt.NDArray[np.float32] = resized(torch.from_numpy(reference(batch)), ratio).contiguous().numpy()
+        return out
+
+    return resized_reference

@@ -1,0 +1,290 @@
+"""The graph passes compute what they replace."""
+
+import dataclasses
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from esrgan_deploy._errors import ExportError
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export._forms import to_uint8_form
+from esrgan_deploy.export._graph import clone, save, to_bytes
+from esrgan_deploy.export._ort import run, session_of
+from esrgan_deploy.export._outscale import resize_output, resize_ratio
+from esrgan_deploy.export._parity import to_levels
+from esrgan_deploy.export._precision import to_precision
+from esrgan_deploy.export._reference import resized
+from esrgan_deploy.export._rewrite import fold_scales, nest_concats
+from esrgan_deploy.export._rounding import rounding_model
+from esrgan_deploy.export._trace import build_module, trace
+
+SPEC = ModelSpec(
+    architecture="rrdbnet",
+    scale=4,
+    in_channels=3,
+    out_channels=3,
+    features=16,
+    blocks=2,
+    growth=8,
+    source_sha256="",
+)
+
+
+def _module(spec):
+    from esrgan_deploy.export._compact import SRVGGNetCompact
+    from esrgan_deploy.export._rrdbnet import RRDBNet
+
+    torch.manual_seed(3)
+    module = (RRDBNet if spec.architecture == "rrdbnet" else SRVGGNetCompact)(spec)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter *= 1.5
+    return module.eval().requires_grad_(False)
+
+
+def _picture(n=1, h=8, w=12, c=3):
+    return np.random.default_rng(0).random((n, c, h, w), np.float32)
+
+
+def _run(model, batch):
+    return run(session_of(to_bytes(model)), batch)[0]
+
+
+@pytest.fixture(scope="module")
+def traced():
+    module = _module(SPEC)
+    return module, trace(module, SPEC)
+
+
+def test_nesting_is_bit_equal_and_reaches_every_grown_concatenation(traced):
+    """A concat nested on the wrong prefix would feed channels in another order."""
+    _, model = traced
+    nested = clone(model)
+    assert nest_concats(nested) == 2 * 3 * 3
+    assert max(len(node.inputs) for node in nested.graph if node.op_type == "Concat") == 2
+    batch = _picture()
+    np.testing.assert_array_equal(_run(nested, batch), _run(model, batch))
+
+
+def test_nesting_twice_changes_nothing_more(traced):
+    """A pass that is not idempotent would break an .onnx of ours handed in again."""
+    model = clone(traced[1])
+    nest_concats(model)
+    assert nest_concats(model) == 0
+
+
+def test_folding_removes_the_dense_blocks_scale_and_keeps_the_others(traced):
+    """Folding 0.2 where something else reads the convolution would change that reader's input."""
+    _, model = traced
+    folded = clone(model)
+    assert fold_scales(folded) == 2 * 3
+    assert Counter(node.op_type for node in folded.graph)["Mul"] == 2
+    batch = _picture()
+    np.testing.assert_allclose(_run(folded, batch), _run(model, batch), atol=1e-6)
+
+
+def test_folding_leaves_a_convolution_that_something_else_reads():
+    """The unscaled result would be gone for its second reader."""
+    x = ir.Value(name="input", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["n", 1, "h", "w"]))
+    weight = ir.Value(name="w", const_value=ir.tensor(np.ones((1, 1, 1, 1), np.float32), name="w"))
+    factor = ir.Value(name="f", const_value=ir.tensor(np.float32(0.2), name="f"))
+    conv = ir.node("Conv", [x, weight])
+    scaled = ir.node("Mul", [conv.outputs[0], factor])
+    total = ir.node("Add", [scaled.outputs[0], conv.outputs[0]])
+    total.outputs[0].name, total.outputs[0].type = "output", ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph(
+        [x], total.outputs, nodes=[conv, scaled, total], initializers=[weight, factor], opset_imports={"": 20}
+    )
+    model = ir.Model(graph, ir_version=10)
+    assert fold_scales(model) == 0
+    np.testing.assert_allclose(_run(model, np.ones((1, 1, 2, 2), np.float32)), 1.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "unshuffle"), [(2, 2), (1, 4)])
+def test_space_to_depth_stands_for_pixel_unshuffle(scale, unshuffle):
+    """The two order their channels differently: unpermuted weights would give another picture."""
+    spec = dataclasses.replace(SPEC, scale=scale, unshuffle=unshuffle, size_multiple=unshuffle, blocks=1)
+    module = _module(spec)
+    model = trace(module, spec)
+    counts = Counter(node.op_type for node in model.graph)
+    assert counts["SpaceToDepth"] == 1
+    assert counts["Reshape"] == counts["Transpose"] == 0
+    batch = _picture(2, 4 * unshuffle, 3 * unshuffle)
+    np.testing.assert_allclose(_run(model, batch), module(torch.from_numpy(batch)).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [17, 18, 23])
+def test_every_opset_computes_the_same(opset):
+    """An operator whose meaning changed between sets would show here."""
+    spec = dataclasses.replace(SPEC, blocks=1)
+    module = _module(spec)
+    model = trace(module, spec, opset=opset)
+    assert model.graph.opset_imports[""] == opset
+    batch = _picture()
+    np.testing.assert_allclose(_run(model, batch), module(torch.from_numpy(batch)).numpy(), atol=1e-6)
+
+
+def test_an_unknown_opset_is_refused():
+    """torch.onnx would fall back to another one with a warning."""
+    with pytest.raises(ExportError, match="opset 16 is not written; 17 to 23"):
+        trace(_module(SPEC), SPEC, opset=16)
+
+
+def test_no_source_path_is_left_in_the_graph(traced, tmp_path):
+    """The exporter writes stack traces with the paths of the machine that exported."""
+    model = clone(traced[1])
+    save(model, tmp_path / "m.onnx")
+    data = (tmp_path / "m.onnx").read_bytes()
+    assert b".py" not in data
+    assert b"stack_trace" not in data
+
+
+@pytest.mark.parametrize("outscale", [1, 2, 3, 1.5, 2.5, 6, 8])
+def test_outscale_is_pytorchs_antialiased_bicubic(traced, outscale):
+    """The phases of the strided convolution, or its border, would be off by a part of a pixel."""
+    module, model = traced
+    ratio = resize_ratio(4, outscale)
+    shrunk = clone(model)
+    multiple = resize_output(shrunk, ratio)
+    assert multiple == (ratio.denominator if ratio < 1 else 1)
+    batch = _picture(2, 8, 12)
+    with torch.inference_mode():
+        expected = resized(module(torch.from_numpy(batch)), ratio).numpy()
+    got = _run(shrunk, batch)
+    assert got.shape[2:] == (8 * outscale, 12 * outscale)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_resized_shrinks_as_the_benchmark_pictures_were_shrunk():
+    """The reference itself would be wrong: this holds it to a second, integer implementation."""
+    from esrgan_deploy.training._bicubic import bicubic_downscale
+
+    picture = np.random.default_rng(1).integers(40, 200, (24, 36, 3), np.uint8)
+    planar = torch.from_numpy(picture.transpose(2, 0, 1)[None].astype(np.float32))
+    got = resized(planar, Fraction(1, 4))[0].numpy().transpose(1, 2, 0)
+    assert np.abs(got - bicubic_downscale(picture, 4)).max() <= 1.01
+
+
+@pytest.mark.parametrize("outscale", [0.123456, 3.14159])
+def test_an_outscale_that_is_no_small_ratio_is_refused(outscale):
+    """Rounded to a near ratio in silence it would give another size than asked for."""
+    with pytest.raises(ExportError, match="outscale"):
+        resize_ratio(4, outscale)
+
+
+def test_uint8_form_rounds_and_clips_as_a_saved_picture(traced):
+    """A cast before the clip is undefined, and truncation darkens by half a level."""
+    module, model = traced
+    graph = clone(model)
+    to_uint8_form(graph)
+    ends = [node.op_type for node in graph.graph]
+    assert ends[0] == "Cast"
+    assert ends[-1] == "Cast"
+    picture = np.random.default_rng(2).integers(0, 256, (2, 7, 9, 3), np.uint8)
+    planar = torch.from_numpy(picture.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+    expected = to_levels(module(planar).numpy())
+    assert expected.min() == 0.0
+    got = _run(graph, picture)
+    assert got.dtype == np.uint8
+    assert np.abs(got - expected).max() <= 1
+    assert (got != expected).mean() < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_graph_leaves_no_cast_and_no_float32_tensor_but_the_resize_factors(traced, precision):
+    """An fp32 island at four times the size would cost more than the rest of the net saves."""
+    graph = to_precision(traced[1], precision)
+    assert not [node for node in graph.graph if node.op_type == "Cast"]
+    wide = [v for v in graph.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
+    assert all(use.node.op_type == "Resize" for v in wide for use in v.uses())
+    assert graph.graph.inputs[0].dtype == graph.graph.outputs[0].dtype != ir.DataType.FLOAT
+
+
+def test_half_graph_is_valid_onnx(traced, tmp_path):
+    """bfloat16 convolutions exist from opset 22 on only."""
+    for precision in ("fp16", "bf16"):
+        save(to_precision(traced[1], precision), tmp_path / f"{precision}.onnx")
+
+
+def test_a_weight_that_fp16_cannot_hold_is_refused(traced):
+    """It would become infinity, and the picture black."""
+    model = clone(traced[1])
+    value = model.graph.initializers["conv_first.weight"]
+    array = value.const_value.numpy().copy()
+    array[0, 0, 0, 0] = 7e4
+    value.const_value = ir.tensor(array, name=value.name)
+    with pytest.raises(ExportError, match=r"conv_first\.weight holds 7e\+04, over the 65504"):
+        to_precision(model, "fp16")
+
+
+@pytest.mark.parametrize("form", ["float", "uint8"])
+def test_rounding_model_really_rounds_where_the_runtime_would_not(traced, form):
+    """Measured in fp32 behind the casts, an fp16 graph would look better than it is."""
+    _, model = traced
+    half = to_precision(model, "fp16")
+    if form == "uint8":
+        to_uint8_form(half)
+        batch = np.random.default_rng(2).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    else:
+        batch = _picture(1, 16, 16).astype(np.float16)
+    rounded = rounding_model(half, "fp16")
+    assert [v.dtype for v in rounded.graph.inputs] == [v.dtype for v in half.graph.inputs]
+    assert [v.dtype for v in rounded.graph.outputs] == [v.dtype for v in half.graph.outputs]
+    stored = _run(rounded, batch)
+    assert stored.dtype == (np.uint8 if form == "uint8" else np.float16)
+    if form == "float":
+        exact = _run(model, batch.astype(np.float32))
+        once = np.abs(exact.astype(np.float16).astype(np.float32) - exact).mean()
+        kept = np.abs(_run(half, batch).astype(np.float32) - exact).mean()
+        real = np.abs(stored.astype(np.float32) - exact).mean()
+        assert real > 1.3 * kept
+        assert real < 20 * once
+
+
+def test_rounding_model_is_numpys_half_arithmetic():
+    """A tensor left in fp32, or rounded twice, would differ from the same sums done by hand in numpy."""
+    half = ir.TensorType(ir.DataType.FLOAT16)
+    x = ir.Value(name="input", type=half, shape=ir.Shape([1, 1, 2, 2]))
+    factor = ir.Value(name="f", type=half, const_value=ir.tensor(np.float16(0.1), name="f"))
+    times = ir.node("Mul", [x, factor])
+    total = ir.node("Add", [times.outputs[0], x])
+    for node in (times, total):
+        node.outputs[0].type, node.outputs[0].name = half, f"{node.op_type}_out"
+    total.outputs[0].name = "output"
+    total.outputs[0].shape = ir.Shape([1, 1, 2, 2])
+    graph = ir.Graph([x], total.outputs, nodes=[times, total], initializers=[factor], opset_imports={"": 20})
+    value = np.float16([[[[0.3, 1.7], [1000.3, 6e-5]]]])
+    expected = (value * np.float16(0.1)).astype(np.float16) + value
+    np.testing.assert_array_equal(_run(rounding_model(ir.Model(graph, ir_version=10), "fp16"), value), expected)
+
+
+@pytest.mark.parametrize("form", ["float", "uint8"])
+def test_bf16_is_measured_coarser_than_fp16(traced, form):
+    """With eight bits less of mantissa it must show, or nothing was rounded."""
+    _, model = traced
+    batch = np.random.default_rng(2).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    planar = batch.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    exact = _run(model, planar)
+    errors = {}
+    for precision in ("fp16", "bf16"):
+        half = to_precision(model, precision)
+        if form == "uint8":
+            to_uint8_form(half)
+            got = _run(rounding_model(half, precision), batch).astype(float)
+            errors[precision] = np.abs(got - to_levels(exact)).mean()
+        else:
+            picture = planar.astype(np.float16) if precision == "fp16" else planar
+            errors[precision] = np.abs(_run(rounding_model(half, precision), picture) - exact).mean()
+    assert 3 * errors["fp16"] < errors["bf16"] < 30 * errors["fp16"]
+
+
+def test_build_module_gives_back_the_weights(traced):
+    """Assigned to other parameters the net would compute something else, in silence."""
+    module, _ = traced
+    again = build_module(SPEC, module.state_dict())
+    batch = torch.from_numpy(_picture())
+    assert torch.equal(again(batch), module(batch))
