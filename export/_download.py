@@ -5,6 +5,7 @@ import fcntl
 import http.client
 import io
 import os
+import re
 import shutil
 import time
 import urllib.error
@@ -122,7 +123,7 @@ def cache_folder() -> Path:
 def _is_whole(path: Path, release: Release) -> bool:
     try:
         return path.stat().st_size == release.size and sha256_of(path) == release.sha256
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -165,7 +166,7 @@ def _attempt(release: Release, part: Path, progress: Progress | None, stall_seco
             f"{part.parent} has {free} bytes free and {release.size - have} are needed; make room"
         )
     with _request(release, have, stall_seconds, part) as response:
-        begun = _agreed_start(response, release, have)
+        begun = _agreed_start(response, release, have, part)
         with _cannot_write(part.parent):
             # Unbuffered, so that closing after a failed write has nothing left that could fail once more.
             file = part.open("ab" if begun else "wb", buffering=0)
@@ -230,15 +231,14 @@ def _request(release: Release, have: int, stall_seconds: float, part: Path) -> h
     return response
 
 
-def _agreed_start(response: http.client.HTTPResponse, release: Release, have: int) -> int:
+def _agreed_start(response: http.client.HTTPResponse, release: Release, have: int, part: Path) -> int:
     """Return the byte that the answer begins with: ``have``, or 0 where the server ignored the range."""
     if response.status == 206:
         span = response.headers.get("Content-Range", "")
-        if span != f"bytes {have}-{release.size - 1}/{release.size}":
-            raise CheckpointError(
-                f"{release.url} answers with {span or 'no range'!r} of a file of {release.size} bytes; "
-                f"download {release.name} by hand and give its path"
-            )
+        # The range may end early, as some servers cut it: what is missing is then asked for again.
+        if not re.fullmatch(rf"bytes {have}-[0-9]+/({release.size}|\*)", span):
+            part.unlink(missing_ok=True)
+            raise _TryAgainError(f"the server answered with the range {span!r}")
         return have
     length = response.headers.get("Content-Length")
     if response.status != 200 or (length is not None and length != str(release.size)):

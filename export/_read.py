@@ -16,6 +16,7 @@ from torch import Tensor
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import CheckpointError
 from esrgan_deploy._optional import require
+from esrgan_deploy.export._names import near_misses
 from esrgan_deploy.export._read_foreign import few, globals_named, what_else
 from esrgan_deploy.export._unwrap import MAX_BYTES, unwrap
 
@@ -24,6 +25,12 @@ __all__ = ["read_tensors"]
 # Deflated weights keep 90 % of their size and deflate never gets over 1032:1; small files may be all zeros.
 _MAX_RATIO = 50
 _RATIO_FROM_BYTES = 64 * 2**20
+
+# Where these are asked for, the advice to load the file elsewhere would be the attacker's.
+_NEVER_HARMLESS = {
+    *("builtins", "__builtin__", "importlib", "nt", "os", "posix", "pty", "runpy", "shutil", "socket"),
+    *("subprocess", "sys", "webbrowser"),
+}
 
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -50,7 +57,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             data = _read_bounded(file, path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
+        meant = near_misses(path.name)
+        hint = f"; did you mean the official {' or '.join(meant)}?" if meant else ""
+        raise CheckpointError(f"{path} does not exist{hint}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     return unwrap(_decode(data, path), str(path))
@@ -75,9 +84,10 @@ def _decode(data: bytes, path: Path) -> object:
         return _decode_zip(data, path)
     if data[8:9] == b"{" and 2 <= header <= 100_000_000:
         return _decode_safetensors(data, path)
-    if data[:1] == b"\x80" and data[2:].startswith(_LEGACY_MAGIC):
+    pickled = data[:1] == b"\x80" and 2 <= int.from_bytes(data[1:2]) <= pickle.HIGHEST_PROTOCOL
+    if pickled and data[2:].startswith(_LEGACY_MAGIC):
         return _torch_load(data, path)
-    if data[:1] == b"\x80":
+    if pickled:
         raise CheckpointError(
             f"{path} is a pickle that torch.save did not write{globals_named(data)}; it was not executed. "
             "Give a file of torch.save or safetensors"
@@ -161,10 +171,15 @@ def _refused_pickle(message: str, path: Path) -> CheckpointError:
             f"{path} holds more than weights ({detail}); it was not executed. "
             "Save the generator's state_dict alone with torch.save"
         )
+    if found[1].partition(".")[0] in _NEVER_HARMLESS:
+        return CheckpointError(
+            f"{path} wants to run {found[1][:80]!r}, as attacks do and weights never; it was not executed. "
+            "Do not open it with anything else; get the weights from their author"
+        )
     return CheckpointError(
         f"{path} wants to run {found[1][:80]!r}, which is not weights; it was not executed. "
         "If you trust its author, save the weights alone: "
-        "python -c \"import torch; torch.save(torch.load('FILE', weights_only=False)['state_dict'], 'w.pth')\""
+        "python -c \"import torch as t; t.save(t.load('FILE', weights_only=False)['state_dict'], 'w.pth')\""
     )
 
 

@@ -8,6 +8,7 @@ from esrgan_deploy._console import one_line
 
 __all__ = ["few", "globals_named", "what_else"]
 
+_ONNX_FIELDS = {b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"}
 _FOREIGN = {
     b"\x1f\x8b": "a gzip file: unpack it first (gunzip)",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it first",
@@ -40,9 +41,8 @@ def what_else(data: bytes, path: Path) -> str:
                 "confirmation; download the file itself"
             )
         return f"is a text, not weights (it begins {begins}); give a .pth or .safetensors file"
-    if path.suffix == ".onnx" or (
-        head[0] == 8 and head[1:2] < b"\x20" and head[2:3] in b"\x12\x1a\x22\x3a\x42"
-    ):
+    # An ONNX file begins with its version of the format (field 1) and goes on with one of these fields.
+    if path.suffix == ".onnx" or (head[0] == 8 and head[1:2] < b"\x20" and head[2:3] in _ONNX_FIELDS):
         return "is an ONNX graph, not a checkpoint; hand it over under a name that ends in .onnx"
     if path.suffix in {".plan", ".engine", ".trt"}:
         return "is a TensorRT plan, which holds no weights that could be exported; give the checkpoint"

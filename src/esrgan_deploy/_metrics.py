@@ -78,9 +78,13 @@ def _gaussian(picture: FloatArray) -> FloatArray:
     taps /= taps.sum()
     for axis in (0, 1):
         length = picture.shape[axis] - 10
-        picture = sum(
-            tap * picture.take(range(i, i + length), axis=axis) for i, tap in enumerate(taps)
-        )  # type: ignore[assignment]
+        places = [slice(i, i + length) for i in range(11)]
+        if axis == 1:
+            picture = picture.swapaxes(0, 1)
+        total = taps[0] * picture[places[0]]
+        for tap, place in zip(taps[1:], places[1:], strict=True):
+            total += tap * picture[place]
+        picture = total.swapaxes(0, 1) if axis == 1 else total
     return picture
 
 

@@ -1,0 +1,291 @@
+"""The main job, on real checkpoints, real ONNX Runtime and real TensorRT for RTX builds."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from esrgan_deploy._errors import EngineBuildError, ExportError, ParityError
+from esrgan_deploy._files import sha256_of
+from esrgan_deploy._manifest import load_manifest
+from esrgan_deploy.engines import BuildOptions, ShapeRange
+from esrgan_deploy.export import ExportOptions, export_model
+from esrgan_deploy.export._graph import METADATA_KEY
+from esrgan_deploy.export._rrdbnet import RRDBNet
+
+
+STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
+
+
+@pytest.fixture(scope="module")
+def small_spec(rrdb_spec):
+    return rrdb_spec(features=16, growth=8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, small_spec):
+    """A small RRDB with random weights of a size that gives a picture-like range."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pth"
+    torch.save({"params_ema": RRDBNet(small_spec).state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    """Everything that an export makes, in both precisions."""
+    folder = tmp_path_factory.mktemp("out") / "made"
+    options = ExportOptions(
+        precisions=("fp16", "bf16"),
+        plan=True,
+        build=BuildOptions(shapes=ShapeRange.parse("1x8x8:1x32x24:3x40x33")),
+    )
+    return folder, export_model(checkpoint, folder, options)
+
+
+def test_every_artefact_is_listed_verified_and_as_it_was_written(exported):
+    """The manifest is the proof: one that speaks of other files, or leaves one out, proves nothing."""
+    folder, manifest = exported
+    names = {path.name for path in folder.iterdir()} - {"model.json"}
+    assert names == {artefact.file for artefact in manifest.artefacts}
+    assert names == {
+        "model.onnx",
+        "model.golden.npz",
+        "model.fp16.onnx",
+        "model.fp16.plan",
+        "model.bf16.onnx",
+        "model.bf16.plan",
+    }
+    for artefact in manifest.artefacts:
+        assert artefact.sha256 == sha256_of(folder / artefact.file)
+        if artefact.kind == "onnx":
+            assert artefact.verified is True
+            assert {figures["on"].split(" ")[0] for figures in artefact.parity} >= {"noise", "golden"}
+        else:
+            assert artefact.verified is None
+    assert load_manifest(folder / "model.json") == manifest
+
+
+def test_dynamic_shapes_are_proven_at_one_pixel_odd_sizes_batches_and_the_corners(exported):
+    """A size that was baked in while tracing would only show at another size."""
+    _, manifest = exported
+    shapes = next(f for f in manifest.artefact("model.onnx").parity if f["on"].startswith("shapes"))
+    tried = set(shapes["on"].split(" ")[1:])
+    assert {"1x1x1", "1x17x9", "3x5x11", "1x8x8", "3x40x33", "3x8x33", "1x40x8", "1x32x24"} <= tried
+    assert shapes["finite"]
+    assert shapes["breaches"] == []
+
+
+def test_the_plans_convolutions_have_the_dtype_that_was_asked_for(exported):
+    """TensorRT would build fp32 convolutions from a graph that was not converted, and say nothing."""
+    _, manifest = exported
+    for precision in ("fp16", "bf16"):
+        plan = manifest.artefact(f"model.{precision}.plan")
+        assert plan.dtypes == {precision: 36}
+        assert plan.shapes == ((1, 8, 8), (1, 32, 24), (3, 40, 33))
+        assert plan.flavour == "tensorrt_rtx"
+
+
+def test_the_golden_pairs_are_pytorchs_own(exported, checkpoint):
+    """They stand for PyTorch where it is not installed."""
+    folder, _ = exported
+    from esrgan_deploy.export._checkpoint import load_checkpoint
+
+    module = load_checkpoint(checkpoint).module()
+    with np.load(folder / "model.golden.npz", allow_pickle=False) as golden:
+        names = {name.split(".")[0] for name in golden.files}
+        assert len(names) == 4
+        for name in names:
+            lr = golden[f"{name}.input"]
+            assert lr.dtype == np.uint8
+            planar = torch.from_numpy(lr.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+            np.testing.assert_allclose(golden[f"{name}.output"], module(planar).numpy(), atol=1e-6)
+
+
+def test_the_written_graph_carries_its_facts_and_no_path(exported):
+    """Without the manifest the graph alone must say what it is; and it must not tell where it was made."""
+    folder, manifest = exported
+    graph = onnx.load(folder / "model.fp16.onnx")
+    facts = json.loads({p.key: p.value for p in graph.metadata_props}[METADATA_KEY])
+    assert facts["precision"] == "fp16"
+    assert facts["spec"]["source_sha256"] == manifest.spec.source_sha256
+    assert [value.name for value in graph.graph.input] == ["input"]
+    assert [value.name for value in graph.graph.output] == ["output"]
+    assert not any(node.doc_string or node.metadata_props for node in graph.graph.node)
+
+
+def test_nothing_is_overwritten_without_force(exported, checkpoint):
+    """An hour of building would be gone for a forgotten -o."""
+    folder, _ = exported
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(ExportError, match=r"already holds model\.onnx.*--force"):
+        export_model(checkpoint, folder, ExportOptions(plan=False, build=STATIC))
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_failed_build_leaves_nothing_and_what_was_there_stays(checkpoint, tmp_path):
+    """A half-written folder would look like a finished one."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"precious")
+    (folder / "notes.txt").write_text("mine")
+    options = ExportOptions(plan=True, force=True, build=BuildOptions(shapes=ShapeRange.parse("4x4096x4096")))
+    with pytest.raises(EngineBuildError, match="tensor of"):
+        export_model(checkpoint, folder, options)
+    assert (folder / "model.onnx").read_bytes() == b"precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "notes.txt"]
+
+
+def test_force_replaces_and_takes_stale_artefacts_away(exported, checkpoint, tmp_path):
+    """A plan of the model before would lie beside a manifest that does not know it."""
+    folder = tmp_path / "again"
+    export_model(checkpoint, folder, ExportOptions(precisions=("bf16",), plan=False, build=STATIC))
+    (folder / "notes.txt").write_text("mine")
+    export_model(checkpoint, folder, ExportOptions(precisions=("fp32",), plan=False, force=True, build=STATIC))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model.golden.npz",
+        "model.json",
+        "model.onnx",
+        "notes.txt",
+    ]
+
+
+def test_an_exported_graph_can_be_exported_again_in_the_uint8_form(exported, tmp_path):
+    """An .onnx is accepted as input; ours must come out the same net."""
+    folder, first = exported
+    again = export_model(
+        folder / "model.onnx", tmp_path / "out", ExportOptions(form="uint8", outscale=2, plan=False, build=STATIC)
+    )
+    assert again.spec.architecture == "rrdbnet"
+    assert again.spec.flops_per_pixel == first.spec.flops_per_pixel
+    made = again.artefact("model.fp16.onnx")
+    assert (made.form, made.outscale, made.verified) == ("uint8", 2.0, True)
+    graph = onnx.load(tmp_path / "out" / "model.fp16.onnx")
+    assert graph.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert graph.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def _export_quietly(*arguments, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(*arguments, **options)
+
+
+def test_a_foreign_graph_is_measured(tmp_path):
+    """Of a third party's .onnx nothing is known but what running it shows."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.PixelShuffle(2)).eval()
+    path = tmp_path / "theirs.onnx"
+    _export_quietly(
+        net,
+        (torch.zeros(1, 3, 8, 8),),
+        path,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_shapes=({0: "n", 2: "h", 3: "w"},),
+    )
+    manifest = export_model(path, tmp_path / "out", ExportOptions(plan=False, build=STATIC))
+    assert (manifest.spec.architecture, manifest.spec.scale, manifest.spec.in_channels) == ("onnx", 2, 3)
+    assert all(a.verified for a in manifest.artefacts if a.kind == "onnx")
+
+
+def test_a_breach_is_exit_1_with_the_figures_and_marked_artefacts(small_spec, tmp_path):
+    """fp16 overflows on these weights: the picture would be black, and nobody would have said so."""
+    torch.manual_seed(1)
+    net = RRDBNet(small_spec)
+    with torch.no_grad():
+        # Features of 1e5 that the last convolution brings back: harmless in fp32, infinity in fp16.
+        net.conv_first.weight *= 1e3
+        net.conv_up1.weight *= 30
+        net.conv_up2.weight *= 30
+        net.conv_last.weight *= 1e-6
+    torch.save(net.state_dict(), tmp_path / "loud.pth")
+    result = subprocess.run(
+        [sys.executable, "-m", "esrgan_deploy.export._cli", "loud.pth", "-o", "out", "--no-plan", "--shapes", "16x16"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("esrgan-export: not verified: model.fp16.onnx on noise")
+    assert "NaN or an infinity" in last
+    assert "warning: activations of conv_up2 reach" in result.stderr
+    assert "BREACH" in result.stdout
+    manifest = load_manifest(tmp_path / "out" / "model.json")
+    assert manifest.artefact("model.fp16.onnx").verified is False
+    assert manifest.artefact("model.onnx").verified is True
+
+
+def test_a_checkpoint_that_puts_out_nan_is_refused(small_spec, tmp_path):
+    """Every comparison with a NaN is false, so nothing would ever breach."""
+    net = RRDBNet(small_spec)
+    with torch.no_grad():
+        net.conv_last.weight.fill_(3e38)
+        net.conv_last.bias.fill_(3e38)
+    torch.save(net.state_dict(), tmp_path / "broken.pth")
+    with pytest.raises(ParityError, match="NaN or an infinity"):
+        export_model(tmp_path / "broken.pth", tmp_path / "out", ExportOptions(plan=False, build=STATIC))
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_answers_at_once():
+    """Importing torch for --help would take seconds."""
+    code = (
+        "import sys, contextlib\n"
+        "from esrgan_deploy.export._cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_verified_images_are_judged_as_well(checkpoint, tmp_path):
+    """--images adds the user's own pictures to the proof, unreadable ones left out."""
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (40, 30, 4), np.uint8)
+    Image.fromarray(picture).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"not a picture")
+    (folder / "c.txt").write_text("nor this")
+    manifest = export_model(checkpoint, tmp_path / "out", ExportOptions(plan=False, images=folder, build=STATIC))
+    figures = [f for f in manifest.artefact("model.fp16.onnx").parity if f["on"] == "images"]
+    assert [f["pictures"] for f in figures] == [1]
+
+
+@pytest.mark.parametrize("name", ["out", "file"])
+def test_an_output_that_cannot_be_written_is_one_line(checkpoint, tmp_path, name):
+    """A traceback after two minutes would be all that is left of the work."""
+    target = tmp_path / name
+    target.write_text("in the way")
+    inner = target if name == "out" else target / "deeper"
+    result = subprocess.run(
+        [sys.executable, "-m", "esrgan_deploy.export._cli", str(checkpoint), "-o", str(inner), "--no-plan"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("esrgan-export: ")
+    assert target.read_text() == "in the way"
+
+
+@pytest.mark.slow
+def test_the_official_anime_model_ends_verified_with_a_plan(assets: Path, tmp_path):
+    """The first of the issue's own demands, on the official file."""
+    manifest = export_model(assets / "models" / "realesr-animevideov3.pth", tmp_path / "out", ExportOptions(plan=True))
+    assert (manifest.spec.architecture, manifest.spec.blocks) == ("srvggnetcompact", 16)
+    assert manifest.artefact("model.fp16.onnx").verified is True
+    assert manifest.artefact("model.fp16.plan").dtypes == {"fp16": 18}
