@@ -59,7 +59,7 @@ def measure_quality(model: Path, folder: Path, *, crop: int | None = None, threa
     image = require("PIL.Image", extra="media")
     scores = []
     with _really_rounding(model) as (path, arithmetic), Upscaler(path, tile=0, threads=threads) as upscaler:
-        border = int(np.ceil(float(upscaler.scale))) if crop is None else crop
+        border = int(np.ceil(float(upscaler.info.scale))) if crop is None else crop
         for lr, hr in pairs:
             with image.open(lr) as opened:
                 result = upscaler.upscale(np.asarray(opened.convert("RGB")))

@@ -1,0 +1,134 @@
+"""The house is in order: arrows, wheel, public names, lengths."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = {
+    "base": ROOT / "src" / "esrgan_deploy",
+    "runtime": ROOT / "runtime",
+    "engines": ROOT / "engines",
+    "export": ROOT / "export",
+    "training": ROOT / "training",
+    "benchmarks": ROOT / "benchmarks",
+}
+ALLOWED = {
+    "base": set(),
+    "runtime": {"base"},
+    "engines": {"base", "runtime"},
+    "export": {"base", "runtime", "engines"},
+    "training": {"base", "runtime", "engines", "export"},
+    "benchmarks": {"base", "runtime", "engines", "export", "training"},
+}
+
+
+def _modules():
+    for room, folder in ROOMS.items():
+        for path in sorted(folder.rglob("*.py")):
+            yield room, path
+
+
+def _rooms_imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module]
+            if node.module == "esrgan_deploy":
+                names = [f"esrgan_deploy.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "esrgan_deploy":
+                yield parts[1] if len(parts) > 1 and parts[1] in ROOMS else "base"
+
+
+def test_the_arrows_between_rooms_are_those_of_the_architecture():
+    """One import the wrong way and the runtime pulls torch into a production server."""
+    facade = ROOT / "src" / "esrgan_deploy" / "__init__.py"
+    found = []
+    for room, path in _modules():
+        if path == facade:
+            # The public names are looked up in the rooms when they are used, never on import.
+            continue
+        found += [f"{path.relative_to(ROOT)} -> {to}" for to in _rooms_imported(path) if to not in ALLOWED[room] | {room}]
+    assert found == []
+
+
+def test_importing_the_package_or_its_runtime_loads_no_heavy_module():
+    """torch costs seconds and gigabytes where only a plan is run."""
+    code = (
+        "import sys, esrgan_deploy, esrgan_deploy.runtime\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'PIL', 'av', 'safetensors'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["export._cli", "runtime._cli", "benchmarks._cli"])
+def test_help_loads_no_heavy_module(command):
+    """--help has to answer at once."""
+    code = (
+        "import sys, contextlib, io, importlib\n"
+        f"main = importlib.import_module('esrgan_deploy.{command}').main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main(['--help'])\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'av'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("room", ["", ".runtime", ".engines", ".export"])
+def test_public_names_exist_and_stand_in_order(room):
+    """A name in __all__ that is not there breaks `from … import *` and every reader."""
+    import importlib
+
+    module = importlib.import_module(f"esrgan_deploy{room}")
+    assert sorted(module.__all__, key=str.casefold) == sorted(set(module.__all__), key=str.casefold)
+    assert list(module.__all__) == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    if not room:
+        assert len(module.__all__) <= 20
+
+
+def test_every_package_is_declared():
+    """One that is missing from `packages` imports in an editable install and is absent from the wheel."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    mapped = {ROOT / folder for folder in settings["package-dir"].values()}
+    have = {path.parent for room in ROOMS.values() for path in room.rglob("__init__.py")}
+    assert have == mapped
+    assert set(settings["packages"]) == set(settings["package-dir"])
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_the_tree_holds(tmp_path):
+    """A module or the shipped model left out of the wheel fails only at the user's."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = set()
+    for room, folder in ROOMS.items():
+        prefix = "esrgan_deploy" if room == "base" else f"esrgan_deploy/{room}"
+        for path in folder.rglob("*"):
+            if path.suffix in {".py", ".typed", ".onnx", ".safetensors", ".md"} or path.name == "py.typed":
+                expected.add(f"{prefix}/{path.relative_to(folder).as_posix()}")
+    assert inside == expected
+
+
+def test_no_module_outgrows_its_room():
+    """Past 400 lines two rooms are easier to live in."""
+    long = [(str(path.relative_to(ROOT)), n) for _, path in _modules() if (n := len(path.read_text().splitlines())) > 400]
+    assert long == []
