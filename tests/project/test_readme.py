@@ -1,0 +1,92 @@
+"""Every command and code block of the README runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export._rrdbnet import RRDBNet
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readme_has_the_blocks_that_are_run_here():
+    """A new block would otherwise be run by nothing."""
+    assert [len(_blocks("bash")), len(_blocks("python"))] == [3, 1]
+    assert README.count("```") == 2 * 4
+    assert _blocks("bash")[0].strip() == "python3 scripts/quickstart.py"
+
+
+def test_every_link_and_picture_is_there():
+    """A picture that is not in the repository is a broken square."""
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+def test_the_test_command_is_what_ci_runs():
+    """It cannot run itself from within; CI runs it, word for word."""
+    assert _blocks("bash")[1].strip() in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_commands_and_the_code_run(tmp_path):
+    """The main job and the embedding, word for word, in a folder that holds what they name."""
+    from PIL import Image
+
+    spec = ModelSpec(
+        architecture="rrdbnet",
+        scale=4,
+        in_channels=3,
+        out_channels=3,
+        features=8,
+        blocks=1,
+        growth=4,
+        source_sha256="",
+    )
+    torch.manual_seed(0)
+    torch.save(RRDBNet(spec).state_dict(), tmp_path / "model.pth")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "photo.png")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    script = "set -e\n" + _blocks("bash")[2]
+    result = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    with Image.open(tmp_path / "photo_x4.png") as enlarged:
+        assert enlarged.size == (120, 80)
+    table = re.findall(r"^\| `(model\.[a-z0-9.]+)`", README, re.MULTILINE)
+    assert sorted(table) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    result = subprocess.run(
+        [sys.executable, "-c", _blocks("python")[0]], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "(360, 640, 3)"
+
+
+@pytest.mark.slow
+def test_the_quick_start_works_in_a_fresh_clone(tmp_path):
+    """Whoever clones this runs that command first; anything installed by hand would hide what is missing."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")], check=True)
+    keep = {"PATH", "HOME", "LANG", "TMPDIR", "PIP_CACHE_DIR", "PIP_INDEX_URL", "PIP_CONFIG_FILE"}
+    environment = {k: v for k, v in os.environ.items() if k in keep or k.startswith("PIP_")}
+    base = getattr(sys, "_base_executable", sys.executable)
+    result = subprocess.run(
+        [base, "scripts/quickstart.py"],
+        cwd=tmp_path / "clone",
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    made = {path.name for path in (tmp_path / "clone" / "out").iterdir()}
+    assert {"model.onnx", "model.fp16.onnx", "model.fp16.plan", "model.json", "harbour_x4.png"} <= made
+    assert "verified" in result.stdout
+    assert "NOT VERIFIED" not in result.stdout
