@@ -15,7 +15,6 @@ import numpy.typing as npt
 from esrgan_deploy._errors import ExportError, InferenceError
 from esrgan_deploy._files import replaced_atomically, sha256_of
 from esrgan_deploy._manifest import find_manifest, load_manifest
-from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.benchmarks._measure import Timing, measure
 from esrgan_deploy.benchmarks._quality import Quality, measure_quality
 from esrgan_deploy.runtime import open_session
@@ -101,7 +100,8 @@ def bench(models: Sequence[Path], options: BenchOptions) -> list[Row]:
         timings = measure(runs, seconds=options.seconds)
         rows = []
         for path, session, timing in zip(models, sessions, timings, strict=True):
-            spec, parity, proof = _proof(path)
+            parity, proof = _proof(path)
+            spec = session.info.spec
             rows.append(
                 Row(
                     file=path.name,
@@ -155,7 +155,9 @@ def _runner(session: Any, path: Path, shape: tuple[int, int, int]) -> Callable[[
     info = session.info
     multiple = info.size_multiple
     if shape[1] % multiple or shape[2] % multiple:
-        raise InferenceError(f"{path} needs height and width to be multiples of {multiple}, not {shape[1]}x{shape[2]}")
+        raise InferenceError(
+            f"{path} needs height and width to be multiples of {multiple}, not {shape[1]}x{shape[2]}"
+        )
     random = np.random.default_rng(0)
     batch: npt.NDArray[Any] = random.integers(0, 256, info.batch_shape(*shape), np.uint8)
     if info.form == "float":
@@ -163,28 +165,30 @@ def _runner(session: Any, path: Path, shape: tuple[int, int, int]) -> Callable[[
     return lambda: session.run(batch)
 
 
-def _proof(path: Path) -> tuple[ModelSpec | None, tuple[dict[str, Any], ...], str]:
+def _proof(path: Path) -> tuple[tuple[dict[str, Any], ...], str]:
     place = find_manifest(path)
     if place is None:
-        return None, (), "no manifest beside it"
+        return (), "no manifest beside it"
     try:
         manifest = load_manifest(place)
     except ExportError as error:
-        return None, (), f"no manifest that can be read ({error})"
+        return (), f"no manifest that can be read ({error})"
     artefact = manifest.artefact(path.name)
     if artefact is None:
-        return None, (), f"not listed in {place.name}"
+        return (), f"not listed in {place.name}"
     if artefact.sha256 != sha256_of(path):
-        return None, (), f"{place.name} speaks of another {path.name}: its sha256 differs"
+        return (), f"{place.name} speaks of another {path.name}: its sha256 differs"
     words = {True: "verified", False: "NOT VERIFIED", None: "never run"}
-    return manifest.spec, artefact.parity, words[artefact.verified]
+    return artefact.parity, words[artefact.verified]
 
 
 def _environment() -> dict[str, Any]:
     model = platform.processor()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            model = next(
+                (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model
+            )
     except OSError:
         # Only Linux has it; the architecture must do elsewhere.
         model = model or platform.machine()

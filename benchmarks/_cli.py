@@ -37,13 +37,33 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="esrgan-bench",
-        description="Measure artefacts of esrgan-export: speed and memory, with the parity of the same file beside them.",
+        description="Measure artefacts of esrgan-export: speed and memory, with the parity of the same file.",
     )
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help=".onnx or .plan; several are measured in turns")
-    parser.add_argument("--shape", type=_shape, default=(1, 256, 256), metavar="NxHxW", help="batch in LR pixels (default: 1x256x256)")
-    parser.add_argument("--seconds", type=_seconds, default=10.0, help="how long to measure, warm-ups not counted (default: 10)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime on the CPU (default: its own choice)")
-    parser.add_argument("--provider", action="append", metavar="NAME", help="ONNX Runtime execution provider: cpu, cuda, …")
+    parser.add_argument(
+        "models", nargs="+", type=Path, metavar="MODEL", help=".onnx or .plan; several are measured in turns"
+    )
+    parser.add_argument(
+        "--shape",
+        type=_shape,
+        default=(1, 256, 256),
+        metavar="NxHxW",
+        help="batch in LR pixels (default: 1x256x256)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=10.0,
+        help="how long to measure, warm-ups not counted (default: 10)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of ONNX Runtime on the CPU (default: its own choice)",
+    )
+    parser.add_argument(
+        "--provider", action="append", metavar="NAME", help="ONNX Runtime execution provider: cpu, cuda, …"
+    )
     parser.add_argument("--quality", type=Path, metavar="DIR", help="PSNR and SSIM on DIR/LR against DIR/HR")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every raw value and the environment")
     return parser

@@ -11,7 +11,7 @@ import numpy as np
 from esrgan_deploy._errors import MediaError
 from esrgan_deploy._metrics import crop_border, luma, psnr, ssim
 from esrgan_deploy._optional import require
-from esrgan_deploy.runtime import Upscaler
+from esrgan_deploy.runtime import Upscaler, open_session
 
 __all__ = ["Quality", "measure_quality"]
 
@@ -41,7 +41,9 @@ class Quality:
     arithmetic: str
 
 
-def measure_quality(model: Path, folder: Path, *, crop: int | None = None, threads: int | None = None) -> Quality:
+def measure_quality(
+    model: Path, folder: Path, *, crop: int | None = None, threads: int | None = None
+) -> Quality:
     """Upscale ``folder/LR`` and compare it with ``folder/HR``; pictures pair by name.
 
     A half-precision graph on a processor is measured with every tensor really rounded (see `rounding_model`).
@@ -100,17 +102,16 @@ def _really_rounding(model: Path) -> Iterator[tuple[Path, str]]:
     if model.suffix != ".onnx":
         yield model, "the plan"
         return
-    # The exporter's room: only here is the runtime's own picture of a graph not enough.
+    session = open_session(model)
+    precision = session.info.precision or {np.dtype(np.float16): "fp16"}.get(session.info.dtype, "fp32")
+    session.close()
+    if precision == "fp32":
+        yield model, "fp32 (ONNX Runtime)"
+        return
     ir = require("onnx_ir", extra="export")
     from esrgan_deploy.export._rounding import MEASURED_AS, rounding_model
 
     graph = ir.load(model)
-    halves = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
-    found = {halves[v.dtype] for v in graph.graph.initializers.values() if v.dtype in halves}
-    if len(found) != 1:
-        yield model, "fp32 (ONNX Runtime)"
-        return
-    precision = found.pop()
     with tempfile.TemporaryDirectory(prefix="esrgan-bench-") as name:
         path = Path(name) / model.name
         ir.save(rounding_model(graph, precision), path)

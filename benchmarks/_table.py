@@ -9,15 +9,31 @@ __all__ = ["table"]
 
 def table(rows: Sequence[Row]) -> str:
     """Return a table of speeds, each with the parity of the same artefact beside it."""
-    head = ["artefact", "median ms", "p95 ms", "pictures/s", "LR MP/s", "TFLOP/s", "peak MiB", "parity to PyTorch"]
+    head = [
+        "artefact",
+        "median ms",
+        "p95 ms",
+        "pictures/s",
+        "LR MP/s",
+        "TFLOP/s",
+        "peak MiB",
+        "parity to PyTorch",
+    ]
     body = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[i]) for line in body) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in body]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in body
+    ]
     n, h, w = rows[0].shape
-    lines.append(f"batch {n}x{h}x{w}; " + "; ".join(dict.fromkeys(f"{row.file} on {row.provider}" for row in rows)))
-    for row in rows:
-        if row.timing.spread > 0.1:
-            lines.append(f"{row.file}: unstable, the middle half of the times spans {row.timing.spread:.0%} of the median")
+    lines.append(
+        f"batch {n}x{h}x{w}; " + "; ".join(dict.fromkeys(f"{row.file} on {row.provider}" for row in rows))
+    )
+    lines += [
+        f"{row.file}: unstable, the middle half of the times spans {row.timing.spread:.0%} of the median"
+        for row in rows
+        if row.timing.spread > 0.1
+    ]
     if len(rows) > 1:
         first = rows[0]
         for row in rows[1:]:

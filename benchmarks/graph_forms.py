@@ -28,7 +28,9 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", nargs="?", type=Path, help="default: an RRDB of 2 blocks with random weights")
+    parser.add_argument(
+        "checkpoint", nargs="?", type=Path, help="default: an RRDB of 2 blocks with random weights"
+    )
     parser.add_argument("--side", type=int, default=128, help="side of the picture in pixels (default: 128)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
@@ -98,7 +100,7 @@ def traffic_of_forms(checkpoint: Path | None = None, *, side: int = 128) -> dict
     fold_scales(folded)
     graphs = {"flat": flat, "nested": nested, "nested, 0.2 folded": folded}
     picture = np.random.default_rng(0).random((1, spec.in_channels, 32, 32), np.float32)
-    outputs = [run(session_of(to_bytes(graph)), picture)[0] for graph in graphs.values()]
+    outputs = [run(session_of(to_bytes(graph)), picture)[0].astype(float) for graph in graphs.values()]
     forms, tensorrt = {}, ""
     with tempfile.TemporaryDirectory(prefix="esrgan-forms-") as folder:
         for i, (name, graph) in enumerate(graphs.items()):
@@ -115,7 +117,8 @@ def traffic_of_forms(checkpoint: Path | None = None, *, side: int = 128) -> dict
         "net": describe_spec(spec),
         "tensorrt": tensorrt,
         "difference": {
-            name: float(np.abs(outputs[0] - output).max()) for name, output in zip(graphs, outputs, strict=True)
+            name: float(np.abs(outputs[0] - output).max())
+            for name, output in zip(graphs, outputs, strict=True)
         },
         "forms": forms,
     }

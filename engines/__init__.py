@@ -1,1 +1,26 @@
-"""esrgan_deploy.engines"""
+"""TensorRT plans from ONNX graphs: what can be built, how it is built, and what was built.
+
+Importing this loads neither TensorRT nor onnx; the functions do.
+"""
+
+from esrgan_deploy.engines._build import BuildResult, engine_from_onnx
+from esrgan_deploy.engines._explain import explain
+from esrgan_deploy.engines._layers import KernelRow, Layer, Tensor, declared_bytes_per_pixel, kernel_table
+from esrgan_deploy.engines._options import BuildOptions
+from esrgan_deploy.engines._preflight import Preflight, preflight
+from esrgan_deploy.engines._shapes import ShapeRange
+
+__all__ = [
+    "BuildOptions",
+    "BuildResult",
+    "KernelRow",
+    "Layer",
+    "Preflight",
+    "ShapeRange",
+    "Tensor",
+    "declared_bytes_per_pixel",
+    "engine_from_onnx",
+    "explain",
+    "kernel_table",
+    "preflight",
+]

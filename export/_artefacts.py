@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -91,7 +92,13 @@ def write_graph(
 
 
 def prove_graph(
-    path: Path, precision: str, form: str, base: Interchange, sets: dict[str, Pairs], *, extra: tuple[Comparison, ...] = ()
+    path: Path,
+    precision: str,
+    form: str,
+    base: Interchange,
+    sets: dict[str, Pairs],
+    *,
+    extra: tuple[Comparison, ...] = (),
 ) -> Artefact:
     """Hold a written graph against the reference and return its entry for the manifest.
 
@@ -122,13 +129,11 @@ def judged(
     if form == "uint8":
         # Whole levels: a sample that rounds the other way differs by one, which the shares judge.
         bound = dataclasses.replace(bound, max_abs=None)
-    figures = []
-    for comparison in comparisons:
-        figures.append({**comparison.to_json(), "breaches": comparison.breaches(bound)})
+    figures = [{**one.to_json(), "breaches": one.breaches(bound)} for one in comparisons]
     return tuple(figures), not any(entry["breaches"] for entry in figures)
 
 
-def refuse_breaches(artefacts: list[Artefact], manifest: Path) -> None:
+def refuse_breaches(artefacts: Sequence[Artefact], manifest: Path) -> None:
     """Raise for artefacts that breached a bound.
 
     Raises:
@@ -145,4 +150,3 @@ def refuse_breaches(artefacts: list[Artefact], manifest: Path) -> None:
             f"not verified: {' | '.join(found)}. The files are marked so in {manifest}. "
             "Try --precision bf16 or fp32, and look at the layers that were warned of"
         )
-

@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a .pth, .pt, .ckpt, .safetensors or .onnx file, or an official name such as RealESRGAN_x4plus; "
         "without it, the model that ships",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder to write (default: the model's name)")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder to write (default: the model's name)"
+    )
     parser.add_argument("--force", action="store_true", help="replace artefacts that are there already")
     parser.add_argument("--offline", action="store_true", help="never download; say what is missing")
     parser.add_argument("--list", action="store_true", help="list the official names and stop")
@@ -63,9 +65,21 @@ def _parser() -> argparse.ArgumentParser:
         help="input and output of the built graph: NCHW 0..1, or NHWC 0..255 with scaling and rounding inside "
         "(default: float)",
     )
-    graph.add_argument("--outscale", type=float, metavar="X", help="final size, resized inside the graph (default: the net's)")
-    graph.add_argument("--scale", type=int, metavar="N", help="scale of the checkpoint, where its keys leave it open (x3 of old ESRGAN)")
-    graph.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX operator set, 17 to 23 (default: 20)")
+    graph.add_argument(
+        "--outscale",
+        type=float,
+        metavar="X",
+        help="final size, resized inside the graph (default: the net's)",
+    )
+    graph.add_argument(
+        "--scale",
+        type=int,
+        metavar="N",
+        help="scale of the checkpoint, where its keys leave it open (x3 of old ESRGAN)",
+    )
+    graph.add_argument(
+        "--opset", type=int, default=20, metavar="N", help="ONNX operator set, 17 to 23 (default: 20)"
+    )
     graph.add_argument(
         "--denoise-strength",
         type=float,
@@ -76,22 +90,56 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = parser.add_argument_group("TensorRT plan")
     choice = plan.add_mutually_exclusive_group()
-    choice.add_argument("--plan", action="store_true", default=None, help="build plans (default: where TensorRT is installed)")
+    choice.add_argument(
+        "--plan", action="store_true", default=None, help="build plans (default: where TensorRT is installed)"
+    )
     choice.add_argument("--no-plan", action="store_false", dest="plan", help="write ONNX only")
-    plan.add_argument("--flavour", choices=("auto", "tensorrt", "tensorrt_rtx"), default="auto", help="which TensorRT builds (default: auto)")
+    plan.add_argument(
+        "--flavour",
+        choices=("auto", "tensorrt", "tensorrt_rtx"),
+        default="auto",
+        help="which TensorRT builds (default: auto)",
+    )
     plan.add_argument(
         "--shapes",
         metavar="MIN:OPT:MAX",
         help="range of a plan, each NxHxW or HxW; one for a static plan (default: 1x16x16:1x256x256:1x512x512)",
     )
-    plan.add_argument("--workspace", type=float, metavar="GIB", help="scratch memory that the builder may use (default: no limit)")
-    plan.add_argument("--memory-limit", type=float, metavar="GIB", help="refuse a range whose activations need more (default: what the GPU has)")
-    plan.add_argument("--optimization-level", type=int, metavar="0..5", help="how long the builder searches (default: TensorRT's own)")
-    plan.add_argument("--compute-capabilities", metavar="X.Y,…", help="cards to build for; TensorRT for RTX only")
-    plan.add_argument("--hardware-compatibility", choices=("none", "ampere+", "same-compute-capability"), help="let a full TensorRT plan run on other cards")
-    plan.add_argument("--version-compatible", action="store_true", help="let a full TensorRT plan run on later versions")
-    plan.add_argument("--aux-streams", type=int, metavar="N", help="streams that one inference may use beside its own")
-    plan.add_argument("--timing-cache", type=Path, metavar="DIR", help="keep kernel timings here; full TensorRT only")
+    plan.add_argument(
+        "--workspace",
+        type=float,
+        metavar="GIB",
+        help="scratch memory that the builder may use (default: no limit)",
+    )
+    plan.add_argument(
+        "--memory-limit",
+        type=float,
+        metavar="GIB",
+        help="refuse a range whose activations need more (default: what the GPU has)",
+    )
+    plan.add_argument(
+        "--optimization-level",
+        type=int,
+        metavar="0..5",
+        help="how long the builder searches (default: TensorRT's own)",
+    )
+    plan.add_argument(
+        "--compute-capabilities", metavar="X.Y,…", help="cards to build for; TensorRT for RTX only"
+    )
+    plan.add_argument(
+        "--hardware-compatibility",
+        choices=("none", "ampere+", "same-compute-capability"),
+        help="let a full TensorRT plan run on other cards",
+    )
+    plan.add_argument(
+        "--version-compatible", action="store_true", help="let a full TensorRT plan run on later versions"
+    )
+    plan.add_argument(
+        "--aux-streams", type=int, metavar="N", help="streams that one inference may use beside its own"
+    )
+    plan.add_argument(
+        "--timing-cache", type=Path, metavar="DIR", help="keep kernel timings here; full TensorRT only"
+    )
 
     proof = parser.add_argument_group("verification")
     proof.add_argument("--images", type=Path, metavar="DIR", help="verify on these pictures as well")

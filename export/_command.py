@@ -94,7 +94,9 @@ def _size(text: str) -> tuple[int, int]:
 def _summary(manifest: Manifest, folder: Path, seconds: float) -> str:
     lines = [f"in {folder} after {seconds:.0f} s:"]
     for artefact in manifest.artefacts:
-        state = {True: "verified", False: "NOT VERIFIED", None: artefact.note or "not run here"}[artefact.verified]
+        state = {True: "verified", False: "NOT VERIFIED", None: artefact.note or "not run here"}[
+            artefact.verified
+        ]
         lines.append(f"  {artefact.file:20} {artefact.size / 2**20:7.2f} MiB  {state}")
     lines.append(f"  {MANIFEST:20}               what each of them is, and these figures")
     last = next((a for a in reversed(manifest.artefacts) if a.kind == "onnx"), manifest.artefacts[0])

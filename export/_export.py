@@ -122,7 +122,9 @@ def _make_precision(
         say(f"verifying {graph.name}")
         made.append(prove_graph(graph, precision, options.form, base, sets))
     if plan:
-        made.append(build_plan(graph, staging / f"model.{precision}.plan", precision, base, options, say=say))
+        made.append(
+            build_plan(graph, staging / f"model.{precision}.plan", precision, base, options, sets, say=say)
+        )
     return made
 
 
@@ -137,14 +139,14 @@ def _reference_sets(
     return {on: reference_pairs(source.reference, chosen) for on, chosen in pictures.items()}
 
 
-def _warnings(
-    source: Source, base: Interchange, options: ExportOptions, sets: dict[str, Pairs]
-) -> list[str]:
+def _warnings(source: Source, base: Interchange, options: ExportOptions, sets: dict[str, Pairs]) -> list[str]:
     if "fp16" not in options.precisions:
         return []
     found = []
     if not source.spec.supports_half:
-        found.append(f"{source.spec.architecture} is known not to work in fp16; --precision bf16 or fp32 does")
+        found.append(
+            f"{source.spec.architecture} is known not to work in fp16; --precision bf16 or fp32 does"
+        )
     pictures = [planar(lr) for pairs in sets.values() for lr, _ in pairs.values()]
     return found + overflow_warnings(activation_maxima(base.graph, pictures))
 

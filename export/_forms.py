@@ -31,7 +31,7 @@ def to_uint8_form(model: ir.Model) -> None:
     picture = ir.Value(name="input", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([n, h, w, c]))
     cast = ir.node("Cast", [picture], {"to": ir.DataType.FLOAT}, name="from_uint8")
     planar = ir.node("Transpose", [cast.outputs[0]], {"perm": [0, 3, 1, 2]}, name="to_nchw")
-    peak = constant(model, np.float32(255.0), "peak")
+    peak = constant(model, np.array(255.0, np.float32), "peak")
     unit = ir.node("Div", [planar.outputs[0], peak], name="to_unit_range")
     front = [cast, planar, unit]
     if dtype != ir.DataType.FLOAT:
@@ -46,7 +46,10 @@ def to_uint8_form(model: ir.Model) -> None:
     tail = result
     if dtype != ir.DataType.FLOAT:
         tail = append(model, "Cast", [tail], {"to": ir.DataType.FLOAT}, name="from_net_dtype")
-    low, high = constant(model, np.float32(0.0), "low"), constant(model, np.float32(1.0), "high")
+    low, high = (
+        constant(model, np.array(0.0, np.float32), "low"),
+        constant(model, np.array(1.0, np.float32), "high"),
+    )
     tail = append(model, "Clip", [tail, low, high], name="clipped")
     tail = append(model, "Mul", [tail, peak], name="to_levels")
     # ONNX Round is half to even.

@@ -69,7 +69,8 @@ def _edges(height: int, width: int) -> Picture:
 def _gradient(height: int, width: int) -> Picture:
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     sky = np.stack([90 + 60 * y, 140 + 50 * y + 8 * x, 210 + 30 * y], axis=-1)
-    return np.round(sky).astype(np.uint8)
+    drawn: Picture = np.round(sky).astype(np.uint8)
+    return drawn
 
 
 def _texture(height: int, width: int) -> Picture:
@@ -78,22 +79,27 @@ def _texture(height: int, width: int) -> Picture:
     for size in (2, 4, 8, 16, 32):
         grid = random.normal(size=(size + 1, size + 1, 3))
         rows, columns = np.linspace(0, size, height), np.linspace(0, size, width)
-        total += _interpolate(_interpolate(grid, rows).transpose(1, 0, 2), columns).transpose(1, 0, 2) / size**0.7
+        total += (
+            _interpolate(_interpolate(grid, rows).transpose(1, 0, 2), columns).transpose(1, 0, 2) / size**0.7
+        )
     total = (total - total.min()) / np.ptp(total)
     tint = np.array([150, 200, 110]) * total + np.array([40, 20, 15])
-    return np.round(tint).astype(np.uint8)
+    drawn: Picture = np.round(tint).astype(np.uint8)
+    return drawn
 
 
 def _saturated(height: int, width: int) -> Picture:
     corners = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 255, 255]])
     y, x = np.mgrid[:height, :width]
-    return corners[(y // 10 * 2 + x // 11) % 6].astype(np.uint8)
+    drawn: Picture = corners[(y // 10 * 2 + x // 11) % 6].astype(np.uint8)
+    return drawn
 
 
 def _interpolate(grid: npt.NDArray[np.float64], places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     low = np.minimum(places.astype(int), grid.shape[0] - 2)
     part = (places - low)[:, None, None]
-    return grid[low] * (1 - part) + grid[low + 1] * part
+    between: npt.NDArray[np.float64] = grid[low] * (1 - part) + grid[low + 1] * part
+    return between
 
 
 def _fit(picture: Picture, channels: int, multiple: int) -> Picture:

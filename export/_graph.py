@@ -11,10 +11,7 @@ import onnx_ir as ir
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import replaced_atomically
 
-__all__ = ["METADATA_KEY", "append", "clone", "constant", "save", "to_bytes"]
-
-METADATA_KEY = "esrgan_deploy"
-"""Under this key a written graph carries its facts as JSON, so that it works without the manifest too."""
+__all__ = ["append", "clone", "constant", "save", "to_bytes"]
 
 
 def append(
@@ -34,8 +31,12 @@ def append(
 
 def constant(model: ir.Model, array: npt.NDArray[np.generic], name: str) -> ir.Value:
     """Add an initialiser and return its value."""
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    # Not ascontiguousarray, which turns a scalar into a vector.
+    array = np.array(array, order="C")
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+    )
     model.graph.register_initializer(value)
     return value
 
@@ -47,7 +48,8 @@ def clone(model: ir.Model) -> ir.Model:
 
 def to_bytes(model: ir.Model) -> bytes:
     """Serialise a graph."""
-    return ir.serde.serialize_model(model).SerializeToString()
+    data: bytes = ir.serde.serialize_model(model).SerializeToString()
+    return data
 
 
 def save(model: ir.Model, path: Path) -> None:

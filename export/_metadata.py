@@ -4,8 +4,7 @@ import json
 
 import onnx_ir as ir
 
-from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export._graph import METADATA_KEY
+from esrgan_deploy._spec import METADATA_KEY, ModelSpec
 
 __all__ = ["describe"]
 

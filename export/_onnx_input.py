@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -12,8 +13,8 @@ from onnx_ir.passes import common
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import CheckpointError, ExportError
 from esrgan_deploy._files import sha256_of
-from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export._graph import METADATA_KEY, to_bytes
+from esrgan_deploy._spec import METADATA_KEY, ModelSpec
+from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._reference import Reference
 
@@ -47,8 +48,8 @@ def load_onnx(path: Path) -> tuple[ir.Model, ModelSpec, Reference]:
     _check_ends(model, path)
     session = session_of(to_bytes(model))
 
-    def reference(batch: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray:  # type: ignore[type-arg]
-        return run(session, batch)[0]
+    def reference(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return run(session, batch)[0].astype(np.float32, copy=False)
 
     spec = _known_spec(model) or _measured_spec(reference, model, path)
     model.metadata_props.clear()
@@ -60,7 +61,9 @@ def _modern(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
     foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
     if foreign:
-        raise CheckpointError(f"{path} uses operators of {', '.join(foreign)}, and only standard ONNX is known")
+        raise CheckpointError(
+            f"{path} uses operators of {', '.join(foreign)}, and only standard ONNX is known"
+        )
     if opset >= 17:
         return proto
     try:
@@ -76,7 +79,9 @@ def _check_ends(model: ir.Model, path: Path) -> None:
     graph = model.graph
     common.RemoveInitializersFromInputsPass()(model)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise CheckpointError(f"{path} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; {_NEED}")
+        raise CheckpointError(
+            f"{path} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; {_NEED}"
+        )
     for value in (graph.inputs[0], graph.outputs[0]):
         if value.dtype != ir.DataType.FLOAT:
             raise CheckpointError(f"{path}: {value.name} is {value.dtype}; {_NEED}")
@@ -99,7 +104,11 @@ def _known_spec(model: ir.Model) -> ModelSpec | None:
         return None
     try:
         data = json.loads(facts)
-        whole = data["precision"] == "fp32" and data["form"] == "float" and data["outscale"] == data["spec"]["scale"]
+        whole = (
+            data["precision"] == "fp32"
+            and data["form"] == "float"
+            and data["outscale"] == data["spec"]["scale"]
+        )
         return ModelSpec.from_json(data["spec"]) if whole else None
     except (ValueError, KeyError, TypeError):
         return None

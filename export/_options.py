@@ -47,7 +47,9 @@ class ExportOptions:
     def __post_init__(self) -> None:
         unknown = [p for p in self.precisions if p not in PRECISIONS]
         if unknown or not self.precisions:
-            raise ExportError(f"precision {', '.join(unknown) or '(none)'} is not one of {', '.join(PRECISIONS)}")
+            raise ExportError(
+                f"precision {', '.join(unknown) or '(none)'} is not one of {', '.join(PRECISIONS)}"
+            )
         if self.form not in FORMS:
             raise ExportError(f"form {self.form!r} is not one of {', '.join(FORMS)}")
         if self.outscale is not None and not 0 < self.outscale <= 16:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._metrics import psnr, ssim
 
-__all__ = ["BOUNDS", "Bound", "Comparison", "Comparer", "to_levels"]
+__all__ = ["BOUNDS", "Bound", "Comparer", "Comparison", "to_levels"]
 
 _TILE = 64
 
@@ -173,9 +173,7 @@ class Comparer:
             finite=self._finite,
         )
 
-    def _find_worst(
-        self, name: str, expected: npt.NDArray[np.float64], got: npt.NDArray[np.float64]
-    ) -> None:
+    def _find_worst(self, name: str, expected: npt.NDArray[np.float64], got: npt.NDArray[np.float64]) -> None:
         for y in range(0, expected.shape[0], _TILE):
             for x in range(0, expected.shape[1], _TILE):
                 place = np.s_[y : y + _TILE, x : x + _TILE]
@@ -196,4 +194,5 @@ def to_levels(picture: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]
     Clipped, and rounded half to even as the uint8 form does. A NaN stays one.
     """
     clipped = np.clip(picture.astype(np.float32), np.float32(0), np.float32(1))
-    return np.rint(clipped * np.float32(255)).astype(np.float64).transpose(0, 2, 3, 1)
+    levels: npt.NDArray[np.float64] = np.rint(clipped * np.float32(255)).astype(np.float64)
+    return levels.transpose(0, 2, 3, 1)

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from esrgan_deploy._errors import MissingDependencyError
+from esrgan_deploy._errors import EngineMismatchError, InferenceError, MissingDependencyError
 from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
 from esrgan_deploy._manifest import Artefact
-from esrgan_deploy.engines import BuildResult, engine_from_onnx
-from esrgan_deploy.export._artefacts import Interchange
+from esrgan_deploy.engines import engine_from_onnx
+from esrgan_deploy.export._artefacts import Interchange, judged
 from esrgan_deploy.export._options import ExportOptions
-from esrgan_deploy.export._reference import Pairs
 
 __all__ = ["build_plan", "plan_flavour"]
 
@@ -37,13 +36,14 @@ def build_plan(
     precision: str,
     base: Interchange,
     options: ExportOptions,
+    sets: dict[str, Pairs],
     *,
     say: Callable[[str], None],
 ) -> Artefact:
     """Build a plan and return its entry for the manifest.
 
-    What the builder reports of its convolutions must be the precision that was asked for. The plan is not run
-    here: `verified` is None and the note says so.
+    What the builder reports of its convolutions must be the precision that was asked for. Where a GPU can run
+    the plan it is held against the reference as the graphs are; elsewhere `verified` is None and the note says so.
 
     Raises:
         EngineBuildError: TensorRT cannot build it, or its convolutions compute in something else.
@@ -55,6 +55,7 @@ def build_plan(
         say(f"warning: {warning}")
     kinds = ", ".join(f"{count} {dtype}" for dtype, count in result.dtypes.items())
     say(f"{plan.name}: {result.flavour} {result.version}, {result.seconds:.1f} s, convolutions {kinds}")
+    figures, verified, state = _run_here(plan, precision, options, sets)
     return Artefact.from_file(
         plan,
         kind="plan",
@@ -69,13 +70,36 @@ def build_plan(
         built_from=graph.name,
         dtypes=result.dtypes,
         build_seconds=round(result.seconds, 2),
-        note=_note(result),
+        verified=verified,
+        parity=figures,
+        note=f"built, all convolutions {'/'.join(result.dtypes)}; {state}"
+        if result.dtypes
+        else f"built; {state}",
     )
 
 
-def _note(result: BuildResult) -> str:
-    built = f"built, all convolutions {'/'.join(result.dtypes)}" if result.dtypes else "built"
-    return f"{built}; not run: " + ("no session for it yet" if gpu_is_usable() else "no GPU here")
+def _run_here(
+    plan: Path, precision: str, options: ExportOptions, sets: dict[str, Pairs]
+) -> tuple[tuple[dict[str, object], ...], bool | None, str]:
+    if not gpu_is_usable():
+        return (), None, "not run: no GPU here"
+    # A portable plan may be for other cards than the one at hand: that is no fault of the plan.
+    try:
+        session = open_session(plan)
+    except (EngineMismatchError, InferenceError) as error:
+        return (), None, f"not run: {error}"
+    try:
+        comparisons, left_out = verify_session(session, sets)
+    finally:
+        session.close()
+    if not comparisons:
+        return (), None, "not run: no verification picture lies in its range of shapes"
+    figures, verified = judged(comparisons, precision, options.form)
+    return (
+        figures,
+        verified,
+        "run on this GPU" + (f", {left_out} pictures outside its shapes" if left_out else ""),
+    )
 
 
 def _progress(say: Callable[[str], None]) -> Callable[[str, int, int], None]:

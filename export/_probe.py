@@ -15,9 +15,7 @@ __all__ = ["FP16_WARNING", "activation_maxima", "overflow_warnings"]
 FP16_WARNING = 1e4
 
 
-def activation_maxima(
-    model: ir.Model, pictures: Iterable[npt.NDArray[np.float32]]
-) -> dict[str, float]:
+def activation_maxima(model: ir.Model, pictures: Iterable[npt.NDArray[np.float32]]) -> dict[str, float]:
     """Return the largest absolute value that each convolution puts out, by the name of its weights.
 
     Args:
@@ -25,7 +23,7 @@ def activation_maxima(
         pictures: Inputs, each ``(N, C, H, W)`` float32 0..1.
     """
     model = clone(model)
-    names = []
+    names: list[str] = []
     for node in list(model.graph):
         if node.op_type != "Conv" or node.inputs[1] is None:
             continue

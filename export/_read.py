@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import os
 import pickle
 import re
+import stat
 import warnings
 import zipfile
 import zlib
@@ -51,11 +53,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is not there, is not a checkpoint, is damaged, or needs code to be read.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
     try:
-        with path.open("rb") as file:
-            data = _read_bounded(file, path)
+        _refuse_by_size(path.stat(), path)
+        data = path.read_bytes()
     except FileNotFoundError:
         meant = near_misses(path.name)
         hint = f"; did you mean the official {' or '.join(meant)}?" if meant else ""
@@ -65,17 +65,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return unwrap(_decode(data, path), str(path))
 
 
-def _read_bounded(file: io.BufferedReader, path: Path) -> bytes:
-    # Bounded while reading and not by st_size alone: a device or a pipe has no size.
-    data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
+def _refuse_by_size(facts: os.stat_result, path: Path) -> None:
+    # Before the file is opened: opening a pipe waits for someone to write into it.
+    if stat.S_ISDIR(facts.st_mode):
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
+    if not stat.S_ISREG(facts.st_mode):
+        raise CheckpointError(f"{path} is a pipe or a device and no regular file; save it to a file first")
+    if facts.st_size > MAX_BYTES:
         raise CheckpointError(
-            f"{path} is over {MAX_BYTES >> 30} GiB, which no ESRGAN-family checkpoint is; "
-            "give the generator's file"
+            f"{path} has {facts.st_size} bytes, over {MAX_BYTES >> 30} GiB, which no ESRGAN-family checkpoint "
+            "has; give the generator's file"
         )
-    if not data:
+    if facts.st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes); download it again")
-    return data
 
 
 def _decode(data: bytes, path: Path) -> object:
@@ -103,7 +105,7 @@ def _decode_zip(data: bytes, path: Path) -> object:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError) as error:
         raise CheckpointError(
-            f"{path} is a truncated or damaged zip of {len(data)} bytes ({_zip_reason(error, data)}); "
+            f"{path} is a truncated or damaged zip of {len(data)} bytes ({_zip_reason(error)}); "
             "download it again"
         ) from error
     except (RuntimeError, NotImplementedError) as error:
@@ -118,8 +120,8 @@ def _decode_zip(data: bytes, path: Path) -> object:
     return _torch_load(data, path)
 
 
-def _zip_reason(error: Exception, data: bytes) -> str:
-    if b"PK\x05\x06" not in data[-65_557:]:
+def _zip_reason(error: Exception) -> str:
+    if "not a zip file" in str(error):
         return "its directory, the last part of a zip, is missing"
     return one_line(error) or type(error).__name__
 

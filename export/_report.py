@@ -16,7 +16,7 @@ def parity_table(artefacts: Sequence[Artefact]) -> str:
     ``=0``, ``=1`` and ``>1`` are shares of 8-bit samples that many levels apart; ``shift`` is the largest mean
     signed error of a channel in levels; ``worst tile`` is the lowest PSNR of a 64×64 tile in dB.
     """
-    rows = [_HEAD]
+    rows: list[tuple[str, ...]] = [_HEAD]
     arithmetic: dict[str, list[str]] = {}
     for artefact in artefacts:
         for figures in artefact.parity:
@@ -25,7 +25,9 @@ def parity_table(artefacts: Sequence[Artefact]) -> str:
             if artefact.file not in where:
                 where.append(artefact.file)
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     lines += [f"{', '.join(files)}: measured as {how}" for how, files in arithmetic.items()]
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 """Whatever was handed in, as one thing to export."""
 
 import dataclasses
-from fractions import Fraction
 from collections.abc import Callable
+from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 
@@ -69,7 +69,10 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
             name=path.name, dialect="onnx", spec=spec, graph=graph, reference=reference, ratio=ratio
         )
     checkpoint = load_checkpoint(
-        path, denoise_strength=options.denoise_strength, denoise_with=options.denoise_with, scale=options.scale
+        path,
+        denoise_strength=options.denoise_strength,
+        denoise_with=options.denoise_with,
+        scale=options.scale,
     )
     spec, module = checkpoint.spec, checkpoint.module()
     say(f"{path.name}: {describe_spec(spec)}, names of {checkpoint.dialect}")
@@ -93,7 +96,9 @@ def shipped_checkpoint() -> Path:
     """
     path = Path(str(resources.files("esrgan_deploy.models"))) / "default.safetensors"
     if not path.is_file():
-        raise CheckpointError("the shipped model is not in this installation. Run: pip install --force-reinstall esrgan-deploy")
+        raise CheckpointError(
+            "the shipped model is not in this installation. Run: pip install --force-reinstall esrgan-deploy"
+        )
     return path
 
 

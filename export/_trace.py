@@ -37,7 +37,9 @@ def trace(module: nn.Module, spec: ModelSpec, *, opset: int = 20) -> ir.Model:
         ExportError: The opset is not one of those, or torch.onnx cannot trace the module.
     """
     if opset not in OPSETS:
-        raise ExportError(f"opset {opset} is not written; 17 to 23 are, and 20 suits TensorRT 10.13 and later")
+        raise ExportError(
+            f"opset {opset} is not written; 17 to 23 are, and 20 suits TensorRT 10.13 and later"
+        )
     traced, folded = module, spec
     if spec.architecture == "rrdbnet" and spec.unshuffle > 1:
         # The net behind the fold has the same parameters under the same names, and is traced alone.

@@ -14,8 +14,9 @@ from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._parity import Comparer, Comparison
 from esrgan_deploy.export._reference import Pairs, Reference, planar
 from esrgan_deploy.export._rounding import MEASURED_AS, rounding_model
+from esrgan_deploy.runtime import Session
 
-__all__ = ["SHAPE_BUDGET", "pictures_in", "verify_graph", "verify_shapes"]
+__all__ = ["SHAPE_BUDGET", "pictures_in", "verify_graph", "verify_session", "verify_shapes"]
 
 SHAPE_BUDGET = 4e11
 """Floating-point operations that proving one shape may cost: a few seconds on two cores, for each side."""
@@ -53,6 +54,35 @@ def verify_graph(path: Path, precision: str, sets: Mapping[str, Pairs]) -> list[
                 raise ParityError(f"{path.name}: {error}") from error
         results.append(comparer.result())
     return results
+
+
+def verify_session(session: Session, sets: Mapping[str, Pairs]) -> tuple[list[Comparison], int]:
+    """Compare what a session of the runtime computes with the reference: how a plan is verified.
+
+    Args:
+        session: Of either form.
+        sets: By name of the set, pictures with their reference output.
+
+    Returns:
+        The comparisons, and how many pictures lie outside the sizes that the session takes.
+    """
+    info, left_out, results = session.info, 0, []
+    for on, pairs in sets.items():
+        comparer, compared = Comparer(on, info.provider), 0
+        for name, (picture, expected) in pairs.items():
+            sizes = zip(info.min_shape, picture.shape[:3], info.max_shape, strict=True)
+            if not all(low <= size <= high for low, size, high in sizes):
+                left_out += 1
+                continue
+            batch = picture if info.form == "uint8" else planar(picture).astype(info.dtype)
+            try:
+                comparer.add(name, expected, session.run(np.ascontiguousarray(batch)))
+            except ValueError as error:
+                raise ParityError(f"{info.name}: {error}") from error
+            compared += 1
+        if compared:
+            results.append(comparer.result())
+    return results, left_out
 
 
 def verify_shapes(
@@ -116,7 +146,9 @@ def pictures_in(folder: Path, channels: int, multiple: int) -> dict[str, npt.NDA
         MissingDependencyError: Pillow is not installed.
     """
     if not folder.is_dir():
-        raise MediaError(f"--images {folder} is not a folder. Name one that holds .png, .jpg or .webp pictures")
+        raise MediaError(
+            f"--images {folder} is not a folder. Name one that holds .png, .jpg or .webp pictures"
+        )
     image = require("PIL.Image", extra="media")
     found: dict[str, npt.NDArray[np.uint8]] = {}
     for path in sorted(folder.iterdir()):

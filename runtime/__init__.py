@@ -1,1 +1,55 @@
-"""esrgan_deploy.runtime"""
+"""Pictures in, larger pictures out: sessions, tiling, picture files and the Upscaler.
+
+Importing this package loads numpy at most; ONNX Runtime and Pillow are loaded by what needs them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esrgan_deploy.runtime._default import default_model
+    from esrgan_deploy.runtime._picture import Picture
+    from esrgan_deploy.runtime._picture_reader import read_picture
+    from esrgan_deploy.runtime._picture_writer import write_picture
+    from esrgan_deploy.runtime._session import Session, SessionInfo, open_session
+    from esrgan_deploy.runtime._tiling import Span, Tile, TilePlan, plan_tiles
+    from esrgan_deploy.runtime._upscaler import Upscaler
+
+__all__ = [
+    "Picture",
+    "Session",
+    "SessionInfo",
+    "Span",
+    "Tile",
+    "TilePlan",
+    "Upscaler",
+    "default_model",
+    "open_session",
+    "plan_tiles",
+    "read_picture",
+    "write_picture",
+]
+
+_MODULES = {
+    "_default": ("default_model",),
+    "_picture": ("Picture",),
+    "_picture_reader": ("read_picture",),
+    "_picture_writer": ("write_picture",),
+    "_session": ("Session", "SessionInfo", "open_session"),
+    "_tiling": ("Span", "Tile", "TilePlan", "plan_tiles"),
+    "_upscaler": ("Upscaler",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Resolved on first use, so that a command's --help does not wait for numpy.
+    for module, names in _MODULES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -38,7 +38,9 @@ def main() -> None:
         save(model, MODELS / "default.onnx")
         stored = session_of(MODELS / "default.onnx")
         for picture in golden_pictures(3).values():
-            np.testing.assert_allclose(run(stored, planar(picture))[0], run(exact, planar(picture))[0], atol=1e-3)
+            np.testing.assert_allclose(
+                run(stored, planar(picture))[0], run(exact, planar(picture))[0], atol=1e-3
+            )
     for path in sorted(MODELS.glob("default.*")):
         print(f"{path.name}: {path.stat().st_size:,} bytes")
 

@@ -16,14 +16,22 @@ def main() -> None:
     scripts = ready(".venv", "export,cpu,rtx,media")
     run(scripts / "esrgan-export", "-o", "out", "--plan", "--force")
     enlarged = Path("out") / f"{picture.stem}_x4.png"
-    run(scripts / "esrgan-upscale", str(picture), "-o", str(enlarged), "--model", "out/model.fp16.onnx", "--force")
+    run(
+        scripts / "esrgan-upscale",
+        str(picture),
+        "-o",
+        str(enlarged),
+        "--model",
+        "out/model.fp16.onnx",
+        "--force",
+    )
     print()
     print("made, in the folder out/:")
     print("  model.onnx, model.fp16.onnx   the model as verified ONNX graphs")
     print("  model.fp16.plan               a TensorRT for RTX plan, for any NVIDIA card it supports")
     print("  model.json                    what each of them is, and how far it is from PyTorch")
     print(f"  {enlarged.name:29} the picture, four times as large")
-    print(f"next: .venv/bin/esrgan-bench out/model.onnx    or: python3 scripts/quickstart.py your-picture.png")
+    print("next: .venv/bin/esrgan-bench out/model.onnx    or: python3 scripts/quickstart.py your-picture.png")
 
 
 def run(*command: object) -> None:

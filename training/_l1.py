@@ -28,7 +28,9 @@ _SCALE = 4
 
 def main() -> int:
     """Train, and write fp16 weights with BasicSR's names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pictures", nargs="+", type=Path, help="folders of HR pictures, searched for .png")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=70.0, help="the cosine schedule spans this time")
@@ -59,7 +61,7 @@ def main() -> int:
         )
     )
     _initialise(net)
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
     optimiser = torch.optim.Adam(net.parameters(), lr=args.learning_rate, betas=(0.9, 0.99))
     started, step, shown, running = time.monotonic(), 0, 0.0, 0.0
@@ -102,7 +104,10 @@ def _load_pairs(folders: list[Path]) -> list[tuple[npt.NDArray[np.uint8], npt.ND
 
 
 def _batch(
-    pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]], size: int, crop: int, dice: random.Random
+    pairs: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
+    size: int,
+    crop: int,
+    dice: random.Random,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     lrs, hrs = [], []
     for _ in range(size):

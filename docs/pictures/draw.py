@@ -22,12 +22,16 @@ def main() -> None:
 
 def harbour() -> np.ndarray:
     """Return the full-size picture, (640, 960, 3) uint8."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    y, _ = np.mgrid[:HEIGHT, :WIDTH]
     sky = np.stack([150 + y * 0.2, 175 + y * 0.13, 215 + y * 0.04], axis=-1)
     clouds = noise(HEIGHT, WIDTH, 3, seed=1)
     sky += 70 * np.clip(clouds - 0.52, 0, 1)[..., None]
     canvas = sky
-    for seed, base, height, colour in ((2, 250, 190, (112, 124, 150)), (3, 310, 150, (84, 104, 100)), (4, 360, 90, (60, 84, 62))):
+    for seed, base, height, colour in (
+        (2, 250, 190, (112, 124, 150)),
+        (3, 310, 150, (84, 104, 100)),
+        (4, 360, 90, (60, 84, 62)),
+    ):
         ridge = base - height * (noise(1, WIDTH, 2.2, seed=seed)[0] - 0.35)
         rock = noise(HEIGHT, WIDTH, 7, seed=seed + 20)
         inside = y > ridge[None]
@@ -59,7 +63,14 @@ def noise(height: int, width: int, roughness: float, *, seed: int) -> np.ndarray
 def houses(draw: ImageDraw.ImageDraw) -> None:
     """Draw a row of fronts with windows, roofs and a sign."""
     random = np.random.default_rng(5)
-    colours = [(176, 62, 48), (222, 178, 92), (236, 226, 204), (92, 128, 152), (190, 120, 76), (128, 146, 104)]
+    colours = [
+        (176, 62, 48),
+        (222, 178, 92),
+        (236, 226, 204),
+        (92, 128, 152),
+        (190, 120, 76),
+        (128, 146, 104),
+    ]
     x = 20
     for i in range(10):
         wide, tall = int(random.integers(66, 110)), int(random.integers(90, 170))
@@ -72,10 +83,15 @@ def houses(draw: ImageDraw.ImageDraw) -> None:
         draw.polygon(roof, fill=(104, 52, 40))
         for k in range(5):
             t = k / 5
-            draw.line([x - 6 + t * (wide / 2 + 6), top - 46 * t, x + wide + 6 - t * (wide / 2 + 6), top - 46 * t], fill=(80, 38, 30))
+            draw.line(
+                [x - 6 + t * (wide / 2 + 6), top - 46 * t, x + wide + 6 - t * (wide / 2 + 6), top - 46 * t],
+                fill=(80, 38, 30),
+            )
         for row in range(top + 14, SHORE - 24, 36):
             for column in range(x + 10, x + wide - 18, 26):
-                draw.rectangle([column, row, column + 15, row + 22], fill=(34, 44, 58), outline=(244, 240, 230), width=2)
+                draw.rectangle(
+                    [column, row, column + 15, row + 22], fill=(34, 44, 58), outline=(244, 240, 230), width=2
+                )
                 draw.line([column + 7, row, column + 7, row + 22], fill=(244, 240, 230))
         x += wide + int(random.integers(0, 12))
     draw.rectangle([300, SHORE - 44, 520, SHORE - 12], fill=(24, 46, 78), outline=(240, 236, 220), width=2)
@@ -99,16 +115,24 @@ def water(picture: np.ndarray) -> np.ndarray:
 def boats(draw: ImageDraw.ImageDraw) -> None:
     """Draw two boats with masts and rigging: the thin lines that a bicubic loses."""
     for x, y, size, hull in ((150, 520, 1.0, (196, 44, 40)), (640, 560, 1.25, (32, 74, 110))):
-        draw.polygon([(x, y), (x + 190 * size, y), (x + 160 * size, y + 36 * size), (x + 28 * size, y + 36 * size)], fill=hull)
+        draw.polygon(
+            [(x, y), (x + 190 * size, y), (x + 160 * size, y + 36 * size), (x + 28 * size, y + 36 * size)],
+            fill=hull,
+        )
         draw.line([x, y + 4, x + 190 * size, y + 4], fill=(246, 244, 236), width=4)
         mast = (x + 90 * size, y - 190 * size)
         draw.line([mast[0], y, *mast], fill=(86, 62, 40), width=5)
         for end in (x + 6, x + 50 * size, x + 140 * size, x + 184 * size):
             draw.line([*mast, end, y], fill=(40, 40, 44), width=2)
-        draw.polygon([(mast[0] + 6, mast[1] + 20), (mast[0] + 6, y - 24), (mast[0] + 74 * size, y - 24)], fill=(240, 236, 222))
+        draw.polygon(
+            [(mast[0] + 6, mast[1] + 20), (mast[0] + 6, y - 24), (mast[0] + 74 * size, y - 24)],
+            fill=(240, 236, 222),
+        )
         for k in range(1, 6):
             level = mast[1] + 20 + k * (y - 44 - mast[1]) / 6
-            draw.line([mast[0] + 6, level, mast[0] + 6 + 74 * size * k / 6, level], fill=(206, 198, 178), width=2)
+            draw.line(
+                [mast[0] + 6, level, mast[0] + 6 + 74 * size * k / 6, level], fill=(206, 198, 178), width=2
+            )
 
 
 if __name__ == "__main__":

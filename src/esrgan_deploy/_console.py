@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from esrgan_deploy._errors import EsrganDeployError
 
-__all__ = ["one_line_errors", "one_line"]
+__all__ = ["one_line", "one_line_errors"]
 
 
 def one_line(text: object) -> str:

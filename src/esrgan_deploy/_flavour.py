@@ -57,14 +57,18 @@ class Flavour:
     def listen(self, sink: Sink) -> Iterator[None]:
         """Hand every message that TensorRT logs inside the block to ``sink(severity, message)``.
 
-        The severity is ``"INTERNAL_ERROR"``, ``"ERROR"``, ``"WARNING"``, ``"INFO"`` or ``"VERBOSE"``. What the
-        sink raises is dropped: nothing may travel through TensorRT's own frames.
+        The severity is ``"INTERNAL_ERROR"``, ``"ERROR"``, ``"WARNING"``, ``"INFO"`` or ``"VERBOSE"``. What
+        is raised while a message is taken, Ctrl-C among it, is raised when the block ends: nothing may travel
+        through TensorRT's own frames.
         """
         self.logger.sinks.append(sink)
         try:
             yield
         finally:
             self.logger.sinks.remove(sink)
+            raised, self.logger.raised = self.logger.raised, None
+            if raised is not None:
+                raise raised
 
 
 def open_flavour(name: str | None = None) -> Flavour:
@@ -82,7 +86,8 @@ def open_flavour(name: str | None = None) -> Flavour:
         return _first_usable()
     if name not in FLAVOURS:
         raise EngineBuildError(
-            f"there is no TensorRT flavour {name!r}; allowed: auto, {', '.join(FLAVOURS)}. Run: --flavour auto"
+            f"there is no TensorRT flavour {name!r}; allowed: auto, {', '.join(FLAVOURS)}. Run: --flavour "
+            "auto"
         )
     try:
         return _imported(name)
@@ -113,8 +118,8 @@ def _first_usable() -> Flavour:
             return flavour
         reasons.append(f"{name} {flavour.version} is installed and no GPU can be used")
     raise MissingDependencyError(
-        f"no TensorRT can be used here: {'; '.join(reasons)}. Run: {_PIP['tensorrt_rtx']} (builds portable plans "
-        f"without a GPU) or {_PIP['tensorrt']} (builds for the GPU it runs on)"
+        f"no TensorRT can be used here: {'; '.join(reasons)}. Run: {_PIP['tensorrt_rtx']} (builds portable "
+        f"plans without a GPU) or {_PIP['tensorrt']} (builds for the GPU it runs on)"
     )
 
 
@@ -161,13 +166,16 @@ def _logger(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.sinks: list[Sink] = []
             self.last_error = ""
+            self.raised: BaseException | None = None
 
         def log(self, severity: Any, message: str) -> None:
             # An exception that left here would cross C++ frames that know nothing of Python.
-            with contextlib.suppress(BaseException):
+            try:
                 if severity.name in {"ERROR", "INTERNAL_ERROR"}:
                     self.last_error = message
                 for sink in tuple(self.sinks):
                     sink(severity.name, message)
+            except BaseException as error:
+                self.raised = self.raised or error
 
     return Logger()

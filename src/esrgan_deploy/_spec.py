@@ -3,7 +3,10 @@
 import dataclasses
 from typing import Any
 
-__all__ = ["ModelSpec"]
+__all__ = ["METADATA_KEY", "ModelSpec", "upsampling_steps"]
+
+METADATA_KEY = "esrgan_deploy"
+"""Under this key a written graph carries its facts as JSON, so that it works without the manifest too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

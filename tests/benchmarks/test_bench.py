@@ -48,7 +48,16 @@ def _bench(*arguments):
 
 def test_a_graph_is_timed_with_its_parity_beside_it(made, tmp_path):
     """A speed without its proof is what the field already has."""
-    result = _bench(made / "model.onnx", made / "model.fp16.onnx", "--shape", "2x24x16", "--seconds", "0.3", "--json", tmp_path / "r.json")
+    result = _bench(
+        made / "model.onnx",
+        made / "model.fp16.onnx",
+        "--shape",
+        "2x24x16",
+        "--seconds",
+        "0.3",
+        "--json",
+        tmp_path / "r.json",
+    )
     assert result.returncode == 0, result.stderr
     assert "verified, at least" in result.stdout
     assert "model.fp16.onnx is" in result.stdout

@@ -14,11 +14,10 @@ import torch
 from esrgan_deploy._errors import EngineBuildError, ExportError, ParityError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._manifest import load_manifest
+from esrgan_deploy._spec import METADATA_KEY
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
-from esrgan_deploy.export._graph import METADATA_KEY
 from esrgan_deploy.export._rrdbnet import RRDBNet
-
 
 STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 
@@ -148,7 +147,9 @@ def test_force_replaces_and_takes_stale_artefacts_away(exported, checkpoint, tmp
     folder = tmp_path / "again"
     export_model(checkpoint, folder, ExportOptions(precisions=("bf16",), plan=False, build=STATIC))
     (folder / "notes.txt").write_text("mine")
-    export_model(checkpoint, folder, ExportOptions(precisions=("fp32",), plan=False, force=True, build=STATIC))
+    export_model(
+        checkpoint, folder, ExportOptions(precisions=("fp32",), plan=False, force=True, build=STATIC)
+    )
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.golden.npz",
         "model.json",
@@ -161,7 +162,9 @@ def test_an_exported_graph_can_be_exported_again_in_the_uint8_form(exported, tmp
     """An .onnx is accepted as input; ours must come out the same net."""
     folder, first = exported
     again = export_model(
-        folder / "model.onnx", tmp_path / "out", ExportOptions(form="uint8", outscale=2, plan=False, build=STATIC)
+        folder / "model.onnx",
+        tmp_path / "out",
+        ExportOptions(form="uint8", outscale=2, plan=False, build=STATIC),
     )
     assert again.spec.architecture == "rrdbnet"
     assert again.spec.flops_per_pixel == first.spec.flops_per_pixel
@@ -210,7 +213,17 @@ def test_a_breach_is_exit_1_with_the_figures_and_marked_artefacts(small_spec, tm
         net.conv_last.weight *= 1e-6
     torch.save(net.state_dict(), tmp_path / "loud.pth")
     result = subprocess.run(
-        [sys.executable, "-m", "esrgan_deploy.export._cli", "loud.pth", "-o", "out", "--no-plan", "--shapes", "16x16"],
+        [
+            sys.executable,
+            "-m",
+            "esrgan_deploy.export._cli",
+            "loud.pth",
+            "-o",
+            "out",
+            "--no-plan",
+            "--shapes",
+            "16x16",
+        ],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -260,7 +273,9 @@ def test_verified_images_are_judged_as_well(checkpoint, tmp_path):
     Image.fromarray(picture).save(folder / "a.png")
     (folder / "b.png").write_bytes(b"not a picture")
     (folder / "c.txt").write_text("nor this")
-    manifest = export_model(checkpoint, tmp_path / "out", ExportOptions(plan=False, images=folder, build=STATIC))
+    manifest = export_model(
+        checkpoint, tmp_path / "out", ExportOptions(plan=False, images=folder, build=STATIC)
+    )
     figures = [f for f in manifest.artefact("model.fp16.onnx").parity if f["on"] == "images"]
     assert [f["pictures"] for f in figures] == [1]
 
@@ -285,7 +300,28 @@ def test_an_output_that_cannot_be_written_is_one_line(checkpoint, tmp_path, name
 @pytest.mark.slow
 def test_the_official_anime_model_ends_verified_with_a_plan(assets: Path, tmp_path):
     """The first of the issue's own demands, on the official file."""
-    manifest = export_model(assets / "models" / "realesr-animevideov3.pth", tmp_path / "out", ExportOptions(plan=True))
+    manifest = export_model(
+        assets / "models" / "realesr-animevideov3.pth", tmp_path / "out", ExportOptions(plan=True)
+    )
     assert (manifest.spec.architecture, manifest.spec.blocks) == ("srvggnetcompact", 16)
     assert manifest.artefact("model.fp16.onnx").verified is True
     assert manifest.artefact("model.fp16.plan").dtypes == {"fp16": 18}
+
+
+def test_a_session_of_the_runtime_is_verified_as_the_graphs_are(exported):
+    """It is how a plan is held against PyTorch where there is a GPU: shown on ONNX Runtime's session."""
+    from esrgan_deploy.export._verify import verify_session
+    from esrgan_deploy.runtime import open_session
+
+    folder, _ = exported
+    with np.load(folder / "model.golden.npz", allow_pickle=False) as golden:
+        names = sorted({name.split(".")[0] for name in golden.files})
+        pairs = {name: (golden[f"{name}.input"], golden[f"{name}.output"]) for name in names}
+    session = open_session(folder / "model.onnx")
+    (good,), left_out = verify_session(session, {"golden": pairs})
+    assert (good.pictures, left_out) == (4, 0)
+    assert good.max_abs < 1e-5
+    wrong = {name: (lr, hr + np.float32(0.1)) for name, (lr, hr) in pairs.items()}
+    (bad,), _ = verify_session(session, {"golden": wrong})
+    assert bad.max_abs == pytest.approx(0.1, abs=1e-3)
+    session.close()

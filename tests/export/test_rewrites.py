@@ -259,7 +259,9 @@ def test_rounding_model_is_numpys_half_arithmetic():
     graph = ir.Graph([x], total.outputs, nodes=[times, total], initializers=[factor], opset_imports={"": 20})
     value = np.float16([[[[0.3, 1.7], [1000.3, 6e-5]]]])
     expected = (value * np.float16(0.1)).astype(np.float16) + value
-    np.testing.assert_array_equal(_run(rounding_model(ir.Model(graph, ir_version=10), "fp16"), value), expected)
+    np.testing.assert_array_equal(
+        _run(rounding_model(ir.Model(graph, ir_version=10), "fp16"), value), expected
+    )
 
 
 @pytest.mark.parametrize("form", ["float", "uint8"])

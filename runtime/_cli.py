@@ -1,0 +1,163 @@
+"""The command ``esrgan-upscale``."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from esrgan_deploy._console import one_line_errors
+from esrgan_deploy.runtime._formats import MAX_PIXELS, OUTPUT_FORMATS
+from esrgan_deploy.runtime._tiling import TileOptions, TilePlan
+
+if TYPE_CHECKING:
+    from esrgan_deploy.runtime._upscaler import Upscaler
+
+__all__ = ["main"]
+
+COMMAND = "esrgan-upscale"
+
+
+@one_line_errors(COMMAND)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        TileOptions(tile=options.tile, halo=options.halo)
+    except ValueError as error:
+        parser.error(str(error))
+    return _upscale(options)
+
+
+def _upscale(options: argparse.Namespace) -> int:
+    # Here, so that --help does not wait for numpy.
+    from esrgan_deploy.runtime._picture_reader import read_picture
+    from esrgan_deploy.runtime._picture_writer import check_fits, check_output, write_picture
+    from esrgan_deploy.runtime._upscaler import Upscaler
+
+    source: Path = options.input
+    if options.output is not None:
+        check_output(options.output, source=source, force=options.force)
+    picture = read_picture(source, max_pixels=options.max_pixels)
+    with Upscaler(
+        options.model,
+        tile=options.tile,
+        halo=options.halo,
+        providers=options.provider,
+        threads=options.threads,
+    ) as upscaler:
+        output = options.output or source.with_name(f"{source.stem}_x{float(upscaler.info.scale):g}.png")
+        check_output(output, source=source, force=options.force)
+        plan = upscaler.plan(*picture.pixels.shape[:2])
+        notes = check_fits(output, picture, *plan.out_size)
+        if upscaler.info.form == "uint8" and picture.pixels.dtype.itemsize > 1:
+            notes = ("the model computes on 8 bits: use one of the float form to keep 16", *notes)
+        started = time.perf_counter()
+        enlarged = picture.with_pixels(upscaler.upscale(picture.pixels, progress=_progress()))
+        summary = _summary(output, upscaler, plan, time.perf_counter() - started)
+    # The model is closed by now: encoders hold a second copy of the picture.
+    write_picture(output, enlarged, force=options.force)
+    print(summary)
+    for note in (*picture.notes, *notes):
+        print(f"{COMMAND}: note: {note}", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description="Enlarge a picture with an ESRGAN-family model.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("input", type=Path, help="PNG, JPEG, WebP, TIFF or BMP")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"what to write, by suffix: {' '.join(OUTPUT_FORMATS)}; default: INPUT_x4.png beside the input",
+    )
+    add(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="an artefact of esrgan-export (default: the shipped model)",
+    )
+    add(
+        "--tile",
+        type=_tile,
+        default="auto",
+        metavar="auto|N|0",
+        help="edge of the tiles in input pixels, 0 for the whole picture at once (default: auto, up to 256)",
+    )
+    add(
+        "--halo",
+        type=_at_least(0),
+        default=16,
+        metavar="N",
+        help="input pixels around a tile that are computed and thrown away (default: 16)",
+    )
+    add("--force", action="store_true", help="replace an existing output")
+    add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: ONNX Runtime's choice)")
+    add(
+        "--provider",
+        action="append",
+        metavar="NAME",
+        help="ONNX Runtime provider, such as cpu or cuda; repeat it in order of preference "
+        "(default: cuda where it is present, else cpu)",
+    )
+    add(
+        "--max-pixels",
+        type=_at_least(1),
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"refuse an input of more pixels (default: {MAX_PIXELS})",
+    )
+    return parser
+
+
+def _tile(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'auto' nor a number of pixels") from None
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is under {least}")
+        return value
+
+    number.__name__ = "number"
+    return number
+
+
+def _summary(output: Path, upscaler: "Upscaler", plan: TilePlan, seconds: float) -> str:
+    info = upscaler.info
+    tiles = "untiled"
+    if plan.count > 1:
+        tiles = f"{plan.count} tiles of {plan.tile[1]}x{plan.tile[0]}, halo {plan.halo}"
+    height, width = plan.out_size
+    return (
+        f"{output}: {plan.width}x{plan.height} -> {width}x{height} with {info.name} "
+        f"(x{float(info.scale):g}, {info.provider}), {tiles}, {seconds:.1f} s"
+    )
+
+
+def _progress() -> Callable[[int, int], None] | None:
+    if not sys.stderr.isatty():
+        return None
+    started = time.perf_counter()
+
+    def show(done: int, total: int) -> None:
+        left = (time.perf_counter() - started) * (total - done) / done
+        line = f"{100 * done // total:3d} %, tile {done} of {total}, {left:.0f} s left"
+        # The line is cleared by its own end, so that what follows starts on a clean one.
+        print(f"\r{line:<60}\r" if done < total else f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)
+
+    return show

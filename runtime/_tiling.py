@@ -1,0 +1,231 @@
+"""Where tiles lie: pure arithmetic, without a pixel."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Literal
+
+from esrgan_deploy._errors import InferenceError
+
+__all__ = ["AUTO_TILE", "Span", "Tile", "TileOptions", "TilePlan", "plan_tiles"]
+
+# Edge of the largest tile that `auto` makes. A 64-channel x4 net holds about 0.3 GiB per float32 feature map
+# of that tile at the output's size, so the whole run stays near one GiB.
+AUTO_TILE = 256
+
+UNBOUNDED = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """How a picture is cut.
+
+    Attributes:
+        tile: Edge of the square tile in input pixels, halo included; 0 for the whole picture at once;
+            ``"auto"`` for the whole picture where it is small and tiles of at most 256 where it is not.
+        halo: Input pixels around a tile that the net sees and that are thrown away afterwards.
+    """
+
+    tile: int | Literal["auto"] = "auto"
+    halo: int = 16
+
+    def __post_init__(self) -> None:
+        if self.tile != "auto" and (not isinstance(self.tile, int) or self.tile < 0):
+            raise ValueError(f"tile is {self.tile!r}; it is 'auto', 0 for untiled, or a number of pixels")
+        if not isinstance(self.halo, int) or self.halo < 0:
+            raise ValueError(f"halo is {self.halo!r}; it is a number of pixels, 0 or more")
+        if isinstance(self.tile, int) and 0 < self.tile <= 2 * self.halo:
+            raise ValueError(
+                f"a tile of {self.tile} leaves nothing between two halos of {self.halo}; "
+                f"use a tile of at least {2 * self.halo + 1} or a smaller halo"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One tile along one axis, in input pixels: where it starts, and the part of it that is kept."""
+
+    origin: int
+    keep_start: int
+    keep_stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One tile: a row span and a column span."""
+
+    row: Span
+    column: Span
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TilePlan:
+    """A picture cut into tiles of one shape.
+
+    Attributes:
+        height: Rows of the input picture.
+        width: Columns of the input picture.
+        tile: ``(rows, columns)`` of every tile.
+        halo: The halo after rounding up to the alignment; every kept pixel is at least this far from its
+            tile's border, unless that border is the picture's own.
+        scale: Output pixels per input pixel and axis.
+        batch: Tiles that go through the net together.
+        rows: The tiles along the height.
+        columns: The tiles along the width.
+    """
+
+    height: int
+    width: int
+    tile: tuple[int, int]
+    halo: int
+    scale: Fraction
+    batch: int
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return len(self.rows) * len(self.columns)
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """``(height, width)`` of the output: ``floor(size * scale)``, as ONNX Resize computes it."""
+        return math.floor(self.height * self.scale), math.floor(self.width * self.scale)
+
+    @property
+    def out_tile(self) -> tuple[int, int]:
+        """``(rows, columns)`` that the net makes of one tile."""
+        return math.floor(self.tile[0] * self.scale), math.floor(self.tile[1] * self.scale)
+
+    def tiles(self) -> Iterator[Tile]:
+        """Yield the tiles by rows, so that the output fills from the top."""
+        for row, column in itertools.product(self.rows, self.columns):
+            yield Tile(row, column)
+
+    def batches(self) -> Iterator[tuple[Tile, ...]]:
+        """Yield groups of ``batch`` tiles; the last one may be shorter."""
+        tiles = self.tiles()
+        while group := tuple(itertools.islice(tiles, self.batch)):
+            yield group
+
+    def out_range(self, span: Span) -> tuple[int, int]:
+        """Return the half-open range of output pixels that the kept part of a span becomes."""
+        return math.floor(span.keep_start * self.scale), math.floor(span.keep_stop * self.scale)
+
+    def out_origin(self, span: Span) -> int:
+        """Return the output pixel where the tile starts; whole, because origins are aligned to the scale."""
+        return math.floor(span.origin * self.scale)
+
+
+def plan_tiles(
+    height: int,
+    width: int,
+    *,
+    tile: int | Literal["auto"] = "auto",
+    halo: int = 16,
+    multiple: int = 1,
+    scale: Fraction | int = 1,
+    batch: int = 1,
+    least: tuple[int, int] = (1, 1),
+    most: tuple[int, int] = (UNBOUNDED, UNBOUNDED),
+) -> TilePlan:
+    """Cut a picture into tiles of one shape that overlap by two halos and cover every pixel exactly once.
+
+    Tiles at the right and bottom edge are shifted inward, so they are never smaller than the others. Origins
+    and the borders of the kept parts are multiples of the size multiple (a pixel-unshuffle groups the same
+    pixels in a tile as in the whole picture) and of the scale's denominator (an x1.5 net maps them to whole
+    output pixels). A picture smaller than a tile gets a tile of its own size, rounded up.
+
+    Args:
+        height: Rows of the picture, at least 1.
+        width: Columns of the picture, at least 1.
+        tile: See `TileOptions`; rounded up to the alignment.
+        halo: See `TileOptions`; rounded up to the alignment.
+        multiple: Tile heights and widths must be multiples of this.
+        scale: Output pixels per input pixel and axis.
+        batch: Tiles that go through the net together.
+        least: ``(rows, columns)`` of the smallest tile that the net takes.
+        most: ``(rows, columns)`` of the largest tile that the net takes.
+
+    Raises:
+        InferenceError: No tile of the asked size can be placed.
+    """
+    if height < 1 or width < 1:
+        raise InferenceError(f"the picture is {width}x{height} pixels; it needs at least 1x1")
+    TileOptions(tile=tile, halo=halo)
+    ratio = Fraction(scale)
+    align = math.lcm(multiple, ratio.denominator)
+    untiled = tile == 0 or (tile == "auto" and height * width <= AUTO_TILE**2)
+    border = _round_up(halo, align)
+    spans: list[tuple[Span, ...]] = []
+    extents: list[int] = []
+    for axis, length in enumerate((height, width)):
+        low, high = _round_up(least[axis], multiple), most[axis] // multiple * multiple
+        whole = max(_round_up(length, multiple), low)
+        if whole <= high and (untiled or whole <= _edge(tile)):
+            extents.append(whole)
+            spans.append((Span(0, 0, length),))
+            continue
+        if tile == 0:
+            raise InferenceError(
+                f"the picture is {width}x{height} pixels and the model takes at most "
+                f"{most[1]}x{most[0]}; use tile 'auto'"
+            )
+        edge = _tile_edge(length, tile, border, align, low, high, ratio)
+        extents.append(edge)
+        spans.append(_spans(length, edge, border, align))
+    return TilePlan(
+        height=height,
+        width=width,
+        tile=(extents[0], extents[1]),
+        halo=border,
+        scale=ratio,
+        batch=batch,
+        rows=spans[0],
+        columns=spans[1],
+    )
+
+
+def _tile_edge(
+    length: int, tile: int | Literal["auto"], halo: int, align: int, low: int, high: int, scale: Fraction
+) -> int:
+    # What was asked for, rounded up to the alignment and brought into what the net takes.
+    edge = min(max(_round_up(_edge(tile), align), _round_up(low, align)), high // align * align)
+    if align > _edge(tile):
+        raise InferenceError(
+            f"a scale of {float(scale):g} meets whole output pixels only every {align} input pixels, which "
+            f"is more than a tile of {_edge(tile)}; use tile 0 (the whole picture at once) "
+            f"or a tile of {2 * halo + align}"
+        )
+    if edge < 2 * halo + align:
+        raise InferenceError(
+            f"a tile of {edge} leaves nothing between two halos of {halo} pixels; "
+            f"use a halo of at most {max(0, (edge - align) // 2 // align * align)}, or a larger tile"
+        )
+    if tile != "auto" or low >= edge:
+        return edge
+    # The same number of tiles, each no larger than needed: 300 pixels become 2 x 166, not 2 x 256.
+    padded = _round_up(length, align)
+    number = math.ceil((padded - 2 * halo) / (edge - 2 * halo))
+    even = math.ceil((padded + 2 * halo * (number - 1)) / number)
+    return max(_round_up(even, align), _round_up(low, align))
+
+
+def _spans(length: int, edge: int, halo: int, align: int) -> tuple[Span, ...]:
+    last = max(_round_up(length, align), edge) - edge
+    step = edge - 2 * halo
+    origins = [*range(0, last, step), last]
+    # Half-way through the overlap, as far as possible from both tiles' borders.
+    cuts = [(b + a + edge) // 2 // align * align for a, b in itertools.pairwise(origins)]
+    return tuple(map(Span, origins, [0, *cuts], [*cuts, length]))
+
+
+def _edge(tile: int | Literal["auto"]) -> int:
+    return AUTO_TILE if tile == "auto" else tile
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step

@@ -1,0 +1,220 @@
+"""The command esrgan-upscale from end to end."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from esrgan_deploy.runtime import Picture, read_picture, write_picture
+from esrgan_deploy.runtime._cli import main
+
+Make = Callable[..., Path]
+Noise = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def lr(tmp_path: Path, noise: Noise) -> Path:
+    """A small picture on disk."""
+    Image.fromarray(noise(20, 30, 3)).save(tmp_path / "in.png")
+    return tmp_path / "in.png"
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must end with exit status 1 and one line; return the line."""
+    assert main([str(argument) for argument in arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("esrgan-upscale: ")
+    return printed.err
+
+
+@pytest.mark.parametrize("io", [{}, {"form": "uint8"}, {"dtype": "fp16"}], ids=["fp32", "uint8", "fp16"])
+def test_a_photograph_end_to_end(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], io: dict[str, str]
+) -> None:
+    """The whole way: file, tiles, net, file; and the line says what was made, from what, with what."""
+    photograph = skimage.data.astronaut()[100:301, 80:401]
+    Image.fromarray(photograph).save(tmp_path / "in.png")
+    model = make("nearest", name="net.onnx", io=io)
+    arguments = ["in.png", "-o", "big.png", "--model", "net.onnx", "--tile", "96", "--threads", "1"]
+    arguments = [str(tmp_path / a) if "." in a else a for a in arguments]
+    assert model.name in arguments[4]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    made = r"big\.png: 321x201 -> 1284x804 with net\.onnx \(x4, ONNX Runtime [\d.]+, CPU\), "
+    assert re.search(made + "15 tiles of 96x96, halo 16", out)
+    with Image.open(tmp_path / "big.png") as image:
+        expected = np.repeat(np.repeat(photograph, 4, axis=0), 4, axis=1)
+        np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+@pytest.mark.parametrize(("scale", "name"), [(4, "in_x4.png"), (1.5, "in_x1.5.png")])
+def test_the_default_name_says_the_scale(make: Make, lr: Path, scale: float, name: str) -> None:
+    """Beside the input, so that it is found; never the input's own name."""
+    assert main([str(lr), "--model", str(make("nearest", scale=scale))]) == 0
+    assert (lr.parent / name).is_file()
+
+
+def test_metadata_and_alpha_and_depth_travel(make: Make, tmp_path: Path, noise: Noise) -> None:
+    """What read and write keep, the command keeps."""
+    pixels = np.maximum(noise(12, 10, 4, dtype=np.uint16), 1)
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    picture = Picture(pixels=pixels, icc=b"a profile", exif=exif.tobytes(), dpi=(300.0, 300.0))
+    write_picture(tmp_path / "in.png", picture)
+    out = tmp_path / "out.png"
+    assert main([str(tmp_path / "in.png"), "-o", str(out), "--model", str(make("nearest", scale=2))]) == 0
+    back = read_picture(out)
+    np.testing.assert_array_equal(back.pixels, np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1))
+    assert (back.icc, back.exif) == (picture.icc, picture.exif)
+
+
+def test_what_is_lost_is_told_on_stderr(
+    make: Make, tmp_path: Path, noise: Noise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither silent nor an error: the user chose the format and the model."""
+    write_picture(tmp_path / "in.png", Picture(pixels=noise(8, 8, 3, dtype=np.uint16)))
+    model = make("nearest", io={"form": "uint8"})
+    assert main([str(tmp_path / "in.png"), "-o", str(tmp_path / "out.jpg"), "--model", str(model)]) == 0
+    err = capsys.readouterr().err
+    assert "note: JPEG holds 8 bits" in err
+    assert "note: the model computes on 8 bits" in err
+
+
+def test_existing_outputs_need_force(make: Make, lr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also under the default name, which the user did not type; and before an hour of work, not after."""
+    older = lr.with_name("in_x4.png")
+    older.write_bytes(b"older")
+    # This model would fail on this picture if it came to that.
+    assert "--force" in failure(capsys, lr, "--model", make("broken"))
+    assert older.read_bytes() == b"older"
+    model = make("nearest")
+    assert main([str(lr), "--model", str(model), "--force"]) == 0
+    assert older.read_bytes() != b"older"
+
+
+def test_the_input_is_never_the_output(make: Make, lr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--force is for older results, not for the original."""
+    before = lr.read_bytes()
+    assert "is the input" in failure(capsys, lr, "-o", lr, "--model", make("nearest"), "--force")
+    assert lr.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [("out.gif", ".png"), ("gone/out.png", "exists and is writable"), ("out", "no suffix")],
+)
+def test_a_bad_output_is_refused_before_the_model_is_opened(
+    lr: Path, capsys: pytest.CaptureFixture[str], output: str, says: str
+) -> None:
+    """The model here does not exist, and that is not what is complained of."""
+    assert says in failure(capsys, lr, "-o", lr.parent / output, "--model", lr.parent / "gone.onnx")
+
+
+def test_alpha_into_jpeg_is_refused_before_the_work(
+    make: Make, tmp_path: Path, noise: Noise, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And names the formats that hold it."""
+    Image.fromarray(noise(8, 8, 4)).save(tmp_path / "in.png")
+    line = failure(capsys, tmp_path / "in.png", "-o", tmp_path / "out.jpg", "--model", make("broken"))
+    assert "transparency" in line
+    assert ".png" in line
+
+
+def test_a_failing_model_leaves_nothing(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No black picture, no half of one, no temporary file."""
+    Image.new("RGB", (9, 9), "white").save(tmp_path / "in.png")
+    model = make("broken")
+    before = sorted(tmp_path.iterdir())
+    assert "NaN" in failure(capsys, tmp_path / "in.png", "--model", model)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_corrupt_pictures_are_one_line_and_exit_1(
+    assets: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All fourteen that PngSuite corrupted on purpose."""
+    model = make("nearest")
+    for file in sorted((assets / "images" / "pngsuite").glob("x*.png")):
+        assert file.name in failure(capsys, file, "-o", tmp_path / "out.png", "--model", model)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--tile", "some"],
+        ["--tile", "-5"],
+        ["--halo", "-1"],
+        ["--tile", "32", "--halo", "16"],
+        ["--threads", "0"],
+        ["--threads", "many"],
+        ["--max-pixels", "0"],
+        ["--unknown"],
+    ],
+)
+def test_usage_errors_are_exit_2(lr: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A script tells a wrong call from a bad picture by the status."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(lr), *arguments] if arguments else [])
+    assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_pixel_limit_can_be_raised(make: Make, lr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line says the number to give."""
+    line = failure(capsys, lr, "--model", make("nearest"), "--max-pixels", "599")
+    assert "--max-pixels 600" in line
+    assert main([str(lr), "--model", str(make("nearest")), "--max-pixels", "600"]) == 0
+
+
+def test_a_one_pixel_picture_is_enlarged(make: Make, tmp_path: Path) -> None:
+    """Also by a net that wants multiples of four."""
+    Image.new("RGB", (1, 1), (9, 99, 199)).save(tmp_path / "in.png")
+    out = tmp_path / "out.png"
+    assert main([str(tmp_path / "in.png"), "-o", str(out), "--model", str(make("unshuffled", factor=4))]) == 0
+    assert read_picture(out).pixels.shape == (2, 2, 3)
+
+
+def test_progress_is_shown_on_a_terminal_only(make: Make, lr: Path) -> None:
+    """In a log file a carriage return per tile is a page of noise."""
+    code = "import sys; from esrgan_deploy.runtime._cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, str(lr), "--model", str(make("nearest")), "--force"]
+    command += ["--tile", "12", "--halo", "2"]
+    piped = subprocess.run(command, capture_output=True, check=True)
+    assert piped.stderr == b""
+    leader, follower = pty.openpty()
+    subprocess.run(command, stderr=follower, stdout=subprocess.DEVNULL, check=True)
+    os.close(follower)
+    seen = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert "tile 1 of 8" in seen
+    assert seen.endswith("\r")
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.tif", "out.jpg", "out.webp", "out.bmp"])
+def test_a_full_disk_leaves_nothing(make: Make, lr: Path, name: str) -> None:
+    """A limit on file sizes fails as a full disk does, with a short write first."""
+    model = make("nearest")
+    before = sorted(lr.parent.iterdir())
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+        "from esrgan_deploy.runtime._cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, str(lr), "-o", str(lr.parent / name), "--model", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"esrgan-upscale: .*{name} cannot be written \(.*\n", done.stderr)
+    assert sorted(lr.parent.iterdir()) == before
