@@ -10,6 +10,9 @@ from esrgan_deploy._manifest import Artefact
 from esrgan_deploy.engines import engine_from_onnx
 from esrgan_deploy.export._artefacts import Interchange, judged
 from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._reference import Pairs
+from esrgan_deploy.export._verify import verify_session
+from esrgan_deploy.runtime import open_session
 
 __all__ = ["build_plan", "plan_flavour"]
 
