@@ -130,12 +130,20 @@ def _from_metadata(graph: Any) -> _Facts | None:
             size_multiple=int(data["size_multiple"]),
             in_channels=int(data["spec"]["in_channels"]),
             out_channels=int(data["spec"]["out_channels"]),
-            spec=ModelSpec.from_json(data["spec"]),
+            spec=_spec(data["spec"]),
             precision=str(data.get("precision", "")),
         )
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
     return facts if facts.scale > 0 and facts.size_multiple > 0 else None
+
+
+def _spec(data: dict[str, Any]) -> ModelSpec | None:
+    # Running a graph takes four of its numbers; the rest only says how much it computes.
+    try:
+        return ModelSpec.from_json(data)
+    except (TypeError, ValueError):
+        return None
 
 
 def _measure(path: Path, run: Run, declared: _Input, channels: int) -> _Facts:
