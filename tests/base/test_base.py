@@ -1,0 +1,167 @@
+"""What every room stands on."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+from esrgan_deploy import _errors
+from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._errors import CheckpointError, EsrganDeployError, ExportError, MissingDependencyError
+from esrgan_deploy._files import replaced_atomically, sha256_of
+from esrgan_deploy._manifest import Artefact, Manifest, find_manifest, load_manifest, save_manifest
+from esrgan_deploy._optional import require
+from esrgan_deploy._spec import ModelSpec
+
+SPEC = ModelSpec(
+    architecture="rrdbnet",
+    scale=4,
+    in_channels=3,
+    out_channels=3,
+    features=64,
+    blocks=23,
+    growth=32,
+    source_sha256="0" * 64,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mflop"),
+    [
+        ({}, 35.85),
+        ({"blocks": 6}, 11.41),
+        ({"scale": 2, "unshuffle": 2}, 8.97),
+        ({"scale": 2}, 33.75),
+        ({"architecture": "srvggnetcompact", "blocks": 16, "growth": 0}, 1.238),
+        ({"architecture": "srvggnetcompact", "blocks": 32, "growth": 0}, 2.418),
+        ({"architecture": "srvggnetcompact", "scale": 2, "blocks": 16, "growth": 0}, 1.197),
+    ],
+)
+def test_flops_are_those_that_the_field_counts(changes, mflop):
+    """TFLOP/s of a bench that counts otherwise compare with nobody's."""
+    counted = dataclasses.replace(SPEC, **changes).flops_per_pixel
+    assert counted / 1e6 == pytest.approx(mflop, rel=5e-4)
+
+
+def test_flops_of_an_unknown_architecture_are_unknown():
+    """A constant would be wrong for every other net."""
+    assert dataclasses.replace(SPEC, architecture="onnx").flops_per_pixel is None
+
+
+def test_a_specification_survives_json_and_later_keys():
+    """A manifest of a newer version would otherwise break an older runtime."""
+    assert ModelSpec.from_json({**SPEC.to_json(), "colour": "new"}) == SPEC
+
+
+def test_a_scale_of_zero_is_refused():
+    """It would divide by zero far from here."""
+    with pytest.raises(ValueError, match=r"ModelSpec\.scale is 0"):
+        dataclasses.replace(SPEC, scale=0)
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path):
+    """Half a file under the right name looks like a whole one."""
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="full"), replaced_atomically(target) as temporary:
+        temporary.write_bytes(b"ne")
+        raise RuntimeError("full")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    with replaced_atomically(target) as temporary:
+        assert temporary.suffix == ".onnx"
+        temporary.write_bytes(b"new")
+    assert target.read_bytes() == b"new"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def _manifest(path):
+    path.write_bytes(b"abc")
+    artefact = Artefact.from_file(
+        path, kind="onnx", precision="fp16", shapes=((1, 2, 3), (1, 4, 5), (2, 6, 7))
+    )
+    return Manifest(spec=SPEC, source="net.pth", artefacts=(artefact,))
+
+
+def test_a_manifest_comes_back_as_it_was(tmp_path):
+    """A field that is lost on the way is a proof that is lost."""
+    manifest = _manifest(tmp_path / "model.fp16.onnx")
+    save_manifest(manifest, tmp_path / "model.json")
+    assert load_manifest(tmp_path / "model.json") == manifest
+    assert manifest.artefacts[0].sha256 == sha256_of(tmp_path / "model.fp16.onnx")
+    assert find_manifest(tmp_path / "model.fp16.onnx") == tmp_path / "model.json"
+    assert find_manifest(tmp_path / "other.onnx") is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "spec": {}}', "<html>"])
+def test_a_broken_manifest_is_one_error_of_ours(tmp_path, text):
+    """A KeyError in the runtime says nothing to its user."""
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(ExportError, match="is not a manifest of this package"):
+        load_manifest(tmp_path / "model.json")
+
+
+def test_a_missing_package_names_its_install_line():
+    """ModuleNotFoundError tells nobody which extra brings it."""
+    with pytest.raises(MissingDependencyError, match=r"pip install 'esrgan-deploy\[pycuda\]'"):
+        require("no_such_package_at_all", extra="pycuda")
+
+
+def test_two_onnxruntimes_are_refused(tmp_path):
+    """Both unpack into one folder, and what is left fails in ways that name neither."""
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        folder = tmp_path / f"{name}-1.99.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.99\n"
+        )
+    code = "from esrgan_deploy._optional import require; require('onnxruntime', extra='cpu')"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    last = result.stderr.strip().splitlines()[-1]
+    assert "the extras cpu and cuda exclude each other" in last
+    assert "onnxruntime-gpu 1.99" in last
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (CheckpointError("two\nlines"), 1, "tool: two lines"),
+        (
+            OSError(28, "No space left on device", "out/model.onnx"),
+            1,
+            "tool: No space left on device: out/model.onnx",
+        ),
+        (KeyboardInterrupt(), 130, "tool: stopped by Ctrl-C; nothing was left half-written"),
+    ],
+)
+def test_an_own_error_is_one_line_and_its_status(capsys, error, status, line):
+    """A traceback for a typo in a path scares users away."""
+
+    @one_line_errors("tool")
+    def main() -> int:
+        raise error
+
+    assert main() == status
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_a_bug_keeps_its_traceback():
+    """Hidden behind one line it could never be found."""
+
+    @one_line_errors("tool")
+    def main() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_every_error_is_one_of_ours():
+    """`except EsrganDeployError` must catch all that is raised on purpose."""
+    for name in _errors.__all__:
+        assert issubclass(getattr(_errors, name), EsrganDeployError)

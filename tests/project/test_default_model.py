@@ -1,0 +1,84 @@
+"""The model that ships is a trained one, and its two files are one net."""
+
+import subprocess
+import sys
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+
+from esrgan_deploy import Upscaler
+from esrgan_deploy._metrics import crop_border, luma, psnr
+from esrgan_deploy.export import load_checkpoint
+from esrgan_deploy.export._golden import golden_pictures
+from esrgan_deploy.export._ort import run, session_of
+from esrgan_deploy.export._reference import planar
+from esrgan_deploy.training._bicubic import bicubic_downscale
+
+MODELS = resources.files("esrgan_deploy.models")
+
+
+def test_graph_and_weights_are_one_net():
+    """Trained anew and only half put in place, the quick start would verify another model than it runs."""
+    with resources.as_file(MODELS / "default.safetensors") as path:
+        checkpoint = load_checkpoint(path)
+    module = checkpoint.module()
+    with resources.as_file(MODELS / "default.onnx") as path:
+        session = session_of(path)
+    for picture in golden_pictures(3).values():
+        expected = module(torch.from_numpy(planar(picture))).numpy()
+        # The 0.2 of the blocks is folded before the weights are rounded to fp16 for storage.
+        np.testing.assert_allclose(run(session, planar(picture))[0], expected, atol=1e-3)
+
+
+def test_both_files_fit_the_wheel():
+    """Two megabytes is what the default model may weigh."""
+    for name in ("default.safetensors", "default.onnx"):
+        assert 100_000 < len((MODELS / name).read_bytes()) < 2_000_000
+
+
+@pytest.mark.parametrize("name", ["astronaut.png", "coffee.png", "chelsea.png"])
+def test_it_beats_bicubic_on_pictures_that_it_never_saw(name):
+    """Random weights, or a channel order mixed up, would pass every test of parity."""
+    image = pytest.importorskip("PIL.Image")
+    path = resources.files("skimage") / "data" / name
+    if not path.is_file():
+        pytest.skip(f"this scikit-image does not ship {name}")
+    with resources.as_file(path) as file, image.open(file) as opened:
+        hr = np.asarray(opened.convert("RGB"))
+    hr = hr[: hr.shape[0] // 4 * 4, : hr.shape[1] // 4 * 4]
+    lr = bicubic_downscale(hr, 4)
+    bicubic = np.asarray(image.fromarray(lr).resize(hr.shape[1::-1], image.Resampling.BICUBIC))
+    with Upscaler() as up:
+        ours = up.upscale(lr)
+
+    def quality(picture):
+        return psnr(luma(crop_border(hr, 4)), luma(crop_border(picture, 4)))
+
+    assert quality(ours) > quality(bicubic) + 0.5
+
+
+def test_the_training_script_runs_and_its_weights_load(tmp_path):
+    """The card says how the model was made; the command in it has to work."""
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(2):
+        image.fromarray(rng.integers(0, 256, (70, 66, 3), np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    command = [
+        sys.executable,
+        "-m",
+        "esrgan_deploy.training._l1",
+        "--minutes",
+        "0.02",
+        "--features",
+        "8",
+        "--growth",
+        "4",
+    ]
+    command += ["--blocks", "1", "--crop", "12", "--batch", "2", "-o", "w.safetensors", "pictures"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    spec = load_checkpoint(tmp_path / "w.safetensors").spec
+    assert (spec.features, spec.growth, spec.blocks, spec.scale) == (8, 4, 1, 4)
