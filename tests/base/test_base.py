@@ -132,9 +132,9 @@ def test_two_onnxruntimes_are_refused(tmp_path):
     [
         (CheckpointError("two\nlines"), 1, "tool: two lines"),
         (
-            OSError(28, "No space left on device", "out/model.onnx"),
+            OSError(28, "No space left on device", "m.onnx"),
             1,
-            "tool: No space left on device: out/model.onnx",
+            "tool: No space left on device: m.onnx",
         ),
         (KeyboardInterrupt(), 130, "tool: stopped by Ctrl-C; nothing was left half-written"),
     ],
