@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     print(parity_table(manifest.artefacts))
     print(_summary(manifest, folder, time.perf_counter() - started))
     if size is not None:
-        for artefact in manifest.artefacts:
-            if artefact.kind == "onnx" and (artefact.built_from or len(options.precisions) == 0):
-                print(explain(folder / artefact.file, options.build, *size))
+        graphs = [artefact for artefact in manifest.artefacts if artefact.kind == "onnx"]
+        for graph in graphs[1:] or graphs:
+            print(explain(folder / graph.file, options.build, *size))
     refuse_breaches(manifest.artefacts, folder / MANIFEST)
     return 0
 
@@ -99,6 +99,7 @@ def _summary(manifest: Manifest, folder: Path, seconds: float) -> str:
         ]
         lines.append(f"  {artefact.file:20} {artefact.size / 2**20:7.2f} MiB  {state}")
     lines.append(f"  {MANIFEST:20}               what each of them is, and these figures")
-    last = next((a for a in reversed(manifest.artefacts) if a.kind == "onnx"), manifest.artefacts[0])
-    lines.append(f"next: esrgan-upscale picture.png -o enlarged.png --model {folder / last.file}")
+    # ONNX Runtime has no bf16 convolution on a processor.
+    graphs = [a for a in manifest.artefacts if a.kind == "onnx" and a.precision != "bf16"]
+    lines.append(f"next: esrgan-upscale picture.png -o enlarged.png --model {folder / graphs[-1].file}")
     return "\n".join(lines)

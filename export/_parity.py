@@ -30,12 +30,12 @@ class Bound:
     max_bias: float
 
 
-# fp32 has no excuse but the order of its sums; fp16 rounds to 11 bits, bf16 to 8, which is about two levels of
-# white at every store, and no more than that is asked of it.
+# fp32 has no excuse but the order of its sums. fp16 rounds to 11 bits. bf16 rounds to 8, which is up to half a level
+# of white at the last store alone: nets of this family were seen at 48 to 55 dB, with a shift of up to 0.3 levels.
 BOUNDS = {
     "fp32": Bound(max_abs=1e-4, min_psnr=70.0, min_within_one=1.0, max_bias=0.01),
     "fp16": Bound(min_psnr=50.0, min_within_one=0.999, max_bias=0.1),
-    "bf16": Bound(min_psnr=36.0, min_within_one=0.5, max_bias=1.0),
+    "bf16": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
 }
 
 
