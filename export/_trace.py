@@ -4,20 +4,19 @@ import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
-from torch import Tensor, nn
+from torch import nn
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export._compact import SRVGGNetCompact
+from esrgan_deploy.export._dialects import empty_net
 from esrgan_deploy.export._rewrite import fold_input
-from esrgan_deploy.export._rrdbnet import RRDBNet
 
-__all__ = ["build_module", "trace"]
+__all__ = ["trace"]
 
 OPSETS = range(17, 24)
 
@@ -50,7 +49,9 @@ def trace(module: nn.Module, spec: ModelSpec, *, opset: int = 20) -> ir.Model:
             unshuffle=1,
             size_multiple=1,
         )
-        traced = build_module(folded, module.state_dict())
+        traced = empty_net(folded)
+        traced.load_state_dict(module.state_dict(), assign=True)
+        traced = traced.eval().requires_grad_(False)
     model = _torch_export(traced, folded, opset)
     if folded is not spec:
         fold_input(model, spec.unshuffle)
@@ -59,25 +60,6 @@ def trace(module: nn.Module, spec: ModelSpec, *, opset: int = 20) -> ir.Model:
     model.producer_name, model.producer_version = "esrgan-deploy", ""
     model.graph.name = spec.architecture
     return model
-
-
-def build_module(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return the module of a specification with these weights, in eval mode, its parameters frozen.
-
-    Raises:
-        ExportError: The architecture is not one that is built here.
-    """
-    kinds: dict[str, type[RRDBNet] | type[SRVGGNetCompact]] = {
-        "rrdbnet": RRDBNet,
-        "srvggnetcompact": SRVGGNetCompact,
-    }
-    if spec.architecture not in kinds:
-        raise ExportError(f"{spec.architecture!r} is not built here; known: {', '.join(sorted(kinds))}")
-    # On the meta device the initialisation, seconds for a large net, is skipped.
-    with torch.device("meta"):
-        module = kinds[spec.architecture](spec)
-    module.load_state_dict(dict(tensors), assign=True)
-    return module.eval().requires_grad_(False)
 
 
 def _torch_export(module: nn.Module, spec: ModelSpec, opset: int) -> ir.Model:

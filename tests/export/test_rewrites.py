@@ -20,7 +20,7 @@ from esrgan_deploy.export._precision import to_precision
 from esrgan_deploy.export._reference import resized
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._rounding import rounding_model
-from esrgan_deploy.export._trace import build_module, trace
+from esrgan_deploy.export._trace import trace
 
 SPEC = ModelSpec(
     architecture="rrdbnet",
@@ -282,11 +282,3 @@ def test_bf16_is_measured_coarser_than_fp16(traced, form):
             picture = planar.astype(np.float16) if precision == "fp16" else planar
             errors[precision] = np.abs(_run(rounding_model(half, precision), picture) - exact).mean()
     assert 3 * errors["fp16"] < errors["bf16"] < 30 * errors["fp16"]
-
-
-def test_build_module_gives_back_the_weights(traced):
-    """Assigned to other parameters the net would compute something else, in silence."""
-    module, _ = traced
-    again = build_module(SPEC, module.state_dict())
-    batch = torch.from_numpy(_picture())
-    assert torch.equal(again(batch), module(batch))
