@@ -47,7 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="folder to write (default: the model's name)"
     )
-    parser.add_argument("--force", action="store_true", help="replace artefacts that are there already")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace the export that is there, all of it",
+    )
     parser.add_argument("--offline", action="store_true", help="never download; say what is missing")
     parser.add_argument("--list", action="store_true", help="list the official names and stop")
 
@@ -77,9 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="scale of the checkpoint, where its keys leave it open (x3 of old ESRGAN)",
     )
-    graph.add_argument(
-        "--opset", type=int, default=20, metavar="N", help="ONNX operator set, 17 to 23 (default: 20)"
-    )
+    graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, 17 to 23 (default: 20)")
     graph.add_argument(
         "--denoise-strength",
         type=float,

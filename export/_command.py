@@ -1,6 +1,7 @@
 """What ``esrgan-export`` does once its arguments are known to be good."""
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -101,5 +102,7 @@ def _summary(manifest: Manifest, folder: Path, seconds: float) -> str:
     lines.append(f"  {MANIFEST:20}               what each of them is, and these figures")
     # ONNX Runtime has no bf16 convolution on a processor.
     graphs = [a for a in manifest.artefacts if a.kind == "onnx" and a.precision != "bf16"]
-    lines.append(f"next: esrgan-upscale picture.png -o enlarged.png --model {folder / graphs[-1].file}")
+    lines.append(
+        f"next: esrgan-upscale picture.png -o enlarged.png --model {shlex.quote(str(folder / graphs[-1].file))}"
+    )
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 from esrgan_deploy import _optional
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
+from esrgan_deploy.engines import preflight
 from esrgan_deploy.export._artefacts import Interchange, prove_graph, write_graph, write_interchange
 from esrgan_deploy.export._golden import golden_pictures, noise_pictures, save_golden
 from esrgan_deploy.export._options import ExportOptions
@@ -61,12 +62,18 @@ def export_model(
     _optional.require("onnxruntime", extra="cpu")
     flavour = plan_flavour(options)
     _refuse_overwriting(folder, options, plan=flavour is not None)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".esrgan-export-", dir=folder.parent) as name:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".esrgan-export-", dir=folder.parent)
+    except OSError as error:
+        raise ExportError(
+            f"{folder} cannot be made ({error.strerror}). Choose another folder with -o"
+        ) from error
+    with temporary as name:
         staging = Path(name)
         manifest = _make(model, staging, options, flavour is not None, say)
         save_manifest(manifest, staging / MANIFEST)
-        _publish(staging, folder)
+        _publish(staging, folder, say)
     return manifest
 
 
@@ -75,14 +82,21 @@ def _make(
 ) -> Manifest:
     source = open_source(model, options, say=say)
     base = write_interchange(source, staging)
+    graphs = {
+        precision: _graph_for(source, base, precision, options, staging) for precision in options.precisions
+    }
     say(f"wrote model.onnx: {base.nested} concatenations nested, {base.folded} residual scales folded")
     shapes = options.build.shapes.checked(base.size_multiple)
+    if plan:
+        # What cannot be built is refused before minutes are spent on its proof.
+        for graph in graphs.values():
+            preflight(graph, shapes, memory_limit=options.build.memory_limit)
     sets = _reference_sets(source, base, options, say)
     warnings = _warnings(source, base, options, sets)
     for warning in warnings:
         say(f"warning: {warning}")
 
-    say("verifying model.onnx against PyTorch in fp32")
+    say(f"verifying model.onnx against {source.against}")
     dynamic, left_out = verify_shapes(
         base.path,
         source.reference,
@@ -93,9 +107,9 @@ def _make(
     )
     warnings += left_out
     artefacts = [prove_graph(base.path, "fp32", "float", base, sets, extra=(dynamic,))]
-    artefacts.append(_write_golden(sets["golden"], staging))
-    for precision in options.precisions:
-        artefacts += _make_precision(source, base, precision, options, plan, sets, staging, say)
+    artefacts.append(_write_golden(source, sets["golden"], staging))
+    for precision, graph in graphs.items():
+        artefacts += _make_precision(graph, base, precision, options, plan, sets, staging, say)
     return Manifest(
         spec=source.spec,
         source=source.name,
@@ -105,8 +119,16 @@ def _make(
     )
 
 
+def _graph_for(
+    source: Source, base: Interchange, precision: str, options: ExportOptions, staging: Path
+) -> Path:
+    if precision == "fp32" and options.form == "float":
+        return base.path
+    return write_graph(source, base, precision, options, staging)
+
+
 def _make_precision(
-    source: Source,
+    graph: Path,
     base: Interchange,
     precision: str,
     options: ExportOptions,
@@ -116,9 +138,7 @@ def _make_precision(
     say: Callable[[str], None],
 ) -> list[Artefact]:
     made = []
-    graph = base.path
-    if precision != "fp32" or options.form != "float":
-        graph = write_graph(source, base, precision, options, staging)
+    if graph != base.path:
         say(f"verifying {graph.name}")
         made.append(prove_graph(graph, precision, options.form, base, sets))
     if plan:
@@ -135,7 +155,7 @@ def _reference_sets(
     pictures = {"noise": noise_pictures(channels, multiple), "golden": golden_pictures(channels, multiple)}
     if options.images is not None:
         pictures["images"] = pictures_in(options.images, channels, multiple)
-    say(f"running PyTorch on {sum(map(len, pictures.values()))} pictures")
+    say(f"running {source.against}, on {sum(map(len, pictures.values()))} pictures")
     return {on: reference_pairs(source.reference, chosen) for on, chosen in pictures.items()}
 
 
@@ -151,10 +171,10 @@ def _warnings(source: Source, base: Interchange, options: ExportOptions, sets: d
     return found + overflow_warnings(activation_maxima(base.graph, pictures))
 
 
-def _write_golden(pairs: Pairs, staging: Path) -> Artefact:
+def _write_golden(source: Source, pairs: Pairs, staging: Path) -> Artefact:
     path = staging / "model.golden.npz"
     save_golden(path, pairs)
-    return Artefact.from_file(path, kind="golden", precision="fp32", note="PyTorch's own outputs")
+    return Artefact.from_file(path, kind="golden", precision="fp32", note=f"outputs of {source.against}")
 
 
 def _refuse_overwriting(folder: Path, options: ExportOptions, *, plan: bool) -> None:
@@ -176,7 +196,7 @@ def _refuse_overwriting(folder: Path, options: ExportOptions, *, plan: bool) -> 
         )
 
 
-def _publish(staging: Path, folder: Path) -> None:
+def _publish(staging: Path, folder: Path, say: Callable[[str], None]) -> None:
     folder.mkdir(exist_ok=True)
     stale = set()
     if (folder / MANIFEST).exists():
@@ -191,6 +211,7 @@ def _publish(staging: Path, folder: Path) -> None:
     # The manifest leaves first and comes last, so that at no moment it speaks of other files than it lists.
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in sorted(stale - made):
+        say(f"removing {folder / name}: it belonged to the export that --force replaces")
         (folder / name).unlink(missing_ok=True)
     for name in sorted(made, key=lambda name: (name == MANIFEST, name)):
         (staging / name).replace(folder / name)

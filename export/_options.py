@@ -3,12 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-from esrgan_deploy._errors import ExportError
+from esrgan_deploy._errors import ExportError, MediaError
 from esrgan_deploy.engines import BuildOptions
 
-__all__ = ["FORMS", "PRECISIONS", "ExportOptions"]
+__all__ = ["FORMS", "OPSETS", "PRECISIONS", "ExportOptions"]
 
 FORMS = ("float", "uint8")
+OPSETS = range(17, 24)
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
@@ -19,7 +20,7 @@ class ExportOptions:
     Attributes:
         precisions: Which graphs and plans to make beside the fp32 interchange graph.
         form: ``"float"`` (NCHW 0..1) or ``"uint8"`` (NHWC 0..255), for the graphs that plans are built from.
-        opset: ONNX operator set, 17 to 23.
+        opset: ONNX operator set, 17 to 23; None takes 20, or what a graph that was handed in has.
         outscale: Final size over input size; None for the net's own scale.
         images: A folder of pictures to verify on as well.
         plan: Whether to build plans; None builds them where a TensorRT is installed.
@@ -33,7 +34,7 @@ class ExportOptions:
 
     precisions: tuple[str, ...] = ("fp16",)
     form: str = "float"
-    opset: int = 20
+    opset: int | None = None
     outscale: float | None = None
     images: Path | None = None
     plan: bool | None = None
@@ -52,5 +53,13 @@ class ExportOptions:
             )
         if self.form not in FORMS:
             raise ExportError(f"form {self.form!r} is not one of {', '.join(FORMS)}")
+        if self.opset is not None and self.opset not in OPSETS:
+            raise ExportError(
+                f"opset {self.opset} is not written; 17 to 23 are, and 20 suits TensorRT 10.13 and later"
+            )
+        if self.images is not None and not self.images.is_dir():
+            raise MediaError(
+                f"--images {self.images} is not a folder. Name one that holds .png, .jpg or .webp pictures"
+            )
         if self.outscale is not None and not 0 < self.outscale <= 16:
             raise ExportError(f"outscale {self.outscale:g} is not above 0 and at most 16")

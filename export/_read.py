@@ -168,6 +168,12 @@ def _refused_pickle(message: str, path: Path) -> CheckpointError:
     found = re.search(r"GLOBAL (\S+)", message)
     if found is None:
         reason = re.search(r"(?:WeightsUnpickler error:|(?=Trying to ))\s*([^\n]+)", message)
+        if "Unsupported operand" in message:
+            # torch's reader without execution knows the instructions of pickle protocol 2 alone.
+            return CheckpointError(
+                f"{path} was saved with a pickle protocol above 2 ({one_line(message)[-40:]}), which cannot be read "
+                "without executing it. Save the state_dict again with torch.save and no pickle_protocol"
+            )
         detail = one_line(reason[1])[:200] if reason else "an instruction that weights do not need"
         return CheckpointError(
             f"{path} holds more than weights ({detail}); it was not executed. "

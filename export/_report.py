@@ -28,6 +28,10 @@ def parity_table(artefacts: Sequence[Artefact]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    lines.append(
+        "on: noise, drawn pictures (golden), your --images, dynamic shapes; =0 =1 >1: share of 8-bit samples "
+        "that many levels off; shift: of a colour, in levels"
+    )
     lines += [f"{', '.join(files)}: measured as {how}" for how, files in arithmetic.items()]
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from esrgan_deploy._errors import CheckpointError
+from esrgan_deploy._errors import CheckpointError, ExportError
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._checkpoint import load_checkpoint
 from esrgan_deploy.export._download import resolve_checkpoint
@@ -34,6 +34,7 @@ class Source:
         spec: What it is.
         graph: The float form in fp32, at the net's own scale.
         reference: What every artefact is held against, at the wanted scale.
+        against: What the reference is, in words.
         ratio: Wanted scale over own scale.
     """
 
@@ -42,6 +43,7 @@ class Source:
     spec: ModelSpec
     graph: ir.Model
     reference: Reference
+    against: str
     ratio: Fraction
 
 
@@ -62,11 +64,22 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
         if options.denoise_strength is not None:
             raise CheckpointError(f"{path.name} is a graph: --denoise-strength interpolates two checkpoints")
         graph, spec, reference = load_onnx(path)
+        opset = graph.graph.opset_imports[""]
+        if options.opset not in (None, opset):
+            raise ExportError(
+                f"{path.name} is of opset {opset} and keeps it; leave --opset {options.opset} away"
+            )
         ratio = _ratio(spec, options)
         if ratio != 1:
             reference = _resized(reference, ratio)
         return Source(
-            name=path.name, dialect="onnx", spec=spec, graph=graph, reference=reference, ratio=ratio
+            name=path.name,
+            dialect="onnx",
+            spec=spec,
+            graph=graph,
+            reference=reference,
+            against="the graph as it came, in ONNX Runtime",
+            ratio=ratio,
         )
     checkpoint = load_checkpoint(
         path,
@@ -82,8 +95,9 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
         name=checkpoint.source,
         dialect=checkpoint.dialect,
         spec=spec,
-        graph=trace(module, spec, opset=options.opset),
+        graph=trace(module, spec, opset=options.opset or 20),
         reference=reference_of_module(module, ratio),
+        against="PyTorch in fp32",
         ratio=ratio,
     )
 

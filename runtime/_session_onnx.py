@@ -60,6 +60,11 @@ class OnnxSession:
         try:
             graph = ort.InferenceSession(str(path), settings, providers=wanted)
         except Exception as error:
+            if "NOT_IMPLEMENTED" in str(error):
+                raise InferenceError(
+                    f"{', '.join(wanted)} has no kernel for a part of {path} ({_reason(error)}); bf16 graphs have "
+                    "none on a processor. Use the fp32 or fp16 graph beside it"
+                ) from error
             raise InferenceError(
                 f"ONNX Runtime cannot open {path} ({_reason(error)}). "
                 "If the file is cut off or is no ONNX graph, run: esrgan-export again"

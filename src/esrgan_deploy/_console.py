@@ -1,5 +1,6 @@
 """What the three commands share: how they fail, and how they show progress."""
 
+import errno
 import functools
 import os
 import sys
@@ -8,6 +9,14 @@ from collections.abc import Callable
 from esrgan_deploy._errors import EsrganDeployError
 
 __all__ = ["one_line", "one_line_errors"]
+
+
+_ADVICE = {
+    errno.ENOSPC: ". Free some space or write elsewhere; nothing was left half-written",
+    errno.EFBIG: ". Raise the limit on file sizes (ulimit -f) or write elsewhere; nothing was left half-written",
+    errno.EACCES: ". Write to a folder that is yours",
+    errno.EROFS: ". Write to a folder that can be written",
+}
 
 
 def one_line(text: object) -> str:
@@ -37,10 +46,15 @@ def one_line_errors(command: str) -> Callable[[Callable[..., int]], Callable[...
                 # The reader went away (`| head`): without this the interpreter prints a second error at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 1
+            except MemoryError as error:
+                reason = one_line(error) or "no reason given"
+                print(f"{command}: memory ran out ({reason}). Use a smaller size or tile", file=sys.stderr)
+                return 1
             except OSError as error:
                 where = f": {error.filename}" if error.filename else ""
                 reason = error.strerror or one_line(error)
-                print(f"{command}: {reason}{where}", file=sys.stderr)
+                advice = _ADVICE.get(error.errno or 0, "")
+                print(f"{command}: {reason}{where}{advice}", file=sys.stderr)
                 return 1
 
         return wrapped

@@ -247,7 +247,8 @@ def test_a_checkpoint_that_puts_out_nan_is_refused(small_spec, tmp_path):
         net.conv_last.bias.fill_(3e38)
     torch.save(net.state_dict(), tmp_path / "broken.pth")
     with pytest.raises(ParityError, match="NaN or an infinity"):
-        export_model(tmp_path / "broken.pth", tmp_path / "out", ExportOptions(plan=False, build=STATIC))
+        options = ExportOptions(precisions=("fp32",), plan=False, build=STATIC)
+        export_model(tmp_path / "broken.pth", tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
 
 
@@ -325,3 +326,25 @@ def test_a_session_of_the_runtime_is_verified_as_the_graphs_are(exported):
     (bad,), _ = verify_session(session, {"golden": wrong})
     assert bad.max_abs == pytest.approx(0.1, abs=1e-3)
     session.close()
+
+
+def test_a_range_that_cannot_work_is_refused_before_the_proof(checkpoint, tmp_path):
+    """Minutes of verification would be thrown away for a number that was known at the start."""
+    said = []
+    options = ExportOptions(
+        plan=True, build=BuildOptions(shapes=ShapeRange.parse("1x64x64"), memory_limit=1000)
+    )
+    with pytest.raises(EngineBuildError, match="activations"):
+        export_model(checkpoint, tmp_path / "out", options, say=said.append)
+    assert not [line for line in said if "verifying" in line]
+
+
+def test_a_graph_is_not_said_to_be_held_against_pytorch(exported, tmp_path):
+    """A graph handed in is compared with itself in ONNX Runtime: called PyTorch, the proof would be false."""
+    said = []
+    options = ExportOptions(precisions=("fp32",), plan=False, build=STATIC)
+    manifest = export_model(exported[0] / "model.onnx", tmp_path / "out", options, say=said.append)
+    assert not [line for line in said if "PyTorch" in line]
+    assert manifest.artefact("model.golden.npz").note == "outputs of the graph as it came, in ONNX Runtime"
+    with pytest.raises(ExportError, match="keeps it; leave --opset 18 away"):
+        export_model(exported[0] / "model.onnx", tmp_path / "other", ExportOptions(opset=18, plan=False))

@@ -289,3 +289,11 @@ def test_no_damage_ends_in_anything_but_a_checkpoint_error(
     # Any other exception goes through and fails the test.
     with contextlib.suppress(_errors.CheckpointError):
         assert all(isinstance(value, Tensor) for value in read_tensors(path).values())
+
+
+def test_a_newer_pickle_protocol_is_named(tmp_path):
+    """Told that it holds more than weights, nobody would find out how to save it so that it can be read."""
+    path = tmp_path / "proto4.pth"
+    torch.save({"conv_first.weight": torch.zeros(1)}, path, pickle_protocol=4)
+    with pytest.raises(_errors.CheckpointError, match="pickle protocol above 2"):
+        read_tensors(path)
