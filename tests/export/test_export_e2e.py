@@ -348,3 +348,55 @@ def test_a_graph_is_not_said_to_be_held_against_pytorch(exported, tmp_path):
     assert manifest.artefact("model.golden.npz").note == "outputs of the graph as it came, in ONNX Runtime"
     with pytest.raises(ExportError, match="keeps it; leave --opset 18 away"):
         export_model(exported[0] / "model.onnx", tmp_path / "other", ExportOptions(opset=18, plan=False))
+
+
+def test_a_broken_outscale_tells_what_sizes_it_takes(exported, tmp_path):
+    """x1.5 of a x4 net makes 3 pixels of 8: an odd side would lose its last row, in silence."""
+    options = ExportOptions(outscale=1.5, plan=False, build=STATIC)
+    manifest = export_model(exported[0] / "model.onnx", tmp_path / "out", options)
+    for name in ("model.onnx", "model.fp16.onnx"):
+        artefact = manifest.artefact(name)
+        assert (artefact.outscale, artefact.size_multiple, artefact.verified) == (1.5, 2, True)
+    odd = ExportOptions(outscale=1.5, plan=False, build=BuildOptions(shapes=ShapeRange.parse("1x15x16")))
+    with pytest.raises(EngineBuildError, match="multiples of 2"):
+        export_model(exported[0] / "model.onnx", tmp_path / "odd", odd)
+
+
+def test_a_shape_that_costs_minutes_is_left_out_and_said_so(exported):
+    """Left out without a word, the report would claim a corner that nobody ran."""
+    from esrgan_deploy.export._verify import verify_shapes
+
+    def reference(batch):
+        return np.kron(batch[:, :3], np.ones((1, 1, 4, 4), np.float32))
+
+    comparison, left_out = verify_shapes(
+        exported[0] / "model.onnx",
+        reference,
+        [(1, 16, 16), (4, 512, 512)],
+        channels=3,
+        multiple=1,
+        flops_per_pixel=10**6,
+    )
+    assert left_out == ["4x512x512 was not run here: 1.0 TFLOP"]
+    assert "1x16x16" in comparison.on
+    assert "512" not in comparison.on
+    # The net is not a nearest-neighbour one: a comparison that looked at nothing would call them equal.
+    assert comparison.max_abs > 0.01
+
+
+def test_explain_lists_the_kernels_of_the_graph_that_is_built(exported, tmp_path):
+    """Of the fp32 graph, or of none, the bytes would be those of another plan."""
+    command = [
+        sys.executable,
+        "-m",
+        "esrgan_deploy.export._cli",
+        str(exported[0] / "model.onnx"),
+        "-o",
+        "out",
+    ]
+    command += ["--no-plan", "--shapes", "16x16", "--explain", "32x48"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "model.fp16.onnx at 1x32x48, tensorrt_rtx" in result.stdout
+    assert "convolutions: 36 in fp16" in result.stdout
+    assert "declared traffic:" in result.stdout
