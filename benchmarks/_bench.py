@@ -15,8 +15,9 @@ import numpy.typing as npt
 from esrgan_deploy._errors import ExportError, InferenceError
 from esrgan_deploy._files import replaced_atomically, sha256_of
 from esrgan_deploy._manifest import find_manifest, load_manifest
+from esrgan_deploy._quality import Quality
 from esrgan_deploy.benchmarks._measure import Timing, measure
-from esrgan_deploy.benchmarks._quality import Quality, measure_quality
+from esrgan_deploy.benchmarks._quality import measure_quality
 from esrgan_deploy.runtime import open_session
 
 __all__ = ["BenchOptions", "Row", "bench", "save_results"]

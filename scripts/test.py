@@ -7,7 +7,7 @@ from _environment import ROOT, ready
 
 
 def main() -> int:
-    scripts = ready(".venv-test", "export,cpu,rtx,media,dev", editable=True)
+    scripts = ready(".venv-test", "export,cpu,rtx,media,training,dev", editable=True)
     return subprocess.run([str(scripts / "python"), "-m", "pytest", *sys.argv[1:]], cwd=ROOT).returncode
 
 

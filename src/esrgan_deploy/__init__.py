@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         MediaError,
         MissingDependencyError,
         ParityError,
+        TrainingError,
     )
     from esrgan_deploy._spec import ModelSpec
     from esrgan_deploy.runtime._upscaler import Upscaler
@@ -31,6 +32,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelSpec",
     "ParityError",
+    "TrainingError",
     "Upscaler",
     "__version__",
 ]

@@ -8,6 +8,7 @@ EsrganDeployError
 ├── EngineMismatchError      a plan was built for another flavour, version or card
 ├── InferenceError           an artefact that loaded fails while it runs
 ├── MediaError               a picture or a film cannot be read or written
+├── TrainingError            a training cannot start, or cannot go on
 └── MissingDependencyError   an optional package is not installed
 
 A message is one line: what happened, the value seen, what is allowed, and what to run next.
@@ -23,6 +24,7 @@ __all__ = [
     "MediaError",
     "MissingDependencyError",
     "ParityError",
+    "TrainingError",
 ]
 
 
@@ -60,3 +62,7 @@ class MediaError(EsrganDeployError):
 
 class MissingDependencyError(EsrganDeployError, ImportError):
     """An optional package is not installed."""
+
+
+class TrainingError(EsrganDeployError):
+    """A training cannot start with what it was given, or cannot go on."""

@@ -23,8 +23,8 @@ def _blocks(language):
 
 def test_the_readme_has_the_blocks_that_are_run_here():
     """A new block would otherwise be run by nothing."""
-    assert [len(_blocks("bash")), len(_blocks("python"))] == [3, 1]
-    assert README.count("```") == 2 * 4
+    assert [len(_blocks("bash")), len(_blocks("python"))] == [4, 1]
+    assert README.count("```") == 2 * 5
     assert _blocks("bash")[0].strip() == "python3 scripts/quickstart.py"
 
 
@@ -73,6 +73,23 @@ def test_the_commands_and_the_code_run(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "(360, 640, 3)"
+
+
+def test_the_training_commands_run(tmp_path):
+    """Word for word, in a folder with some photographs."""
+    from PIL import Image
+
+    (tmp_path / "photographs").mkdir()
+    for number in range(2):
+        picture = np.random.default_rng(number).integers(0, 256, (160, 200, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / "photographs" / f"{number}.jpg")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    script = "set -e\n" + _blocks("bash")[3]
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "trained" / "model.onnx").is_file()
 
 
 @pytest.mark.slow

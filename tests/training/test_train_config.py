@@ -1,0 +1,128 @@
+"""Keys of a training: in YAML, on the command line, both."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+
+from esrgan_deploy._errors import TrainingError
+from esrgan_deploy.training._cli import main
+from esrgan_deploy.training._config import TrainConfig, read_config
+
+NEEDED = {"output": "run", "hr": ["pictures"]}
+
+
+def test_an_unknown_key_is_refused_with_the_one_that_was_meant(tmp_path):
+    """Ignored, a misspelt learning rate would cost a night."""
+    path = tmp_path / "train.yaml"
+    path.write_text("output: run\nhr: [pictures]\nlearning_rat: 0.1\n")
+    with pytest.raises(TrainingError, match=r"unknown key 'learning_rat'; did you mean learning_rate\?"):
+        read_config(path, {})
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    """The other way round a sweep over one file would train the same thing again and again."""
+    path = tmp_path / "train.yaml"
+    path.write_text("output: run\nhr: [pictures]\nlearning_rate: 2.0e-4\nsteps: 10\nmilestones: [3, 5]\n")
+    config = read_config(path, {"steps": "20"})
+    assert (config.steps, config.learning_rate, config.milestones) == (20, 2e-4, (3, 5))
+
+
+def test_a_number_that_yaml_reads_as_a_text_is_still_a_number(tmp_path):
+    """YAML 1.1 takes 2e-4 for a text."""
+    path = tmp_path / "train.yaml"
+    path.write_text("output: run\nhr: pictures\nlearning_rate: 2e-4\n")
+    assert read_config(path, {}).learning_rate == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"steps": 0}, "steps is 0; it is at least 1"),
+        ({"steps": 1.5}, "steps is 1.5; it is a whole number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it is a finite number"),
+        ({"learning_rate": True}, "learning_rate is True; it is a number"),
+        ({"ema": 1.0}, "ema is 1.0; it is below 1"),
+        ({"teacher_weight": 1.5}, "teacher_weight is 1.5; it is at most 1"),
+        ({"stage": "both"}, "stage is both; allowed are psnr, gan"),
+        ({"augment": "maybe"}, "augment is 'maybe'; it is true or false"),
+        ({"hr": []}, "hr names no folder"),
+        ({"batch": 10, "accumulate": 4}, "accumulate divides the batch"),
+        ({"lr": ["low"], "degradation": "realesrgan"}, "choose one"),
+        ({"schedule": "multistep"}, "milestones is empty"),
+        ({"architecture": "srvggnetcompact", "checkpointing": True}, "checkpointing recomputes RRDBs"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_by_its_key(keys, message):
+    """A training that starts with nonsense is found out hours later."""
+    with pytest.raises(TrainingError) as caught:
+        read_config(None, NEEDED | keys)
+    assert message in str(caught.value)
+
+
+def test_what_is_required_and_absent_is_named():
+    """A traceback of a dataclass says nothing to a user."""
+    with pytest.raises(TrainingError, match="output, hr not given"):
+        read_config(None, {})
+
+
+def test_every_key_is_in_the_help_with_its_meaning_and_its_default():
+    """A key that no one can look up is no key."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "esrgan_deploy.training._cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    folded = " ".join(shown[shown.index("options:") :].split())
+    for field in dataclasses.fields(TrainConfig):
+        option = re.escape(f"--{field.name.replace('_', '-')}")
+        meaning = re.escape(" ".join(field.metadata["help"].split()))
+        assert re.search(rf"{option}\b[^()]* {meaning} \((required|default [^)]+)\)", folded), field.name
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path, capsys):
+    """One line, not YAML's traceback."""
+    path = tmp_path / "train.yaml"
+    path.write_text("- a\n- b\n")
+    assert main([str(path)]) == 1
+    assert (
+        capsys.readouterr().err
+        == f"esrgan-train: {path} holds list; a training is one table of `key: value`\n"
+    )
+    path.write_text("a: [b\n")
+    assert main([str(path)]) == 1
+    assert capsys.readouterr().err.startswith(f"esrgan-train: {path} cannot be read as YAML: ")
+    assert main([str(tmp_path / "none.yaml")]) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_help_comes_without_torch():
+    """Two seconds for a help text is two too many."""
+    code = "import sys; from esrgan_deploy.training._cli import _parser; _parser(); print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "False\n"
+
+
+RECIPES = ["default_gan", "default_psnr", "esrgan_gan", "esrgan_psnr"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_printed_and_read_back(name, capsys, tmp_path):
+    """A recipe with a key that is no more would be found out by a user."""
+    assert main(["recipe", name]) == 0
+    path = tmp_path / "train.yaml"
+    path.write_text(capsys.readouterr().out)
+    config = read_config(path, {"hr": ["pictures"], "output": "run"})
+    assert config.stage == name.partition("_")[2]
+
+
+def test_a_recipe_that_is_none_is_a_usage_error_with_the_names(capsys):
+    """The names are what the user needs next."""
+    with pytest.raises(SystemExit) as caught:
+        main(["recipe", "best"])
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in RECIPES)

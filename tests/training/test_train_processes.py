@@ -1,0 +1,149 @@
+"""Trainings that are killed, that run out of room, and that run as two processes."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+# Each starts processes that import torch: seconds apiece, more on a busy machine.
+pytestmark = pytest.mark.slow
+
+COMMAND = [sys.executable, "-m", "esrgan_deploy.training._cli"]
+
+
+@pytest.fixture
+def arguments(photographs, cache):
+    """Make the command line of a training of seconds."""
+
+    def make(output, **keys):
+        wanted = {
+            "output": output, "hr": photographs, "cache": cache, "features": 8, "blocks": 1, "growth": 4,
+            "steps": 200, "batch": 4, "crop": 8, "learning-rate": 1e-3, "log-every": 1, "save-every": 40,
+            "threads": 1, "discriminator-features": 4, "perceptual-weight": 0,
+        }  # fmt: skip
+        given = [f"--{name}={value}" for name, value in (wanted | keys).items() if value is not True]
+        return given + [f"--{name}" for name, value in keys.items() if value is True]
+
+    return make
+
+
+def _run(arguments, *, launcher=(), **options):
+    command = [*launcher, *COMMAND[1:]] if launcher else COMMAND
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, **options)
+
+
+def _losses(output):
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in ("l1", "gan", "discriminator") if name in line} for line in lines]
+
+
+@pytest.mark.parametrize("stage", ["psnr", "gan"])
+def test_a_training_killed_and_resumed_ends_bit_equal_to_one_that_was_not(arguments, tmp_path, stage):
+    """Exact resume: optimisers, averages, discriminator and data go on as if nothing had been."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert _run(arguments(whole, stage=stage)).returncode == 0
+    process = subprocess.Popen([*COMMAND, *arguments(broken, stage=stage)], stdout=subprocess.DEVNULL)
+    # Killed somewhere after the second state, with steps in its log that the resumed run takes again.
+    while not (broken / "state-00000080").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (broken / "state-00000200").exists(), "it was killed too late to show anything"
+    resumed = _run(arguments(broken, stage=stage, resume=True))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stdout
+    for name in ("model.safetensors", "state-00000200/model.safetensors"):
+        one, other = load_file(whole / name), load_file(broken / name)
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+    assert _losses(whole) == _losses(broken)
+
+
+@pytest.mark.parametrize("keys", [{"stage": "psnr"}, {"stage": "gan", "discriminator": "unet"}])
+def test_two_processes_have_the_loss_curve_of_one(arguments, tmp_path, keys):
+    """The global batch decides, not how it is shared out; the order of float sums is all that may differ."""
+    keys = keys | {"steps": 20, "save-every": 20, "cpu": True}
+    assert _run(arguments(tmp_path / "one", **keys)).returncode == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    two = _run(arguments(tmp_path / "two", **keys), launcher=launcher)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("step 20/20") == 1, "the second process is silent"
+    for one, other in zip(_losses(tmp_path / "one"), _losses(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=2e-4)
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused(arguments, tmp_path):
+    """A smaller batch in silence would be another training."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    refused = _run(arguments(tmp_path / "run", batch=5, cpu=True), launcher=launcher)
+    assert refused.returncode != 0
+    assert (
+        "batch is 5, which 2 processes times accumulate 1 do not divide; give a multiple of 2"
+        in refused.stderr
+    )
+
+
+def test_a_full_disk_leaves_the_state_before_whole(arguments, tmp_path):
+    """What was there is what the training goes on from."""
+    output = tmp_path / "run"
+    assert _run(arguments(output, steps=40)).returncode == 0
+    kept = {path.name: path.read_bytes() for path in (output / "state-00000040").iterdir()}
+    # No file may grow beyond this: the weights do not fit.
+    limit = len(kept["model.safetensors"]) // 2
+
+    def no_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    full = _run(arguments(output, resume=True, steps=80, **{"log-every": 40}), preexec_fn=no_room)
+    assert full.returncode == 1
+    (line,) = full.stderr.splitlines()
+    assert line.startswith("esrgan-train: the state of step 80 cannot be written to ")
+    assert line.endswith(f"{output / 'state-00000040'} is whole; free some space and go on with --resume")
+    assert {path.name: path.read_bytes() for path in (output / "state-00000040").iterdir()} == kept
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+    assert _run(arguments(output, resume=True, steps=80)).returncode == 0
+
+
+def test_mixed_precision_trains_close_to_fp32(arguments, tmp_path):
+    """It rounds; it must neither be ignored nor lead elsewhere, and what is shipped is fp32."""
+    for amp in ("no", "bf16", "fp16"):
+        done = _run(arguments(tmp_path / amp, amp=amp, steps=60, cpu=True))
+        assert done.returncode == 0, done.stderr
+    exact = _losses(tmp_path / "no")
+    for amp in ("bf16", "fp16"):
+        mixed = _losses(tmp_path / amp)
+        assert exact != mixed
+        assert mixed[-1]["l1"] == pytest.approx(exact[-1]["l1"], rel=0.1)
+        weights = load_file(tmp_path / amp / "model.safetensors")
+        assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_worker_processes_cut_the_same_crops(arguments, tmp_path):
+    """How many workers there are is a matter of speed only."""
+    for workers in (0, 2):
+        done = _run(arguments(tmp_path / str(workers), workers=workers, steps=20, augment=True))
+        assert done.returncode == 0, done.stderr
+    assert _losses(tmp_path / "0") == _losses(tmp_path / "2")
+
+
+def test_the_command_interpolates(arguments, tmp_path):
+    """The command of the README and of ESRGAN's section 3.4."""
+    for name, seed in (("psnr", 1), ("gan", 2)):
+        assert _run(arguments(tmp_path / name, seed=seed, steps=1)).returncode == 0
+    models = [str(tmp_path / name / "model.safetensors") for name in ("psnr", "gan")]
+    done = _run(["interpolate", *models, "--alpha", "0.2", "-o", str(tmp_path / "mixed.safetensors")])
+    assert done.returncode == 0, done.stderr
+    one, other, mixed = (load_file(path) for path in (*models, tmp_path / "mixed.safetensors"))
+    torch.testing.assert_close(
+        mixed["conv_hr.weight"], 0.8 * one["conv_hr.weight"] + 0.2 * other["conv_hr.weight"]
+    )

@@ -1,0 +1,129 @@
+"""One optimiser step of the PSNR-oriented stage; the GAN stage builds on it (`_gan_stage`)."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from esrgan_deploy.training._average import Average
+from esrgan_deploy.training._config import TrainConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Batch", "LossNotFiniteError", "PsnrStage", "Stage", "optimiser_of", "set_rate"]
+
+Batch = tuple[Tensor, Tensor]
+
+_BETAS = (0.9, 0.99)
+"""Adam's, as BasicSR trains ESRGAN (options/train/ESRGAN)."""
+
+
+class LossNotFiniteError(ArithmeticError):
+    """A loss became NaN or infinite; no weight was changed with it."""
+
+
+class Stage(Protocol):
+    """What the training loop asks of a stage."""
+
+    net: nn.Module
+    average: Average
+
+    def step(self, parts: Sequence[Batch], rate: float) -> dict[str, float]:
+        """Take one optimiser step.
+
+        Args:
+            parts: The share of this process, each LR ``(n, 3, h, w)`` and HR ``(n, 3, h·s, w·s)``, 0..1.
+            rate: The learning rate.
+
+        Returns:
+            The losses over the whole batch of all processes, by name.
+
+        Raises:
+            LossNotFiniteError: On every process, if the loss is not finite on any.
+        """
+
+
+class PsnrStage:
+    """L1 to the HR picture, to a teacher's, or to both."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: "Accelerator",
+        net: nn.Module,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.average = Average(net.to(accelerator.device), config.ema)
+        self.net, self.optimiser = accelerator.prepare(net, optimiser_of(net, config))
+        self._teacher = teacher.to(accelerator.device) if teacher is not None else None
+        accelerator.register_for_checkpointing(self.average)
+
+    def step(self, parts: Sequence[Batch], rate: float) -> dict[str, float]:
+        """See `Stage`."""
+        totals: dict[str, float] = {}
+        for lr, hr in self.each(parts, self.net):
+            loss = self.pixel_loss(self.net(lr), lr, hr)
+            self.backward({"l1": loss}, {"l1": 1.0}, totals, len(parts))
+        self.update(rate)
+        return totals
+
+    def each(self, parts: Sequence[Batch], *nets: nn.Module) -> Iterator[Batch]:
+        """Yield the parts; processes exchange the gradients of the nets with the last one only."""
+        for number, part in enumerate(parts):
+            with contextlib.ExitStack() as stack:
+                if number < len(parts) - 1:
+                    for net in nets:
+                        stack.enter_context(self.accelerator.no_sync(net))
+                yield part
+
+    def pixel_loss(self, made: Tensor, lr: Tensor, hr: Tensor) -> Tensor:
+        """Return the mean absolute difference from what is to be learnt."""
+        if self._teacher is None:
+            return functional.l1_loss(made, hr)
+        with torch.no_grad(), self.accelerator.autocast():
+            shown = self._teacher(lr).to(made.dtype)
+        share = self.config.teacher_weight
+        loss = share * functional.l1_loss(made, shown)
+        return loss if share == 1.0 else loss + (1 - share) * functional.l1_loss(made, hr)
+
+    def backward(
+        self, losses: dict[str, Tensor], weights: dict[str, float], totals: dict[str, float], parts: int
+    ) -> None:
+        """Add up the weighted losses, refuse what is not finite, and accumulate gradients."""
+        named = torch.stack([loss.detach().float() for loss in losses.values()]) / parts
+        # Every process learns of it and stops: one that went on would wait for the others for ever.
+        values = self.accelerator.reduce(named, reduction="mean").tolist()
+        for name, value in zip(losses, values, strict=True):
+            totals[name] = totals.get(name, 0.0) + value
+        if not torch.isfinite(torch.tensor(values)).all():
+            raise LossNotFiniteError(", ".join(f"{name} {value}" for name, value in totals.items()))
+        total = sum(
+            (weights[name] * loss for name, loss in losses.items()),
+            start=torch.zeros((), device=named.device),
+        )
+        self.accelerator.backward(total / parts)
+
+    def update(self, rate: float) -> None:
+        """Clip, step, and let the average follow."""
+        if self.config.clip:
+            self.accelerator.clip_grad_norm_(self.net.parameters(), self.config.clip)
+        set_rate(self.optimiser, rate)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.average.update(self.accelerator.unwrap_model(self.net))
+
+
+def optimiser_of(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return ESRGAN's optimiser over a module's parameters."""
+    return torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=_BETAS, fused=True)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group of an optimiser the learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
