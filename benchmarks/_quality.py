@@ -47,10 +47,10 @@ def _really_rounding(model: Path) -> Iterator[tuple[Path, str]]:
         yield model, "fp32 (ONNX Runtime)"
         return
     ir = require("onnx_ir", extra="export")
-    from esrgan_deploy.export._rounding import MEASURED_AS, rounding_model
+    from esrgan_deploy.export._rounding import measured_as, rounding_model
 
     graph = ir.load(model)
     with tempfile.TemporaryDirectory(prefix="esrgan-bench-") as name:
         path = Path(name) / model.name
         ir.save(rounding_model(graph, precision), path)
-        yield path, MEASURED_AS.format(precision=precision)
+        yield path, measured_as(precision)

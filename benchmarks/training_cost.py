@@ -24,7 +24,7 @@ from esrgan_deploy._files import replaced_atomically
 if TYPE_CHECKING:
     from esrgan_deploy.training import TrainConfig
 
-__all__ = ["cost_of_variants", "main", "ratio_to_bare_loop"]
+__all__ = ["cost_of_variants", "main", "ratio_to_bare_loop", "speed_of_loader"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "fp32": {},
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
             "machine": _machine(),
             "keys": {key: keys[key] for key in ("features", "blocks", "growth", "batch", "crop", "steps")},
             "ratio_to_bare_loop": ratio_to_bare_loop(keys, rounds=args.rounds),
+            "loader_images_per_second": speed_of_loader(keys),
             "variants": cost_of_variants(keys),
         }
     print(_table(figures))
@@ -126,6 +127,26 @@ def cost_of_variants(keys: dict[str, Any]) -> dict[str, dict[str, float]]:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         costs[name] = json.loads(done.stdout)
     return costs
+
+
+def speed_of_loader(keys: dict[str, Any], *, seconds: float = 3.0) -> dict[str, float]:
+    """Cut crops on one core and throw them away: what a GPU may take before it waits, for each worker.
+
+    Returns:
+        HR crops per second by degradation.
+    """
+    from esrgan_deploy.training import read_config
+    from esrgan_deploy.training._trainer import crops_of
+
+    speeds = {}
+    for degradation in ("bicubic", "realesrgan"):
+        crops = crops_of(read_config(None, keys | {"degradation": degradation}), _quiet)
+        number, started = 0, time.perf_counter()
+        while (spent := time.perf_counter() - started) < seconds:
+            crops[number]
+            number += 1
+        speeds[degradation] = number / spent
+    return speeds
 
 
 def _cost(keys: dict[str, Any]) -> dict[str, float]:
@@ -214,6 +235,10 @@ def _table(figures: dict[str, Any]) -> str:
         + ", ".join(f"{name} {value}" for name, value in keys.items()),
         f"trainer / bare loop: {ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f}, "
         f"{len(ratio['bare'])} rounds in turns)",
+        "the loader alone, one worker: "
+        + ", ".join(
+            f"{name} {speed:.0f} images/s" for name, speed in figures["loader_images_per_second"].items()
+        ),
         f"{'variant':22} {'images/s':>9} {'waited':>8} {'peak MiB':>9}",
     ]
     lines += [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from esrgan_deploy._errors import ParityError
+from esrgan_deploy._errors import ExportError, ParityError
 from esrgan_deploy._manifest import Artefact
 from esrgan_deploy.export._forms import to_uint8_form
 from esrgan_deploy.export._graph import clone, save
@@ -15,9 +15,12 @@ from esrgan_deploy.export._metadata import describe
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._outscale import resize_output
 from esrgan_deploy.export._parity import BOUNDS, Comparison
+from esrgan_deploy.export._placement import QUANTISED, placement
 from esrgan_deploy.export._precision import to_precision
+from esrgan_deploy.export._qdq import quantise
 from esrgan_deploy.export._reference import Pairs
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
+from esrgan_deploy.export._scales import load_scales
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import verify_graph
 
@@ -72,10 +75,17 @@ def write_graph(
     """Write the graph that a plan is built from, ``model.<precision>.onnx``, in the form that was asked for.
 
     Raises:
+        CheckpointError: The precision is a quantised one and the scales beside the checkpoint do not fit it.
         ExportError: A weight does not fit the precision, or the ONNX checker refuses the graph.
         OSError: The folder cannot be written.
     """
     graph = to_precision(base.graph, precision)
+    if precision in QUANTISED:
+        if source.weights is None:
+            raise ExportError(
+                f"{precision} needs activation scales, which {source.name} has not. Run: --precision fp16"
+            )
+        quantise(graph, precision, placement(source.spec), load_scales(source.weights, precision))
     if options.form == "uint8":
         to_uint8_form(graph)
     describe(

@@ -59,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument(
         "--precision",
         action="append",
-        choices=("fp32", "fp16", "bf16"),
-        help="precision of the graph and plan to build; may be given more than once (default: fp16)",
+        choices=("fp32", "fp16", "bf16", "int8", "fp8"),
+        help="precision of the graph and plan to build; may be given more than once (default: fp16). int8 and fp8 "
+        "need the scales that `esrgan-train --quantize` leaves beside a checkpoint",
     )
     graph.add_argument(
         "--form",

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from esrgan_deploy._errors import ExportError, MediaError
 from esrgan_deploy.engines import BuildOptions
+from esrgan_deploy.export._placement import QUANTISED
 
 __all__ = ["FORMS", "OPSETS", "PRECISIONS", "ExportOptions"]
 
 FORMS = ("float", "uint8")
 OPSETS = range(17, 24)
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", *QUANTISED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,8 @@ class ExportOptions:
     """Options of `export_model`; the flags of ``esrgan-export`` map onto them one to one.
 
     Attributes:
-        precisions: Which graphs and plans to make beside the fp32 interchange graph.
+        precisions: Which graphs and plans to make beside the fp32 interchange graph; the quantised ones need the
+            scales of a training with ``--quantize`` beside the checkpoint.
         form: ``"float"`` (NCHW 0..1) or ``"uint8"`` (NHWC 0..255), for the graphs that plans are built from.
         opset: ONNX operator set, 17 to 23; None takes 20, or what a graph that was handed in has.
         outscale: Final size over input size; None for the net's own scale.

@@ -36,6 +36,9 @@ BOUNDS = {
     "fp32": Bound(max_abs=1e-4, min_psnr=70.0, min_within_one=1.0, max_bias=0.01),
     "fp16": Bound(min_psnr=50.0, min_within_one=0.999, max_bias=0.1),
     "bf16": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
+    # Of the unquantised net with the same weights; what quantisation costs against the truth is for the bench.
+    "int8": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
+    "fp8": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
 }
 
 

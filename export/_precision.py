@@ -10,7 +10,14 @@ from esrgan_deploy.export._graph import clone
 
 __all__ = ["DTYPES", "to_precision"]
 
-DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+DTYPES = {
+    "fp32": ir.DataType.FLOAT,
+    "fp16": ir.DataType.FLOAT16,
+    "bf16": ir.DataType.BFLOAT16,
+    # What is not quantised of a quantised graph.
+    "int8": ir.DataType.FLOAT16,
+    "fp8": ir.DataType.FLOAT16,
+}
 
 # Inputs that stay fp32 whatever the picture's dtype, by operator and position.
 _FIXED = {("Resize", 2)}
@@ -24,7 +31,7 @@ def to_precision(model: ir.Model, precision: str) -> ir.Model:
 
     Args:
         model: A float-form graph in fp32; it is not changed.
-        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        precision: A key of `DTYPES`; the quantised ones give the fp16 graph that `quantise` then works on.
 
     Raises:
         ExportError: A weight is too large for fp16.

@@ -9,15 +9,21 @@ import numpy as np
 import onnx_ir as ir
 
 from esrgan_deploy.export._graph import clone
+from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export._precision import DTYPES
 
-__all__ = ["MEASURED_AS", "rounding_model"]
-
-MEASURED_AS = "fp32 convolutions, every tensor rounded to {precision} (ONNX Runtime CPU)"
+__all__ = ["measured_as", "rounding_model"]
 
 # They move values that are rounded already.
 _MOVES = {"Concat", "DepthToSpace", "Identity", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
           "Transpose", "Unsqueeze"}  # fmt: skip
+
+
+def measured_as(precision: str) -> str:
+    """Return in words what the figures of a graph in less than fp32 were computed with."""
+    if precision in QUANTISED:
+        return f"fp32 sums of {precision} inputs and weights, all else rounded to fp16 (ONNX Runtime CPU)"
+    return f"fp32 convolutions, every tensor rounded to {precision} (ONNX Runtime CPU)"
 
 
 def rounding_model(model: ir.Model, precision: str) -> ir.Model:
@@ -28,8 +34,8 @@ def rounding_model(model: ir.Model, precision: str) -> ir.Model:
     float32 and hold rounded values.
 
     Args:
-        model: A graph in fp16 or bf16, either form; it is not changed.
-        precision: ``"fp16"`` or ``"bf16"``.
+        model: A graph in fp16 or bf16, quantised or not, either form; it is not changed.
+        precision: Of the graph. Q/DQ pairs stay as they are.
     """
     half = DTYPES[precision]
     model = clone(model)

@@ -36,6 +36,7 @@ class Source:
         reference: What every artefact is held against, at the wanted scale.
         against: What the reference is, in words.
         ratio: Wanted scale over own scale.
+        weights: The checkpoint's file, where it is one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     reference: Reference
     against: str
     ratio: Fraction
+    weights: Path | None = None
 
 
 def open_source(model: str | Path | None, options: ExportOptions, *, say: Callable[[str], None]) -> Source:
@@ -99,6 +101,7 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
         reference=reference_of_module(module, ratio),
         against="PyTorch in fp32",
         ratio=ratio,
+        weights=path if options.denoise_strength is None else None,
     )
 
 

@@ -13,7 +13,7 @@ from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._parity import Comparer, Comparison
 from esrgan_deploy.export._reference import Pairs, Reference, planar
-from esrgan_deploy.export._rounding import MEASURED_AS, rounding_model
+from esrgan_deploy.export._rounding import measured_as, rounding_model
 from esrgan_deploy.runtime import Session
 
 __all__ = ["SHAPE_BUDGET", "pictures_in", "verify_graph", "verify_session", "verify_shapes"]
@@ -42,7 +42,7 @@ def verify_graph(path: Path, precision: str, sets: Mapping[str, Pairs]) -> list[
         session, arithmetic = session_of(path), "fp32 (ONNX Runtime CPU)"
     else:
         rounding = rounding_model(ir.load(path), precision)
-        session, arithmetic = session_of(to_bytes(rounding)), MEASURED_AS.format(precision=precision)
+        session, arithmetic = session_of(to_bytes(rounding)), measured_as(precision)
     results = []
     for on, pairs in sets.items():
         comparer = Comparer(on, arithmetic)

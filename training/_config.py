@@ -80,6 +80,9 @@ class TrainConfig:
     )
     discriminator_features: int = key(64, help="width of the discriminator", least=1)
 
+    quantize: str = key(
+        "no", help="finetune --start under the rounding of a quantised export", choices=("no", "int8", "fp8")
+    )
     amp: str = key("no", help="mixed precision", choices=("no", "bf16", "fp16"))
     checkpointing: bool = key(
         False, help="recompute each RRDB in the backward pass: less memory, same gradients"
@@ -114,6 +117,10 @@ class TrainConfig:
         if self.schedule == "multistep" and not self.milestones:
             raise TrainingError(
                 "schedule is multistep and milestones is empty; give steps, such as --milestones 5000 8000"
+            )
+        if self.quantize != "no" and self.start is None:
+            raise TrainingError(
+                f"quantize is {self.quantize} and start names no model; give the fp32 one with --start"
             )
         if self.checkpointing and self.architecture != "rrdbnet":
             raise TrainingError(

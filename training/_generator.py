@@ -13,7 +13,7 @@ from esrgan_deploy.export._compact import SRVGGNetCompact
 from esrgan_deploy.export._rrdbnet import RRDB, RRDBNet
 from esrgan_deploy.training._config import TrainConfig
 
-__all__ = ["differing_keys", "generator", "recompute_blocks", "teacher"]
+__all__ = ["differing_keys", "generator", "recompute_blocks", "spec_of", "teacher"]
 
 
 def generator(config: TrainConfig) -> nn.Module:
@@ -25,7 +25,7 @@ def generator(config: TrainConfig) -> nn.Module:
     """
     torch.manual_seed(config.seed)
     try:
-        spec = _spec(config)
+        spec = spec_of(config)
         net = RRDBNet(spec) if config.architecture == "rrdbnet" else SRVGGNetCompact(spec)
     except ValueError as error:
         raise TrainingError(f"scale is {config.scale}; {error}") from error
@@ -41,18 +41,20 @@ def generator(config: TrainConfig) -> nn.Module:
 
 
 def teacher(config: TrainConfig) -> nn.Module | None:
-    """Return the frozen net of ``config.teacher``, None where there is none.
+    """Return the frozen net of ``config.teacher``, of ``config.start`` where it is to be quantised, or None.
 
     Raises:
         CheckpointError: It cannot be read.
         TrainingError: It enlarges by another factor.
     """
-    if config.teacher is None:
+    # A quantised net learns from the net that it was.
+    path = config.start if config.teacher is None and config.quantize != "no" else config.teacher
+    if path is None:
         return None
-    found = load_checkpoint(config.teacher)
+    found = load_checkpoint(path)
     if found.spec.scale != config.scale:
         raise TrainingError(
-            f"{config.teacher} enlarges by {found.spec.scale} and scale is {config.scale}; they are equal"
+            f"{path} enlarges by {found.spec.scale} and scale is {config.scale}; they are equal"
         )
     return found.module()
 
@@ -90,7 +92,8 @@ class _Recomputed:
         return out
 
 
-def _spec(config: TrainConfig) -> ModelSpec:
+def spec_of(config: TrainConfig) -> ModelSpec:
+    """Return what the configuration asks for; the digest of its weights is not known yet."""
     return ModelSpec(
         architecture=config.architecture,
         scale=config.scale,

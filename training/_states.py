@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
 
-__all__ = ["newest_state", "refuse_other_course", "restore", "save_state"]
+__all__ = ["newest_state", "restore", "save_state"]
 
 _FACTS = "training.json"
 
@@ -79,11 +79,14 @@ def newest_state(folder: Path) -> Path | None:
     return states[-1] if states else None
 
 
-def restore(accelerator: "Accelerator", state: Path, net: "nn.Module") -> dict[str, Any]:
+def restore(
+    accelerator: "Accelerator", state: Path, net: "nn.Module", config: dict[str, Any]
+) -> dict[str, Any]:
     """Load a state into what was prepared and registered, and return its facts with ``step``.
 
     Raises:
         CheckpointError: It is damaged, or of another architecture; the differing keys are named.
+        TrainingError: It was trained with other keys than ``config``, and they make another training.
     """
     load_file = require("safetensors.torch", extra="training").load_file
     try:
@@ -91,8 +94,9 @@ def restore(accelerator: "Accelerator", state: Path, net: "nn.Module") -> dict[s
         if differing := differing_keys(accelerator.unwrap_model(net).state_dict(), found):
             raise CheckpointError(f"{state} is of another architecture than the one configured: {differing}")
         facts: dict[str, Any] = json.loads((state / _FACTS).read_text())
+        _refuse_other_course(facts["config"], config, state)
         accelerator.load_state(str(state))
-    except CheckpointError:
+    except (CheckpointError, TrainingError):
         raise
     except Exception as error:
         raise CheckpointError(
@@ -102,12 +106,7 @@ def restore(accelerator: "Accelerator", state: Path, net: "nn.Module") -> dict[s
     return facts
 
 
-def refuse_other_course(before: dict[str, Any], now: dict[str, Any], state: Path) -> None:
-    """Refuse to go on with keys that would make it another training.
-
-    Raises:
-        TrainingError: Some differ; the message names them.
-    """
+def _refuse_other_course(before: dict[str, Any], now: dict[str, Any], state: Path) -> None:
     differing = [
         f"{name} {before[name]} then, {now[name]} now"
         for name in sorted(before.keys() & now.keys() - _FREE)

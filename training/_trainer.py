@@ -17,25 +17,31 @@ from esrgan_deploy._errors import TrainingError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._optional import require
 from esrgan_deploy._quality import Quality, paired_pictures
+from esrgan_deploy.export._placement import placement
+from esrgan_deploy.export._scales import save_scales
 from esrgan_deploy.training._config import TrainConfig
 from esrgan_deploy.training._crops import Crops, batches
 from esrgan_deploy.training._degrade import RealEsrganDegradation
+from esrgan_deploy.training._fake_quant import FakeQuantisation
 from esrgan_deploy.training._gan_stage import GanStage
-from esrgan_deploy.training._generator import generator, recompute_blocks, teacher
+from esrgan_deploy.training._generator import generator, recompute_blocks, spec_of, teacher
 from esrgan_deploy.training._pictures import gather
 from esrgan_deploy.training._report import Report
 from esrgan_deploy.training._schedule import learning_rate
 from esrgan_deploy.training._stages import LossNotFiniteError, PsnrStage, Stage
-from esrgan_deploy.training._states import newest_state, refuse_other_course, restore, save_state
+from esrgan_deploy.training._states import newest_state, restore, save_state
 from esrgan_deploy.training._validate import validate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Trained", "train"]
+__all__ = ["Trained", "crops_of", "train"]
 
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
+
+_CALIBRATION_START = 2**60
+_CALIBRATION_BATCHES = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,31 +86,41 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Trained
     state = _state_to_resume(config)
     if config.validate is not None:
         paired_pictures(config.validate)
-    stage = _stage(config, accelerator)
+    quantisation = _quantisation(config)
+    stage = _stage(config, accelerator, quantisation)
     config.output.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
-        crops = _crops(config, tell)
-    first = 0
+        crops = crops_of(config, tell)
+    first, best = 0, None
     if state is not None:
-        facts = restore(accelerator, state, stage.net)
-        refuse_other_course(facts["config"], _as_json(config), state)
-        first = facts["step"]
+        facts = restore(accelerator, state, stage.net, _as_json(config))
+        first, best = facts["step"], facts.get("best")
         tell(f"going on from {state}, step {first}")
+    elif quantisation is not None:
+        _calibrate(quantisation, accelerator, stage.net, crops, config.batch)
     with Report(config, accelerator, first=first, say=tell) as report:
-        return _Loop(config, accelerator, stage, crops, report).run(first)
+        return _Loop(config, accelerator, stage, crops, report, quantisation).run(first, best)
 
 
 class _Loop:
     def __init__(
-        self, config: TrainConfig, accelerator: "Accelerator", stage: Stage, crops: Crops, report: Report
+        self,
+        config: TrainConfig,
+        accelerator: "Accelerator",
+        stage: Stage,
+        crops: Crops,
+        report: Report,
+        quantisation: FakeQuantisation | None,
     ) -> None:
+        self._quantisation = quantisation
         self._config, self._accelerator = config, accelerator
         self._stage, self._crops, self._report = stage, crops, report
         self._quality: Quality | None = None
-        self._best = float("-inf")
+        self._best: float | None = None
 
-    def run(self, first: int) -> Trained:
+    def run(self, first: int, best: float | None) -> Trained:
         config = self._config
+        self._best = best
         parts = self._parts(first)
         started = time.perf_counter()
         for step in range(first, config.steps):
@@ -156,7 +172,7 @@ class _Loop:
         if config.validate is not None and (last or done % config.validate_every == 0):
             self._validate(done)
         if last or done % config.save_every == 0:
-            facts = {"config": _as_json(config)}
+            facts = {"config": _as_json(config), "best": self._best}
             with self._report.aside():
                 save_state(self._accelerator, config.output, done, facts, keep=config.keep)
                 self._save_weights(WEIGHTS)
@@ -169,13 +185,17 @@ class _Loop:
         with self._report.aside():
             self._quality = validate(self._averaged_net(), self._config.validate, self._config.scale)
         self._report.quality(done, self._quality)
-        if self._quality.psnr_y > self._best:
+        if self._best is None or self._quality.psnr_y > self._best:
             self._best = self._quality.psnr_y
             self._save_weights(BEST)
 
     def _averaged_net(self) -> nn.Module:
-        net = generator(dataclasses.replace(self._config, start=None)).to(self._accelerator.device)
+        net = generator(dataclasses.replace(self._config, start=None, quantize="no")).to(
+            self._accelerator.device
+        )
         net.load_state_dict(self._stage.average.weights)
+        if self._quantisation is not None:
+            self._quantisation.attach(net)
         return net.eval()
 
     def _save_weights(self, name: str) -> None:
@@ -187,6 +207,8 @@ class _Loop:
         }
         with replaced_atomically(self._config.output / name) as temporary:
             save_file(weights, temporary)
+        if self._quantisation is not None:
+            save_scales(self._config.output / name, self._config.quantize, self._quantisation.scales)
 
     def _parts(self, first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         config, accelerator = self._config, self._accelerator
@@ -246,7 +268,12 @@ def _state_to_resume(config: TrainConfig) -> Path | None:
     return state
 
 
-def _crops(config: TrainConfig, say: Callable[[str], None]) -> Crops:
+def crops_of(config: TrainConfig, say: Callable[[str], None]) -> Crops:
+    """Return the crops that a configuration trains on; pictures that are not in the cache are decoded.
+
+    Raises:
+        TrainingError: The pictures do not fit the configuration.
+    """
     cache = config.cache if config.cache is not None else config.output / "cache"
     pairs = gather(config.hr, config.lr, cache=cache, scale=config.scale, least=config.crop, say=say)
     pixels = sum(pair.size[0] * pair.size[1] for pair in pairs) * config.scale**2
@@ -262,8 +289,29 @@ def _crops(config: TrainConfig, say: Callable[[str], None]) -> Crops:
     )
 
 
-def _stage(config: TrainConfig, accelerator: "Accelerator") -> Stage:
+def _quantisation(config: TrainConfig) -> FakeQuantisation | None:
+    if config.quantize == "no":
+        return None
+    return FakeQuantisation(placement(spec_of(config)), config.quantize)
+
+
+def _calibrate(
+    quantisation: FakeQuantisation, accelerator: "Accelerator", net: nn.Module, crops: Crops, batch: int
+) -> None:
+    # Crops that no step takes, the same ones on every process.
+    numbers = range(_CALIBRATION_START, _CALIBRATION_START + _CALIBRATION_BATCHES * batch)
+    pictures = (
+        torch.stack([_floats(crops[number][0]) for number in numbers[i : i + batch]]).to(accelerator.device)
+        for i in range(0, len(numbers), batch)
+    )
+    quantisation.calibrate(accelerator.unwrap_model(net), pictures)
+
+
+def _stage(config: TrainConfig, accelerator: "Accelerator", quantisation: FakeQuantisation | None) -> Stage:
     net = generator(config)
+    if quantisation is not None:
+        quantisation.attach(net)
+        accelerator.register_for_checkpointing(quantisation)
     if config.checkpointing:
         recompute_blocks(net)
     if accelerator.device.type == "cuda":

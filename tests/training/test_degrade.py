@@ -154,6 +154,32 @@ def test_qualities_and_modes_are_drawn_with_both_ends():
     assert min(modes.values()) > 550
 
 
+@pytest.mark.parametrize(
+    ("stage", "blur_sigma", "noise_sigma", "poisson_scale"),
+    [
+        (_degrade._FIRST, (0.2, 3.0), (1, 30), (0.05, 3.0)),
+        (_degrade._SECOND, (0.2, 1.5), (1, 25), (0.05, 2.5)),
+    ],
+)
+def test_strengths_are_drawn_over_their_ranges(monkeypatch, stage, blur_sigma, noise_sigma, poisson_scale):
+    """The second stage is the weaker one."""
+    drawn = {"gaussian_noise": [], "poisson_noise": []}
+    for name, seen in drawn.items():
+        monkeypatch.setattr(_degrade, name, lambda *a, seen=seen: seen.append(a[1]) or np.float32(0))
+    sigmas = set()
+    monkeypatch.setattr(
+        _degrade, "draw_kernel", lambda sigma, dice: sigmas.add(sigma) or np.ones((1, 1), np.float32)
+    )
+    flat = np.full((3, 2, 2), 0.5, np.float32)
+    for number in range(600):
+        _degrade._stage(flat, (2, 2), stage, _dice(22, number))
+    assert sigmas == {blur_sigma}
+    for name, (low, high) in (("gaussian_noise", noise_sigma), ("poisson_noise", poisson_scale)):
+        margin = 0.03 * (high - low)
+        assert low <= min(drawn[name]) < low + margin
+        assert high - margin < max(drawn[name]) <= high
+
+
 def test_a_constant_stays_constant():
     """Through every kernel and every resize, small pictures with a wide kernel included."""
     dice = _dice(13)

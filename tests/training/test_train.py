@@ -258,6 +258,22 @@ def test_a_damaged_state_says_what_to_do(small):
         train(small(resume=True), say=lambda _: None)
 
 
+def test_the_best_model_stays_the_best_over_a_resume(small, benchmark_set):
+    """A resumed run that validates worse must not take its name."""
+    keys = {"validate": benchmark_set, "validate_every": 20, "steps": 20, "save_every": 20}
+    config = small(**keys)
+    train(config, say=lambda _: None)
+    best = (config.output / "best.safetensors").read_bytes()
+    # A rate that ruins the model.
+    facts = json.loads((config.output / "state-00000020" / "training.json").read_text())
+    facts["config"]["learning_rate"] = 1.0
+    (config.output / "state-00000020" / "training.json").write_text(json.dumps(facts))
+    train(small(**keys | {"steps": 40, "resume": True, "learning_rate": 1.0}), say=lambda _: None)
+    figures = [line["psnr_y"] for line in _log(config) if "psnr_y" in line]
+    assert figures[1] < figures[0]
+    assert (config.output / "best.safetensors").read_bytes() == best
+
+
 def test_only_the_newest_states_are_kept(small):
     """Each is three times the model and more."""
     config = small(steps=9, keep=2)
