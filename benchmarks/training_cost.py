@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=24, help="side of an LR crop (default: 24)")
     parser.add_argument("--steps", type=int, default=20, help="steps of each round (default: 20)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of the ratio (default: 5)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of the ratio (default: 9)")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             "keys": {key: keys[key] for key in ("features", "blocks", "growth", "batch", "crop", "steps")},
             "ratio_to_bare_loop": ratio_to_bare_loop(keys, rounds=args.rounds),
             "loader_images_per_second": speed_of_loader(keys),
-            "variants": cost_of_variants(keys),
+            "variants": cost_of_variants(keys, args.variants),
         }
     print(_table(figures))
     if args.json is not None:
@@ -113,16 +115,16 @@ def ratio_to_bare_loop(keys: dict[str, Any], *, rounds: int) -> dict[str, Any]:
     }
 
 
-def cost_of_variants(keys: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Train each of `VARIANTS` in a process of its own.
+def cost_of_variants(keys: dict[str, Any], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Train some of `VARIANTS`, each in a process of its own.
 
     Returns:
         By name ``{"images_per_second", "waited", "peak_mib"}``: the share of time spent waiting for data, and
         the peak of device memory with a GPU, of the process' resident memory without.
     """
     costs = {}
-    for number, (name, changes) in enumerate(VARIANTS.items()):
-        given = json.dumps(keys | changes | {"output": f"{keys['output']}-variant-{number}"})
+    for number, name in enumerate(names):
+        given = json.dumps(keys | VARIANTS[name] | {"output": f"{keys['output']}-variant-{number}"})
         command = [sys.executable, "-m", "esrgan_deploy.benchmarks.training_cost", "--one", given]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         costs[name] = json.loads(done.stdout)
@@ -160,16 +162,21 @@ def _cost(keys: dict[str, Any]) -> dict[str, float]:
         say=_quiet,
     )
     trained = train(read_config(None, keys), say=_quiet)
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if torch.cuda.is_available()
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_of_process()
     return {
         "images_per_second": trained.images_per_second,
         "waited": trained.waited,
         "peak_mib": peak / 2**20,
     }
+
+
+def _peak_of_process() -> int:
+    # Linux first: there ru_maxrss begins with the size of the process that this one was forked from.
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _bare_loop(config: "TrainConfig") -> float:
@@ -181,10 +188,9 @@ def _bare_loop(config: "TrainConfig") -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = generator(config).to(device)
     optimiser = torch.optim.Adam(net.parameters(), lr=config.learning_rate, fused=True)
-    # Channels last, as the crops lie in memory.
-    lr = torch.rand(config.batch, config.crop, config.crop, 3, device=device).permute(0, 3, 1, 2)
+    lr = torch.rand(config.batch, 3, config.crop, config.crop, device=device)
     side = config.crop * config.scale
-    hr = torch.rand(config.batch, side, side, 3, device=device).permute(0, 3, 1, 2)
+    hr = torch.rand(config.batch, 3, side, side, device=device)
     started = time.perf_counter()
     for _ in range(config.steps):
         loss = functional.l1_loss(net(lr), hr)

@@ -25,6 +25,7 @@ from esrgan_deploy.training._degrade import RealEsrganDegradation
 from esrgan_deploy.training._fake_quant import FakeQuantisation
 from esrgan_deploy.training._gan_stage import GanStage
 from esrgan_deploy.training._generator import generator, recompute_blocks, spec_of, teacher
+from esrgan_deploy.training._heap import keep_heap
 from esrgan_deploy.training._pictures import gather
 from esrgan_deploy.training._report import Report
 from esrgan_deploy.training._schedule import learning_rate
@@ -82,6 +83,8 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Trained
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     accelerator = _accelerator(config)
+    if accelerator.device.type == "cpu":
+        keep_heap()
     tell = say if accelerator.is_main_process else _quiet
     state = _state_to_resume(config)
     if config.validate is not None:
