@@ -129,7 +129,10 @@ def test_the_wheel_holds_what_the_tree_holds(tmp_path):
     for room, folder in ROOMS.items():
         prefix = "esrgan_deploy" if room == "base" else f"esrgan_deploy/{room}"
         for path in folder.rglob("*"):
-            if path.suffix in {".py", ".typed", ".onnx", ".safetensors", ".md"} or path.name == "py.typed":
+            if (
+                path.suffix in {".py", ".typed", ".onnx", ".safetensors", ".md", ".yaml"}
+                or path.name == "py.typed"
+            ):
                 expected.add(f"{prefix}/{path.relative_to(folder).as_posix()}")
     assert inside == expected
 
