@@ -253,6 +253,9 @@ def _accelerator(config: TrainConfig) -> "Accelerator":
         )
     except ValueError as error:
         raise TrainingError(f"amp is {config.amp}: {error}") from error
+    if config.amp == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate would train in fp32 without a word.
+        raise TrainingError("amp is fp16, which needs a GPU; on the CPU bf16 and no are allowed")
     share = accelerator.num_processes * config.accumulate
     if config.batch % share:
         raise TrainingError(

@@ -11,8 +11,9 @@ import torch
 from esrgan_deploy.training._heap import keep_heap
 if sys.argv[1] == "kept":
     keep_heap()
+# Over the 32 MiB below which glibc learns to keep blocks by itself.
 def step():
-    a = torch.ones(4_000_000)
+    a = torch.ones(10_000_000)
     return (a + 1).sum()
 for _ in range(3):
     step()
@@ -32,4 +33,4 @@ def test_a_step_takes_the_memory_of_the_step_before():
             [sys.executable, "-c", CODE, way], capture_output=True, text=True, check=True
         ).stdout
         faults[way] = int(shown)
-    assert faults["kept"] < faults["given back"] / 10
+    assert faults["kept"] < faults["given back"] / 4

@@ -116,16 +116,24 @@ def test_a_full_disk_leaves_the_state_before_whole(arguments, tmp_path):
 
 def test_mixed_precision_trains_close_to_fp32(arguments, tmp_path):
     """It rounds; it must neither be ignored nor lead elsewhere, and what is shipped is fp32."""
-    for amp in ("no", "bf16", "fp16"):
+    for amp in ("no", "bf16"):
         done = _run(arguments(tmp_path / amp, amp=amp, steps=60, cpu=True))
         assert done.returncode == 0, done.stderr
-    exact = _losses(tmp_path / "no")
-    for amp in ("bf16", "fp16"):
-        mixed = _losses(tmp_path / amp)
-        assert exact != mixed
-        assert mixed[-1]["l1"] == pytest.approx(exact[-1]["l1"], rel=0.1)
-        weights = load_file(tmp_path / amp / "model.safetensors")
-        assert {value.dtype for value in weights.values()} == {torch.float32}
+    exact, mixed = _losses(tmp_path / "no"), _losses(tmp_path / "bf16")
+    assert exact != mixed
+    assert mixed[-1]["l1"] == pytest.approx(exact[-1]["l1"], rel=0.1)
+    weights = load_file(tmp_path / "bf16" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_fp16_without_a_gpu_is_refused_in_one_line(arguments, tmp_path):
+    """Accelerate would train in fp32 and say nothing."""
+    refused = _run(arguments(tmp_path / "run", amp="fp16", cpu=True))
+    assert refused.returncode == 1
+    assert (
+        refused.stderr == "esrgan-train: amp is fp16, which needs a GPU; on the CPU bf16 and no are allowed\n"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_worker_processes_cut_the_same_crops(arguments, tmp_path):
