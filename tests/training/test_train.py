@@ -43,6 +43,21 @@ def test_the_loss_falls(small):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_the_keys_of_the_optimiser_reach_it(small, tmp_path):
+    """A schedule, a clip or an average that is not applied trains something, only not what was asked for."""
+    ends = {}
+    for name, keys in {"plain": {}, "clip": {"clip": 1e-3}, "ema": {"ema": 0.0}}.items():
+        config = small(output=tmp_path / name, **keys)
+        ends[name] = load_file(train(config, say=lambda _: None).weights)["conv_hr.weight"]
+    assert not torch.equal(ends["clip"], ends["plain"])
+    assert not torch.equal(ends["ema"], ends["plain"])
+    keys = {"schedule": "multistep", "milestones": [3, 5], "gamma": 0.1, "warmup": 2, "learning_rate": 1e-3}
+    config = small(output=tmp_path / "rates", **keys)
+    train(config, say=lambda _: None)
+    rates = [line["learning_rate"] for line in _log(config)]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5])
+
+
 def test_progress_says_the_speed_the_wait_and_the_time_left(small):
     """Who waits for days wants to know for how long."""
     said = []
