@@ -18,7 +18,7 @@ from esrgan_deploy._manifest import find_manifest, load_manifest
 from esrgan_deploy._quality import Quality
 from esrgan_deploy.benchmarks._measure import Timing, measure
 from esrgan_deploy.benchmarks._quality import measure_quality
-from esrgan_deploy.runtime import open_session
+from esrgan_deploy.runtime import SessionOptions, open_session
 
 __all__ = ["BenchOptions", "Row", "bench", "save_results"]
 
@@ -95,7 +95,10 @@ def bench(models: Sequence[Path], options: BenchOptions) -> list[Row]:
         InferenceError: One cannot be run here, or not at that shape.
         MediaError: The folder of `quality` does not hold pairs.
     """
-    sessions = [open_session(path, providers=options.providers, threads=options.threads) for path in models]
+    sessions = [
+        open_session(path, SessionOptions(providers=options.providers, threads=options.threads))
+        for path in models
+    ]
     try:
         runs = [_runner(session, path, options.shape) for session, path in zip(sessions, models, strict=True)]
         timings = measure(runs, seconds=options.seconds)

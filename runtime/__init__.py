@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime._picture import Picture
     from esrgan_deploy.runtime._picture_reader import read_picture
     from esrgan_deploy.runtime._picture_writer import write_picture
-    from esrgan_deploy.runtime._session import Session, SessionInfo, open_session
+    from esrgan_deploy.runtime._session import Made, Session, SessionInfo, SessionOptions, Slot, open_session
     from esrgan_deploy.runtime._tiling import Span, Tile, TilePlan, plan_tiles
     from esrgan_deploy.runtime._upscaler import Upscaler
 
 __all__ = [
+    "Made",
     "Picture",
     "Session",
     "SessionInfo",
+    "SessionOptions",
+    "Slot",
     "Span",
     "Tile",
     "TilePlan",
@@ -35,7 +38,7 @@ _MODULES = {
     "_picture": ("Picture",),
     "_picture_reader": ("read_picture",),
     "_picture_writer": ("write_picture",),
-    "_session": ("Session", "SessionInfo", "open_session"),
+    "_session": ("Made", "Session", "SessionInfo", "SessionOptions", "Slot", "open_session"),
     "_tiling": ("Span", "Tile", "TilePlan", "plan_tiles"),
     "_upscaler": ("Upscaler",),
 }

@@ -1,7 +1,8 @@
 """What runs a graph: one protocol, and the choice of who answers to it."""
 
 import dataclasses
-from collections.abc import Sequence
+import importlib.metadata
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,10 +15,13 @@ from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.runtime._cuda import cuda_device_count
 from esrgan_deploy.runtime._tiling import UNBOUNDED
 
-__all__ = ["Session", "SessionInfo", "open_session"]
+__all__ = ["Made", "Session", "SessionInfo", "SessionOptions", "Slot", "open_session"]
+
+Array = npt.NDArray[Any]
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 PLANS = (".plan", ".engine", ".trt")
+REGISTRY = "esrgan_deploy.sessions"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,10 @@ class SessionInfo:
         max_shape: Largest ``(N, H, W)`` of a batch; equal to ``min_shape`` where the graph is fixed.
         provider: What computes, in words.
         spec: The model, where the graph carries it; None of a foreign one.
-        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"``, where the graph carries it; else empty.
+        precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"`` or ``"fp8"``, where it is known; else empty.
+        slots: Batches that are worth having in flight at once.
+        device: Ordinal of the CUDA device that computes; -1 for the processor.
+        watched: Whether each batch comes with its `Made.health`.
     """
 
     name: str
@@ -51,12 +58,105 @@ class SessionInfo:
     provider: str
     spec: ModelSpec | None = None
     precision: str = ""
+    slots: int = 2
+    device: int = -1
+    watched: bool = False
 
     def batch_shape(self, number: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return the shape of an input batch in this session's form."""
         if self.form == "uint8":
             return (number, height, width, self.in_channels)
         return (number, self.in_channels, height, width)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """How an artefact is opened; what does not concern its kind is not looked at.
+
+    Attributes:
+        device: Ordinal of the CUDA device.
+        providers: ONNX Runtime execution providers in order of preference, by full name or in short
+            (``"cpu"``, ``"cuda"``, ``"tensorrt"``); None takes CUDA where it is present, and the CPU.
+        threads: Threads of one operator on the CPU; None lets the library choose.
+        trust: Whether a plan may be loaded that no manifest vouches for. A plan is code.
+        rebuild: ``"auto"`` rebuilds a plan that does not fit this machine from the ONNX graph beside it.
+        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"`` of a checkpoint that PyTorch runs; None means fp32.
+        compile: Whether PyTorch compiles the net (``torch.compile``).
+        cuda_graph: Whether a plan's work for one batch is captured once and launched as one CUDA graph.
+    """
+
+    device: int = 0
+    providers: tuple[str, ...] | None = None
+    threads: int | None = None
+    trust: bool = False
+    rebuild: Literal["never", "auto"] = "never"
+    precision: Literal["fp32", "fp16", "bf16"] | None = None
+    compile: bool = False
+    cuda_graph: bool = True
+
+    def __post_init__(self) -> None:
+        if self.device < 0:
+            raise ValueError(f"device is {self.device}; it is 0 or more, as nvidia-smi counts")
+        if self.providers is not None and not self.providers:
+            raise ValueError("providers is empty; name at least one, or None to let the library choose")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(
+                f"threads is {self.threads}; it is at least 1, or None to let the library choose"
+            )
+        if self.rebuild not in ("never", "auto"):
+            raise ValueError(f"rebuild is {self.rebuild!r}; it is 'never' or 'auto'")
+        if self.precision not in (None, "fp32", "fp16", "bf16"):
+            raise ValueError(f"precision is {self.precision!r}; it is 'fp32', 'fp16', 'bf16' or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a session made of one batch.
+
+    Attributes:
+        batch: The output in the session's form; uint8 in the uint8 form, floating in the float form. Valid until
+            its slot is prepared or started again, and not written to.
+        health: ``(N, 3)`` float32 where the graph watches itself, else None. For each picture the mean of the
+            output before it is clipped (NaN or infinite as soon as one sample is), the spread (largest less
+            smallest sample) of the output after clipping to 0..1, and the spread of the input in 0..1.
+    """
+
+    batch: Array
+    health: Array | None = None
+
+
+class Slot(Protocol):
+    """One batch in flight, with the buffers that it needs. Used by one thread at a time, any thread.
+
+    The order is prepare, start, finish, as often as wanted. Several slots of a session run side by side.
+    """
+
+    def prepare(self, shape: tuple[int, int, int]) -> Array:
+        """Return the input batch to fill, for ``(N, H, W)``: C-contiguous, in the session's form and dtype.
+
+        What it holds is undefined. The same buffers serve again where the shape did not change.
+
+        Raises:
+            InferenceError: The shape is outside the session's range.
+            OutOfMemory: The buffers do not fit.
+        """
+
+    def start(self) -> None:
+        """Begin upload, inference and download; returns before they end where the device works by itself.
+
+        Raises:
+            InferenceError: The device refused; `OutOfMemory` and `DeviceLost` are the ones that can be answered.
+        """
+
+    def finish(self) -> Made:
+        """Wait for the batch that was started and return it.
+
+        Raises:
+            InferenceError: It failed; as in `start`.
+        """
+
+    def close(self) -> None:
+        """Release the buffers; a second call does nothing. Must work on a lost device too."""
 
 
 class Session(Protocol):
@@ -66,8 +166,15 @@ class Session(Protocol):
     def info(self) -> SessionInfo:
         """What the session takes and gives."""
 
-    def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Enlarge one batch.
+    def slot(self) -> Slot:
+        """Return a new slot. Close it before the session.
+
+        Raises:
+            InferenceError: The session is closed, or the device refused.
+        """
+
+    def run(self, batch: Array) -> Array:
+        """Enlarge one batch and wait for it.
 
         Args:
             batch: C-contiguous, of the shape and dtype that `info` states; may be reused after the call.
@@ -80,46 +187,75 @@ class Session(Protocol):
             InferenceError: The run failed, or the session is closed.
         """
 
+    def run_on_device(
+        self, array: object, *, stream: object | None = None, out: object | None = None
+    ) -> object:
+        """Enqueue one batch that is on the device already, without a copy and without waiting.
+
+        Args:
+            array: ``(N, H, W, C)`` uint8 or ``(N, C, H, W)`` floating, as `info` states, C-contiguous, with
+                ``__cuda_array_interface__`` or DLPack. It must stay alive and unchanged until the stream got here.
+            stream: What orders the work: an integer handle, anything with ``__cuda_stream__``, a PyTorch, CuPy or
+                PyCUDA stream. None is a stream of the session's own, which is waited for.
+            out: Where the result goes, of the output's shape and dtype; None makes an array.
+
+        Returns:
+            ``out``, or a new array that has ``__cuda_array_interface__`` and DLPack (a tensor, from PyTorch).
+
+        Raises:
+            InferenceError: Device, dtype, layout or shape do not fit. Nothing was enqueued then.
+        """
+
     def close(self) -> None:
         """Release what the session holds; a second call does nothing."""
 
 
-def open_session(
-    path: str | Path, *, providers: Sequence[str] | None = None, threads: int | None = None
-) -> Session:
+def open_session(path: str | Path, options: SessionOptions | None = None) -> Session:
     """Open an artefact with what can run it.
 
     Args:
-        path: An ``.onnx`` graph (ONNX Runtime runs it) or a TensorRT ``.plan``.
-        providers: ONNX Runtime execution providers in order of preference, by full name or ``"cpu"``,
-            ``"cuda"``, …; None takes CUDA where it is present, and the CPU.
-        threads: Threads of one operator on the CPU; None lets ONNX Runtime choose.
+        path: An ``.onnx`` graph (ONNX Runtime runs it), a TensorRT ``.plan``, or a checkpoint, which PyTorch runs
+            where the extra ``export`` is installed.
+        options: How to open it.
 
     Raises:
+        EngineMismatchError: A plan does not fit this machine, or nothing vouches for it.
         InferenceError: There is no such file, it is of no known kind, or it cannot be run here.
         MissingDependencyError: The package that runs it is not installed.
     """
-    path = Path(path)
+    path, options = Path(path), options or SessionOptions()
     suffix = path.suffix.lower()
     if not path.exists():
         raise InferenceError(f"there is no file {path}; give an .onnx or .plan that esrgan-export wrote")
     if path.is_dir():
         raise InferenceError(f"{path} is a folder; give the artefact in it, such as {path / 'model.onnx'}")
+    if suffix in PLANS:
+        return _open_plan(path, options)
+    if suffix == ".onnx":
+        from esrgan_deploy.runtime._session_onnx import OnnxSession
+
+        return OnnxSession(path, options)
+    opener = _registered(suffix)
+    if opener is not None:
+        return opener(path, options)
     if suffix in CHECKPOINTS:
         raise InferenceError(
             f"{path} is a checkpoint, not a graph. Run: esrgan-export {path} -o out, then use out/model.onnx"
         )
-    if suffix in PLANS:
-        return _open_plan(path)
-    if suffix != ".onnx":
-        raise InferenceError(f"{path} ends in {suffix or 'no suffix'}; a model ends in .onnx or .plan")
-    from esrgan_deploy.runtime._session_onnx import OnnxOptions, OnnxSession
-
-    order = None if providers is None else tuple(providers)
-    return OnnxSession(path, OnnxOptions(providers=order, threads=threads))
+    raise InferenceError(f"{path} ends in {suffix or 'no suffix'}; a model ends in .onnx or .plan")
 
 
-def _open_plan(path: Path) -> Session:
+def _registered(suffix: str) -> Callable[[Path, SessionOptions], Session] | None:
+    # The room that reads checkpoints lies above this one: it registers what opens them, so that nothing here
+    # imports it, and so can any other package.
+    for point in importlib.metadata.entry_points(group=REGISTRY):
+        if point.name == suffix.removeprefix("."):
+            opener: Callable[[Path, SessionOptions], Session] = point.load()
+            return opener
+    return None
+
+
+def _open_plan(path: Path, options: SessionOptions) -> Session:
     if cuda_device_count() == 0:
         raise InferenceError(
             f"{path} is a TensorRT plan and no NVIDIA GPU is to be found here; "
@@ -127,7 +263,7 @@ def _open_plan(path: Path) -> Session:
         )
     from esrgan_deploy.runtime._session_plan import PlanSession
 
-    return PlanSession(path)
+    return PlanSession(path, options)
 
 
 def _onnx_beside(plan: Path) -> str:

@@ -1,6 +1,6 @@
 """ONNX Runtime as a session."""
 
-import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +11,12 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._optional import require
 from esrgan_deploy.runtime._graph_facts import facts_of_graph
-from esrgan_deploy.runtime._session import SessionInfo
+from esrgan_deploy.runtime._session import Made, SessionInfo, SessionOptions
+from esrgan_deploy.runtime._slot_host import HostSlot
 
-__all__ = ["OnnxOptions", "OnnxSession"]
+__all__ = ["OnnxSession"]
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OnnxOptions:
-    """How ONNX Runtime runs a graph.
-
-    Attributes:
-        providers: Execution providers in order of preference, by full name or in short (``"cpu"``,
-            ``"cuda"``); None takes CUDA where it is present, and the CPU.
-        threads: Threads of one operator on the CPU; None lets ONNX Runtime choose.
-    """
-
-    providers: tuple[str, ...] | None = None
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.providers is not None and not self.providers:
-            raise ValueError("providers is empty; name at least one, or None to let the library choose")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(
-                f"threads is {self.threads}; it is at least 1, or None to let the library choose"
-            )
 
 
 class OnnxSession:
@@ -48,8 +27,8 @@ class OnnxSession:
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, path: Path, options: OnnxOptions | None = None) -> None:
-        options = options or OnnxOptions()
+    def __init__(self, path: Path, options: SessionOptions | None = None) -> None:
+        options = options or SessionOptions()
         ort = require("onnxruntime", extra="cpu")
         wanted = _providers(ort.get_available_providers(), options.providers)
         settings = ort.SessionOptions()
@@ -76,6 +55,7 @@ class OnnxSession:
                 "check the driver, or use provider cpu"
             )
         self._name = path.name
+        self._turn = threading.Lock()
         self._graph: Any = graph
         self._output = graph.get_outputs()[0].name
         self._input = graph.get_inputs()[0].name
@@ -99,6 +79,16 @@ class OnnxSession:
                 f"{self._name} failed on a batch of {shape} ({_reason(error)}); "
                 "if memory ran out, use a smaller tile"
             ) from error
+
+    def slot(self) -> HostSlot:
+        """Return a new slot; see `Session.slot`."""
+        return HostSlot(self._info, lambda batch: Made(self.run(batch)), self._turn)
+
+    def run_on_device(
+        self, array: object, *, stream: object | None = None, out: object | None = None
+    ) -> object:
+        """See `Session.run_on_device`."""
+        raise InferenceError(f"{self._name} runs on {self._info.provider}; run() takes what lies on a GPU")
 
     def close(self) -> None:
         """Release the graph; a second call does nothing."""

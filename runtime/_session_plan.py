@@ -16,7 +16,7 @@ from esrgan_deploy._errors import EngineMismatchError, InferenceError
 from esrgan_deploy._flavour import Flavour, open_flavour
 from esrgan_deploy._manifest import Artefact, find_manifest, load_manifest
 from esrgan_deploy._optional import require
-from esrgan_deploy.runtime._session import SessionInfo
+from esrgan_deploy.runtime._session import SessionInfo, SessionOptions
 
 __all__ = ["PlanSession"]
 
@@ -32,7 +32,7 @@ class PlanSession:
         MissingDependencyError: TensorRT or cuda-bindings is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: SessionOptions | None = None) -> None:
         self._name, self._path = path.name, path
         self._stream: Any = None
         self._buffers: dict[str, tuple[int, int]] = {}

@@ -12,7 +12,7 @@ from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._alpha import bound_alpha, fill_hidden
 from esrgan_deploy.runtime._default import default_model
 from esrgan_deploy.runtime._samples import peak_of
-from esrgan_deploy.runtime._session import Session, SessionInfo, open_session
+from esrgan_deploy.runtime._session import Session, SessionInfo, SessionOptions, open_session
 from esrgan_deploy.runtime._tile_runner import run_tiles
 from esrgan_deploy.runtime._tiling import TileOptions, TilePlan, plan_tiles
 
@@ -59,7 +59,9 @@ class Upscaler:
     ) -> None:
         self._options = TileOptions(tile=tile, halo=halo)
         model = default_model() if path is None else path
-        self._session: Session = open_session(model, providers=providers, threads=threads)
+        self._session: Session = open_session(
+            model, SessionOptions(providers=None if providers is None else tuple(providers), threads=threads)
+        )
 
     @property
     def info(self) -> SessionInfo:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from esrgan_deploy import InferenceError, MissingDependencyError
-from esrgan_deploy.runtime import _session, open_session
+from esrgan_deploy.runtime import SessionOptions, _session, open_session
 
 Make = Callable[..., Path]
 
@@ -152,20 +152,20 @@ def test_graphs_that_enlarge_no_pictures_are_refused(graphs: ModuleType, tmp_pat
 def test_an_unknown_provider_lists_the_known_ones(make: Make) -> None:
     """ONNX Runtime itself only warns, and runs on the CPU."""
     with pytest.raises(InferenceError, match=r"no provider 'gpu'.*cpu"):
-        open_session(make("nearest"), providers=["gpu"])
+        open_session(make("nearest"), SessionOptions(providers=("gpu",)))
 
 
 @pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
 def test_a_provider_is_named_in_short_or_in_full(make: Make, name: str) -> None:
     """And the session says what it runs on."""
-    assert open_session(make("nearest"), providers=[name]).info.provider.endswith(", CPU")
+    assert open_session(make("nearest"), SessionOptions(providers=(name,))).info.provider.endswith(", CPU")
 
 
-@pytest.mark.parametrize("options", [{"threads": 0}, {"providers": []}])
+@pytest.mark.parametrize("options", [{"threads": 0}, {"providers": ()}])
 def test_options_out_of_range_are_value_errors(make: Make, options: dict[str, Any]) -> None:
     """ONNX Runtime takes 0 threads for its own choice, and no providers for a warning."""
     with pytest.raises(ValueError, match=r"threads|providers"):
-        open_session(make("nearest"), **options)
+        open_session(make("nearest"), SessionOptions(**options))
 
 
 def test_a_failing_run_is_one_line_with_the_batch(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
