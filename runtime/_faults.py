@@ -2,12 +2,12 @@
 
 from esrgan_deploy._errors import InferenceError
 
-__all__ = ["DeviceLost", "OutOfMemory"]
+__all__ = ["DeviceLostError", "OutOfMemoryError"]
 
 
-class OutOfMemory(InferenceError):
+class OutOfMemoryError(InferenceError):
     """A batch did not fit into memory; a smaller one may."""
 
 
-class DeviceLost(InferenceError):
+class DeviceLostError(InferenceError):
     """The device computes nothing any more, whatever it is given; its context is broken."""

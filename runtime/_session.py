@@ -138,14 +138,14 @@ class Slot(Protocol):
 
         Raises:
             InferenceError: The shape is outside the session's range.
-            OutOfMemory: The buffers do not fit.
+            OutOfMemoryError: The buffers do not fit.
         """
 
     def start(self) -> None:
         """Begin upload, inference and download; returns before they end where the device works by itself.
 
         Raises:
-            InferenceError: The device refused; `OutOfMemory` and `DeviceLost` are the ones that can be answered.
+            InferenceError: The device refused; `OutOfMemoryError` and `DeviceLostError` are the ones that can be answered.
         """
 
     def finish(self) -> Made:
