@@ -145,7 +145,7 @@ class Slot(Protocol):
         """Begin upload, inference and download; returns before they end where the device works by itself.
 
         Raises:
-            InferenceError: The device refused; `OutOfMemoryError` and `DeviceLostError` are the ones that can be answered.
+            InferenceError: The device refused; `OutOfMemoryError` and `DeviceLostError` can be answered.
         """
 
     def finish(self) -> Made:
