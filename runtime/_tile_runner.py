@@ -1,71 +1,75 @@
-"""A plan carried out: tiles cut, run and put together."""
+"""One batch of tiles: cut, run in a slot, looked at, and put in its place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._samples import check_finite, network_to_pixels, pixels_to_network
-from esrgan_deploy.runtime._session import Session
+from esrgan_deploy.runtime._samples import network_to_pixels, pixels_to_network
+from esrgan_deploy.runtime._session import Made, SessionInfo, Slot
 from esrgan_deploy.runtime._tiling import Span, Tile, TilePlan
 
-__all__ = ["run_tiles"]
+__all__ = ["Judge", "fill", "run_batch"]
 
 Array = npt.NDArray[Any]
 
+Judge = Callable[[Made], tuple[Made, SessionInfo]]
+"""Looks at a batch before it is written anywhere; may return a better one, with its session's description."""
 
-def run_tiles(
-    session: Session,
+
+def run_batch(
+    slot: Slot,
+    info: SessionInfo,
     plan: TilePlan,
+    tiles: Sequence[Tile],
     source: Array,
     target: Array,
     *,
-    done: Callable[[int], None] | None = None,
+    judge: Judge | None = None,
 ) -> None:
-    """Enlarge a picture into an array, holding no more than one batch of tiles beside the two.
+    """Enlarge some tiles of a picture and write them where they belong.
 
     Args:
-        session: What runs a batch.
+        slot: Computes the batch.
+        info: Of the slot's session.
         plan: Where the tiles lie.
+        tiles: Up to ``plan.batch`` of them.
         source: ``(H, W, k)`` uint8, uint16 or float32; ``k`` is 1 or the net's channels.
-        target: ``(H·s, W·s, k)`` of the same dtype, which is filled. A memory map will do.
-        done: Called after each batch with the number of tiles in it.
+        target: ``(H·s, W·s, k)`` of the same dtype. A memory map will do.
+        judge: Sees what was made first.
 
     Raises:
-        InferenceError: The session failed, made NaN, or made an output of another size than it said.
+        InferenceError: The slot failed, or made an output of another size than its session said.
     """
-    info = session.info
-    batch = np.zeros(info.batch_shape(plan.batch, *plan.tile), info.dtype)
-    for tiles in plan.batches():
-        for slot, tile in zip(batch, tiles, strict=False):
-            pixels_to_network(_cut(source, tile, plan.tile), slot, info)
-        made = session.run(batch)
-        _check_shape(made, session, plan)
-        check_finite(made[: len(tiles)], info)
-        for enlarged, tile in zip(made, tiles, strict=False):
-            _place(enlarged, tile, plan, target, session)
-        if done is not None:
-            done(len(tiles))
+    fill(slot.prepare((plan.batch, *plan.tile)), info, plan, tiles, source)
+    slot.start()
+    made = slot.finish()
+    if judge is not None:
+        made, info = judge(made)
+    _check_shape(made.batch, info, plan)
+    for enlarged, tile in zip(made.batch, tiles, strict=False):
+        _place(enlarged, tile, plan, target, info)
 
 
-def _cut(source: Array, tile: Tile, shape: tuple[int, int]) -> Array:
-    y, x = tile.row.origin, tile.column.origin
-    return source[y : y + shape[0], x : x + shape[1]]
+def fill(batch: Array, info: SessionInfo, plan: TilePlan, tiles: Sequence[Tile], source: Array) -> None:
+    """Write tiles of a picture into a batch of the session's form; places left over become black."""
+    for place, tile in zip(batch, tiles, strict=False):
+        y, x = tile.row.origin, tile.column.origin
+        pixels_to_network(source[y : y + plan.tile[0], x : x + plan.tile[1]], place, info)
+    batch[len(tiles) :] = 0
 
 
-def _place(made: Array, tile: Tile, plan: TilePlan, target: Array, session: Session) -> None:
+def _place(made: Array, tile: Tile, plan: TilePlan, target: Array, info: SessionInfo) -> None:
     top, bottom = plan.out_range(tile.row)
     left, right = plan.out_range(tile.column)
     y, x = plan.out_origin(tile.row), plan.out_origin(tile.column)
     rows, columns = slice(top - y, bottom - y), slice(left - x, right - x)
-    kept = made[rows, columns] if session.info.form == "uint8" else made[:, rows, columns]
-    network_to_pixels(kept, target[top:bottom, left:right], session.info)
+    kept = made[rows, columns] if info.form == "uint8" else made[:, rows, columns]
+    network_to_pixels(kept, target[top:bottom, left:right], info)
 
 
-def _check_shape(made: Array, session: Session, plan: TilePlan) -> None:
-    info = session.info
+def _check_shape(made: Array, info: SessionInfo, plan: TilePlan) -> None:
     height, width = plan.out_tile
     sides = (1, 2) if info.form == "uint8" else (2, 3)
     expected = [plan.batch, info.out_channels, info.out_channels, info.out_channels]

@@ -1,72 +1,150 @@
 """Pictures in, larger pictures out."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._alpha import bound_alpha, fill_hidden
-from esrgan_deploy.runtime._default import default_model
-from esrgan_deploy.runtime._samples import peak_of
-from esrgan_deploy.runtime._session import Session, SessionInfo, SessionOptions, open_session
-from esrgan_deploy.runtime._tile_runner import run_tiles
-from esrgan_deploy.runtime._tiling import TileOptions, TilePlan, plan_tiles
+from esrgan_deploy.runtime._crew import Crew
+from esrgan_deploy.runtime._cutting import Cutter
+from esrgan_deploy.runtime._frames import check_picture, job_of
+from esrgan_deploy.runtime._guard import Guard
+from esrgan_deploy.runtime._job import Job
+from esrgan_deploy.runtime._opening import borrowed_lanes, model_path, open_lanes
+from esrgan_deploy.runtime._session import Session, SessionInfo, SessionOptions
+from esrgan_deploy.runtime._tiling import TileOptions, TilePlan
 
-__all__ = ["Upscaler"]
+__all__ = ["Upscaler", "UpscalerStats"]
 
 Array = npt.NDArray[Any]
 
-# How far above 1 or below 0 a float sample may lie before it is taken for a picture of another range; filters
-# overshoot a little, and what they overshoot is clipped.
-OVERSHOOT = 0.1
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UpscalerStats:
+    """What an Upscaler did so far.
+
+    Attributes:
+        pictures: Pictures that were begun.
+        batches: Batches that went through a device, repeated ones included.
+        reruns: Batches that were no picture and were made again on an artefact with more range.
+        halvings: Times that memory ran out and the tiles were made smaller.
+        lost_devices: A phrase for each device that was lost.
+    """
+
+    pictures: int
+    batches: int
+    reruns: int
+    halvings: int
+    lost_devices: tuple[str, ...]
 
 
 class Upscaler:
-    """Enlarges pictures of any size with one model.
+    """Enlarges pictures of any size with one model. All of it can be called from any thread.
 
     ```python
-    with Upscaler("out/model.onnx") as up:
+    with Upscaler("out/model.fp16.plan") as up:
         hr = up.upscale(lr)
+        for hr in up.stream(frames): ...
+        future = up.submit(lr)
+        out = up.run(cuda_array, stream=stream)
     ```
 
     Args:
-        path: An artefact of ``esrgan-export``; None for the model that ships with the package.
-        tile: Edge of the tiles in input pixels, 0 for the whole picture at once, ``"auto"`` for tiles of at
-            most 256 where the picture is larger than that.
-        halo: Input pixels around each tile that are computed and thrown away, so that no seam shows.
+        model: An artefact of ``esrgan-export``, or its folder, of which the best that runs here is taken; None for
+            the model that ships with the package; or open sessions, which stay open and stay the caller's.
+        tile: Edge of the tiles in input pixels, 0 for the whole picture at once, ``"auto"`` for tiles that fit
+            memory where the picture is larger than they are.
+        halo: Input pixels around each tile that are computed and thrown away, so that no seam shows; None takes
+            what was measured for this artefact, else 16.
         providers: ONNX Runtime execution providers in order of preference, such as ``["cpu"]``; None takes
             CUDA where it is present, and the CPU.
-        threads: CPU threads; None lets ONNX Runtime choose.
+        threads: CPU threads; None lets the library choose.
+        devices: CUDA devices that share the work, such as ``[0, 1]``; None is device 0.
+        streams: Batches in flight on each device; None is 3 on a GPU and 2 on a processor.
+        trust: Whether a plan may be loaded that no manifest vouches for. A plan is code.
+        rebuild: ``"auto"`` rebuilds a plan that does not fit this machine from the ONNX graph beside it, once.
+        verify: Whether the golden pairs of the manifest are run before anything else.
+        precision: Of a checkpoint, which PyTorch runs: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        compile: Whether PyTorch compiles it.
 
     Raises:
+        EngineMismatchError: A plan does not fit this machine, or nothing vouches for it.
         InferenceError: The model cannot be run here.
         MissingDependencyError: The package that runs it is not installed.
+        ParityError: ``verify`` found that it does not compute what PyTorch does.
         ValueError: An option is out of its range.
     """
 
     def __init__(
         self,
-        path: str | Path | None = None,
+        model: str | Path | Session | Sequence[Session] | None = None,
         *,
         tile: int | Literal["auto"] = "auto",
-        halo: int = 16,
+        halo: int | None = None,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
+        devices: Sequence[int] | None = None,
+        streams: int | None = None,
+        trust: bool = False,
+        rebuild: Literal["never", "auto"] = "never",
+        verify: bool = False,
+        precision: Literal["fp32", "fp16", "bf16"] | None = None,
+        compile: bool = False,  # noqa: A002 - the word that PyTorch's users know
     ) -> None:
-        self._options = TileOptions(tile=tile, halo=halo)
-        model = default_model() if path is None else path
-        self._session: Session = open_session(
-            model, SessionOptions(providers=None if providers is None else tuple(providers), threads=threads)
-        )
+        tiles = TileOptions(tile=tile, halo=16 if halo is None else halo)
+        ordinals = _ordinals(devices)
+        if streams is not None and streams < 1:
+            raise ValueError(f"streams is {streams}; it is at least 1, or None for the usual number")
+        options = [
+            SessionOptions(
+                device=device,
+                providers=None if providers is None else tuple(providers),
+                threads=threads,
+                trust=trust,
+                rebuild=rebuild,
+                precision=precision,
+                compile=compile,
+            )
+            for device in ordinals
+        ]
+        path = model_path(model) if model is None or isinstance(model, (str, Path)) else None
+        if path is not None:
+            lanes = open_lanes(path, ordinals, options, slots=streams, verify=verify)
+        else:
+            sessions = model if isinstance(model, Sequence) else [model]
+            lanes = borrowed_lanes(sessions, slots=streams)  # type: ignore[arg-type]
+        self._lanes = tuple(lanes)
+        self._cutter = Cutter(lanes[0].info, tiles)
+        self._guard = Guard(path, options[0])
+        self._crew = Crew(lanes, self._guard, self._cutter.smaller)
+        self._process = os.getpid()
+        self._pictures = 0
+        # Threads and device memory end with the last reference, or with the interpreter.
+        self._finalizer = weakref.finalize(self, _abandon, self._crew, self._guard)
 
     @property
     def info(self) -> SessionInfo:
         """What the model takes and gives, and what computes it."""
-        return self._session.info
+        return self._lanes[0].info
+
+    @property
+    def stats(self) -> UpscalerStats:
+        """What was done so far."""
+        return UpscalerStats(
+            pictures=self._pictures,
+            batches=self._crew.batches,
+            reruns=self._guard.reruns,
+            halvings=self._crew.halvings,
+            lost_devices=tuple(self._crew.lost),
+        )
 
     def plan(self, height: int, width: int) -> TilePlan:
         """Return how a picture of that size is cut.
@@ -74,20 +152,11 @@ class Upscaler:
         Raises:
             InferenceError: No tile of the asked size can be placed.
         """
-        info = self._session.info
-        return plan_tiles(
-            height,
-            width,
-            tile=self._options.tile,
-            halo=self._options.halo,
-            multiple=info.size_multiple,
-            scale=info.scale,
-            batch=info.min_shape[0],
-            least=info.min_shape[1:],
-            most=info.max_shape[1:],
-        )
+        return self._cutter.plan(height, width)
 
-    def upscale(self, lr: Array, *, progress: Callable[[int, int], None] | None = None) -> Array:
+    def upscale(
+        self, lr: Array, *, out: Array | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> Array:
         """Enlarge one picture.
 
         Gray goes through an RGB model as three equal channels and comes back as the luma of the result; RGB
@@ -99,7 +168,9 @@ class Upscaler:
             lr: ``(H, W)``, or ``(H, W, C)`` with C of 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (not
                 premultiplied); uint8, uint16, or float32 in 0..1. A model of the uint8 form computes on 8
                 bits, whatever goes in.
-            progress: Called with the tiles done and the tiles in all.
+            out: Where the result goes: an array of its shape and dtype, such as a memory map, which is filled
+                from the top; None makes one.
+            progress: Called with the tiles done and the tiles in all, from the threads that do them.
 
         Returns:
             ``(floor(H·s), floor(W·s)[, C])``, of the same dtype, samples rounded half to even.
@@ -107,25 +178,103 @@ class Upscaler:
         Raises:
             InferenceError: The array is not such a picture, the model failed or made NaN, or memory is short.
         """
-        _check_picture(lr)
-        source = lr[:, :, None] if lr.ndim == 2 else lr
-        plan = self.plan(source.shape[0], source.shape[1])
-        target = _empty((*plan.out_size, source.shape[2]), lr.dtype)
-        alpha = source[:, :, -1] if source.shape[2] in (2, 4) else None
-        has_shape = alpha is not None and bool((alpha != peak_of(lr.dtype)).any())
-        jobs = self._jobs(source, target, alpha if has_shape else None)
-        report = _counter(progress, plan.count * len(jobs))
-        for planes, made in jobs:
-            run_tiles(self._session, plan, planes, made, done=report)
-        if alpha is not None and has_shape:
-            bound_alpha(target[:, :, -1], alpha, plan.scale)
-        elif alpha is not None:
-            target[:, :, -1] = peak_of(lr.dtype)
-        return target[:, :, 0] if lr.ndim == 2 else target
+        return self._crew.run(self._job(lr, out=out, progress=progress))
 
-    def close(self) -> None:
-        """Release the model; a second call does nothing."""
-        self._session.close()
+    def submit(self, lr: Array, *, out: Array | None = None) -> Future[Array]:
+        """Begin to enlarge a picture and return a future of what `upscale` returns.
+
+        Waits while twice as many pictures are on their way as batches fit in flight. The picture must not be
+        changed until the future is done. A future that has not begun can be cancelled.
+
+        Raises:
+            InferenceError: The array is not a picture, or the Upscaler is closed.
+        """
+        job = self._job(lr, out=out)
+        self._crew.submit(job)
+        return job.future
+
+    def stream(self, frames: Iterable[Array]) -> Iterator[Array]:
+        """Enlarge frames one after another; results come in order, and those behind are on their way already.
+
+        Frames are taken in the caller's thread, only as many ahead as keep the devices busy, and may change their
+        size. What the iterator raises comes after the frames before it. When the consumer stops, no more frames
+        are taken and what has not begun is dropped.
+
+        Args:
+            frames: Pictures as `upscale` takes them.
+
+        Raises:
+            InferenceError: As from `upscale`.
+        """
+        ahead: deque[Future[Array]] = deque()
+        source = iter(frames)
+        failure: BaseException | None = None
+        try:
+            while True:
+                while failure is None and source is not None and len(ahead) <= self._crew.places:
+                    try:
+                        ahead.append(self.submit(next(source)))
+                    except StopIteration:
+                        source = None  # type: ignore[assignment]
+                    except Exception as error:
+                        failure = error
+                if not ahead:
+                    break
+                yield ahead.popleft().result()
+            if failure is not None:
+                raise failure
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def run(self, array: object, *, stream: object | None = None, out: object | None = None) -> object:
+        """Enlarge one batch that is on the device already, on the caller's stream: no copy, no waiting.
+
+        The watchdog does not look at what stays on the device; the result's ``health``, where it has one, is there
+        to be looked at.
+
+        Args:
+            array: ``(N, H, W, C)`` uint8 or ``(N, C, H, W)`` floating as `info` states, C-contiguous, with
+                ``__cuda_array_interface__`` or DLPack.
+            stream: An integer handle, or a stream of PyTorch, CuPy, PyCUDA or anything with ``__cuda_stream__``;
+                None is a stream of its own, which is waited for.
+            out: Where the result goes; None makes an array.
+
+        Returns:
+            ``out``, or a new array on the device.
+
+        Raises:
+            InferenceError: Device, dtype, layout or shape do not fit; nothing was enqueued then.
+        """
+        self._refuse_fork()
+        lane = self._lanes[0]
+        if len(self._lanes) > 1:
+            from esrgan_deploy.runtime._foreign import borrow_array
+
+            device = borrow_array(array).device
+            lanes = [one for one in self._lanes if one.info.device == device]
+            if not lanes:
+                own = ", ".join(str(one.info.device) for one in self._lanes)
+                raise InferenceError(
+                    f"the array lies on device {device}; this Upscaler has the devices {own}"
+                )
+            lane = lanes[0]
+        self._crew.refuse_closed()
+        return lane.session.run_on_device(array, stream=stream, out=out)
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Finish what was submitted and release the devices; a second call does nothing.
+
+        Args:
+            cancel: Drop what has not begun instead.
+        """
+        if os.getpid() != self._process:
+            # The parent's threads and device memory are not this process' to release.
+            self._finalizer.detach()
+            return
+        self._crew.close(cancel=cancel)
+        self._guard.close()
+        self._finalizer.detach()
 
     def __enter__(self) -> Self:
         return self
@@ -136,63 +285,38 @@ class Upscaler:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close(cancel=error is not None)
+        except Exception:
+            # Whatever the caller raised says more.
+            if error is None:
+                raise
 
-    def _jobs(self, source: Array, target: Array, alpha: Array | None) -> list[tuple[Array, Array]]:
-        # What is run one after another: views with as many channels as the model takes, or with one.
-        channels = source.shape[2] - (1 - source.shape[2] % 2)
-        colour, made = source[:, :, :channels], target[:, :, :channels]
-        if alpha is not None:
-            colour = fill_hidden(colour, alpha)
-        if self.info.in_channels == 1:
-            jobs = [(colour[:, :, i : i + 1], made[:, :, i : i + 1]) for i in range(channels)]
-        else:
-            jobs = [(colour, made)]
-        if alpha is not None:
-            jobs.append((source[:, :, -1:], target[:, :, -1:]))
-        return jobs
+    def _job(
+        self, lr: Array, *, out: Array | None, progress: Callable[[int, int], None] | None = None
+    ) -> Job:
+        self._refuse_fork()
+        check_picture(lr)
+        self._pictures += 1
+        plan = self.plan(lr.shape[0], lr.shape[1])
+        return job_of(lr, plan, channels=self.info.in_channels, out=out, progress=progress)
 
-
-def _check_picture(lr: Array) -> None:
-    if lr.ndim not in (2, 3) or (lr.ndim == 3 and lr.shape[2] not in (1, 2, 3, 4)) or lr.size == 0:
-        raise InferenceError(
-            f"an array of shape {lr.shape} is no picture; give (H, W) or (H, W, 1..4) with at least one pixel"
-        )
-    if lr.dtype not in (np.uint8, np.uint16, np.float32):
-        raise InferenceError(
-            f"a picture of {lr.dtype} is not taken; give uint8, uint16, or float32 in the range 0..1"
-        )
-    if lr.dtype == np.float32:
-        low, high = float(lr.min()), float(lr.max())
-        # Written so that a NaN, which compares as false, is refused.
-        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._process:
             raise InferenceError(
-                f"float32 samples run from {low:g} to {high:g}; they must be 0..1 and finite. "
-                "Divide by 255 or 65535, or give uint8 or uint16"
+                f"this Upscaler was opened in process {self._process} and used in its fork {os.getpid()}; CUDA and "
+                "threads do not survive a fork. Open one in the child, or use the start method spawn"
             )
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if 0 in shape:
-        raise InferenceError(f"the output would be {shape[1]}x{shape[0]} pixels; give a larger picture")
-    try:
-        return np.empty(shape, dtype)
-    except (MemoryError, ValueError) as error:
-        size = float(np.prod(shape, dtype=np.float64)) * dtype.itemsize / 2**30
-        raise InferenceError(
-            f"the output of {shape[1]}x{shape[0]} pixels takes {size:.1f} GiB, which is not to be had; "
-            "cut the picture"
-        ) from error
+def _ordinals(devices: Sequence[int] | None) -> tuple[int, ...]:
+    if devices is None:
+        return (0,)
+    if not devices or len(set(devices)) != len(devices):
+        raise ValueError(f"devices is {list(devices)}; name each device once, and at least one")
+    return tuple(devices)
 
 
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
-    if progress is None:
-        return None
-    done = 0
-
-    def report(number: int) -> None:
-        nonlocal done
-        done += number
-        progress(done, total)
-
-    return report
+def _abandon(crew: Crew, guard: Guard) -> None:
+    crew.close(cancel=True)
+    guard.close()

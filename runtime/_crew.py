@@ -1,0 +1,319 @@
+"""One queue of pictures and the devices that work it off."""
+
+import contextlib
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, InvalidStateError
+from typing import Any
+
+import numpy.typing as npt
+
+from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
+from esrgan_deploy.runtime._guard import Guard
+from esrgan_deploy.runtime._job import Job, Task
+from esrgan_deploy.runtime._lane import Lane
+from esrgan_deploy.runtime._session import Slot
+from esrgan_deploy.runtime._tile_runner import run_batch
+from esrgan_deploy.runtime._tiling import TilePlan
+
+__all__ = ["Crew"]
+
+Array = npt.NDArray[Any]
+
+
+class Crew:
+    """Works jobs off, batch by batch, on every device that has a slot free.
+
+    A worker thread carries one batch through its slot from the cutting to the pasting, so that the host's work on
+    one overlaps with the upload, the computing and the download of others. A job of one batch runs in the caller's
+    own thread where a slot is free: handing it over would cost more than a small picture takes.
+
+    Args:
+        lanes: The devices.
+        guard: Looks at every batch before it is pasted.
+        smaller: Takes a plan whose batch did not fit into memory and returns one that needs less, and a phrase that
+            says so; raises InferenceError where there is none.
+    """
+
+    def __init__(
+        self, lanes: Sequence[Lane], guard: Guard, smaller: Callable[[TilePlan], tuple[TilePlan, str]]
+    ) -> None:
+        self._lanes = tuple(lanes)
+        self._guard = guard
+        self._smaller = smaller
+        self._changed = threading.Condition()
+        self._queue: deque[Job] = deque()
+        self._active: set[Job] = set()
+        self._threads: list[threading.Thread] = []
+        self._closing = False
+        self._closed = False
+        self.batches = 0
+        self.halvings = 0
+        self.lost: list[str] = []
+
+    @property
+    def places(self) -> int:
+        """Batches that can be in flight at once."""
+        return sum(lane.most for lane in self._lanes if not lane.lost)
+
+    def run(self, job: Job) -> Array:
+        """Do a job and return its result, or raise what became of it."""
+        with self._changed:
+            self.refuse_closed()
+            self._active.add(job)
+            lane = self._free_lane() if job.single and not self._queue else None
+            if lane is None:
+                self._enqueue(job)
+            else:
+                self._begin(job)
+                task, slot = job.take(), lane.enter()
+        if lane is not None:
+            self._perform(lane, slot, task)
+        return self._wait(job)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job, and wait while more pictures are on their way than twice the batches that fit in flight."""
+        with self._changed:
+            self.refuse_closed()
+            while len(self._active) >= 2 * self.places + 2:
+                self._changed.wait()
+                self.refuse_closed()
+            self._active.add(job)
+            self._enqueue(job)
+
+    def refuse_closed(self) -> None:
+        """Raise where nothing can be done any more.
+
+        Raises:
+            InferenceError: It is closed, or every device is lost.
+        """
+        if self._closing:
+            raise InferenceError("this Upscaler is closed; open another one")
+        if all(lane.lost for lane in self._lanes):
+            raise InferenceError(f"every device of this Upscaler is lost ({self.lost[-1]}); open another one")
+
+    def close(self, *, cancel: bool) -> None:
+        """Finish what was submitted, or cancel what has not begun; then release the devices. Can be repeated."""
+        with self._changed:
+            self._closing = True
+            if cancel:
+                for job in tuple(self._active):
+                    job.fail(CancelledError("the Upscaler was closed"))
+            self._changed.notify_all()
+            ended = [job for job in self._active if job.ended]
+        for job in ended:
+            self._settle(job)
+        me = threading.current_thread()
+        with self._changed:
+            # Those that run in a caller's thread are waited for as well; not those of a callback that closes.
+            while any(not job.settled for job in self._active) and me not in self._threads:
+                self._changed.wait()
+            if self._closed:
+                return
+            self._closed = True
+            slots = [slot for lane in self._lanes for slot in lane.take_idle()]
+        for thread in self._threads:
+            if thread is not me:
+                thread.join()
+        for slot in slots:
+            _close_quietly(slot)
+        for lane in self._lanes:
+            lane.close()
+
+    def _free_lane(self) -> Lane | None:
+        open_lanes = [lane for lane in self._lanes if lane.open]
+        return max(open_lanes, key=lambda lane: lane.free, default=None)
+
+    def _enqueue(self, job: Job, *, again: bool = False) -> None:
+        if not again:
+            self._queue.append(job)
+        elif job not in self._queue:
+            self._queue.appendleft(job)
+        if not self._threads:
+            for number, lane in enumerate(self._lanes):
+                for place in range(lane.most):
+                    name = f"esrgan-{number}-{place}"
+                    thread = threading.Thread(target=self._work, args=(lane,), name=name, daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
+        self._changed.notify_all()
+
+    def _begin(self, job: Job) -> bool:
+        if not job.begun:
+            job.begun = True
+            if not job.future.set_running_or_notify_cancel():
+                job.fail(CancelledError())
+        return job.error is None
+
+    def _work(self, lane: Lane) -> None:
+        while True:
+            with self._changed:
+                while not (lane.open and self._trim()):
+                    if lane.lost or (self._closing and not self._active):
+                        return
+                    self._changed.wait()
+                job = self._queue[0]
+                begun = self._begin(job)
+                if begun:
+                    task, slot = job.take(), lane.enter()
+            if begun:
+                self._perform(lane, slot, task)
+            else:
+                self._settle(job)
+
+    def _trim(self) -> bool:
+        # Drop jobs that have nothing left to take; true if one is left at the front.
+        while self._queue and not self._queue[0].has_task:
+            self._queue.popleft()
+        return bool(self._queue)
+
+    def _perform(self, lane: Lane, slot: Slot | None, task: Task) -> None:
+        """Do a batch in a place of a lane, note what became of it, and give the place back."""
+        job, fresh = task.job, slot is None
+        try:
+            if slot is None:
+                slot = lane.session.slot()
+            run_batch(
+                slot,
+                lane.info,
+                task.plan,
+                task.tiles,
+                task.source,
+                task.target,
+                judge=lambda made: self._guard.check(made, lane.info, task.plan, task.tiles, task.source),
+            )
+            job.report(task)
+        except BaseException as error:
+            # What it was doing when it failed is not known, so its slot is not used again.
+            failed, slot = slot, None
+            if failed is not None:
+                _close_quietly(failed)
+            kept = self._answer(lane, task, error, fresh=fresh)
+        else:
+            kept = True
+        with self._changed:
+            self.batches += 1
+            job.release()
+            unused = [slot] if slot is not None and lane.lost else []
+            if kept:
+                lane.leave(None if unused else slot)
+            unused += lane.take_idle() if lane.lost else []
+            self._changed.notify_all()
+            # When the last device is lost, what waits in the queue ends here as well.
+            ended = [one for one in self._active if one.ended]
+        for idle in unused:
+            _close_quietly(idle)
+        for one in ended:
+            self._settle(one)
+
+    def _answer(self, lane: Lane, task: Task, error: BaseException, *, fresh: bool) -> bool:
+        """Decide what a failure means for the job and the lane; whether the lane keeps the place."""
+        job = task.job
+        said = None
+        with self._changed:
+            if isinstance(error, OutOfMemoryError) and fresh and lane.crowded and lane.narrow():
+                said = f"{lane.info.name}: memory is short; going on with {lane.most} batches in flight. "
+                said += f"Use streams={lane.most} to start there"
+                self._return(task)
+                kept = False
+            else:
+                kept = True
+                if isinstance(error, DeviceLostError):
+                    said = self._lose(lane, error)
+                if isinstance(error, DeviceLostError) and not all(one.lost for one in self._lanes):
+                    self._return(task)
+                elif isinstance(error, OutOfMemoryError):
+                    said = self._cut_smaller(task, error)
+                else:
+                    job.fail(error)
+        if said is not None:
+            try:
+                warnings.warn(said, RuntimeWarning, stacklevel=2)
+            except RuntimeWarning as warning:
+                # The caller has warnings raised as errors.
+                with self._changed:
+                    job.fail(warning)
+        return kept
+
+    def _return(self, task: Task) -> None:
+        task.job.give_back(task)
+        # In front: it is the oldest.
+        self._enqueue(task.job, again=True)
+
+    def _lose(self, lane: Lane, error: DeviceLostError) -> str | None:
+        if lane.lost:
+            return None
+        lane.lost = True
+        self.lost.append(f"device {lane.info.device}: {error}")
+        left = [one for one in self._lanes if not one.lost]
+        if left:
+            return f"device {lane.info.device} is lost ({error}); {len(left)} go on with its work"
+        for job in self._queue:
+            job.fail(error)
+        return None
+
+    def _cut_smaller(self, task: Task, error: OutOfMemoryError) -> str | None:
+        job = task.job
+        if task.plan is not job.plan:
+            # Another batch of the same plan did not fit either, and was answered.
+            self._return(task)
+            return None
+        try:
+            plan, said = self._smaller(task.plan)
+        except InferenceError:
+            job.fail(error)
+            return None
+        self.halvings += 1
+        job.cut_again(plan)
+        self._return(task)
+        return f"{said} ({error})"
+
+    def _settle(self, job: Job) -> None:
+        with self._changed:
+            if job.settled or not job.ended:
+                return
+            job.settled = True
+        result: Array | None = None
+        if job.error is None:
+            try:
+                result = job.last()
+            except BaseException as error:
+                job.fail(error)
+        with self._changed:
+            # Before the future is, so that what waits on it may submit the next one.
+            self._active.discard(job)
+            with contextlib.suppress(ValueError):
+                self._queue.remove(job)
+            self._changed.notify_all()
+        # It may have been cancelled by whoever holds it.
+        with contextlib.suppress(InvalidStateError):
+            if job.error is not None:
+                job.future.set_exception(job.error)
+            else:
+                assert result is not None
+                job.future.set_result(result)
+
+    def _wait(self, job: Job) -> Array:
+        try:
+            return job.future.result()
+        except BaseException as error:
+            if not job.future.done():
+                # Ctrl-C. What is being done still writes to the target: wait for it, begin nothing more.
+                with self._changed:
+                    job.fail(error)
+                    ended = job.ended
+                if ended:
+                    self._settle(job)
+                with self._changed:
+                    while not job.settled:
+                        self._changed.wait()
+            raise
+
+
+def _close_quietly(slot: Slot) -> None:
+    # On a device that is lost even this may fail, and the reason was said already.
+    with contextlib.suppress(Exception):
+        slot.close()
