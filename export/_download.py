@@ -15,7 +15,7 @@ from pathlib import Path
 
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import CheckpointError
-from esrgan_deploy._files import sha256_of
+from esrgan_deploy._files import cache_folder, sha256_of
 from esrgan_deploy.export._names import OFFICIAL, Release, near_misses, official_release
 
 __all__ = ["cache_folder", "fetch", "resolve_checkpoint"]
@@ -104,20 +104,6 @@ def fetch(
             with _cannot_write(folder):
                 part.replace(target)
     return target
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloaded checkpoints.
-
-    ``$ESRGAN_DEPLOY_CACHE``, else ``esrgan-deploy`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
-    """
-    own = os.environ.get("ESRGAN_DEPLOY_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has a relative path ignored.
-    base = Path(shared) if Path(shared).is_absolute() else Path("~/.cache").expanduser()
-    return base / "esrgan-deploy"
 
 
 def _is_whole(path: Path, release: Release) -> bool:

@@ -1,8 +1,99 @@
-"""Whether there is an NVIDIA GPU, asked of the driver itself."""
+"""The CUDA driver: whether there is one, and the one place where its statuses are read.
+
+Written against cuda.bindings 13 (12.9 has the same names); nothing of it was run on a GPU so far. What was shown
+without one: every name and number of arguments against the installed bindings, and that these release Python's lock
+inside a call (with a library that only sleeps in the driver's place).
+"""
 
 import ctypes
+import functools
+from typing import Any
 
-__all__ = ["cuda_device_count"]
+from esrgan_deploy._console import one_line
+from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._optional import require
+from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
+
+__all__ = ["call", "constant", "cuda_device_count", "quietly"]
+
+# After one of these every further call in the context fails as well (CUresult in cuda.h: "the process must be
+# terminated and relaunched", "the device cannot be used"), so no smaller tile and no second try helps.
+LOST = frozenset(
+    f"CUDA_ERROR_{name}"
+    for name in (
+        "ASSERT",
+        "CONTAINED",
+        "CONTEXT_IS_DESTROYED",
+        "DEINITIALIZED",
+        "DEVICE_UNAVAILABLE",
+        "ECC_UNCORRECTABLE",
+        "EXTERNAL_DEVICE",
+        "HARDWARE_STACK_ERROR",
+        "ILLEGAL_ADDRESS",
+        "ILLEGAL_INSTRUCTION",
+        "INVALID_ADDRESS_SPACE",
+        "INVALID_PC",
+        "LAUNCH_FAILED",
+        "LAUNCH_TIMEOUT",
+        "MISALIGNED_ADDRESS",
+        "MPS_CLIENT_TERMINATED",
+        "NVLINK_UNCORRECTABLE",
+        "TENSOR_MEMORY_LEAK",
+        "UNKNOWN",
+    )
+)
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+ADVICE = {
+    "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "update the NVIDIA driver",
+    "CUDA_ERROR_DEVICE_UNAVAILABLE": "another process holds the GPU alone. Run: nvidia-smi to see which",
+    "CUDA_ERROR_ECC_UNCORRECTABLE": "the GPU's memory is faulty. Run: nvidia-smi -q -d ECC",
+    "CUDA_ERROR_INVALID_DEVICE": "there is no GPU of that number. Run: nvidia-smi -L to list them",
+    "CUDA_ERROR_NO_DEVICE": "no GPU is visible. Run: nvidia-smi -L, and look at CUDA_VISIBLE_DEVICES",
+    "CUDA_ERROR_NOT_SUPPORTED": "the GPU or its driver lacks it; update the NVIDIA driver, or use the .onnx",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the NVIDIA driver was updated and not loaded yet; restart the machine",
+    OUT_OF_MEMORY: "use a smaller tile or fewer slots, or free the GPU. Run: nvidia-smi to see who holds its memory",
+}
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a function of the CUDA driver and return what it gives beside its status.
+
+    Args:
+        name: As ``cuda.bindings.driver`` spells it, such as ``"cuMemAlloc"``.
+        arguments: Its own; handles and addresses may be integers.
+
+    Returns:
+        None, the one value, or a tuple of several.
+
+    Raises:
+        OutOfMemoryError: The device's memory, or memory that can be pinned, is short.
+        DeviceLostError: The context is broken; only a new process helps.
+        InferenceError: Every other status, or there is no driver.
+    """
+    try:
+        status, *values = getattr(_driver(), name)(*arguments)
+    except (RuntimeError, OSError) as error:
+        # DynamicLibNotFoundError of cuda.pathfinder, a RuntimeError, comes with the first call.
+        raise InferenceError(
+            f"{name} cannot be called, as the CUDA driver does not load ({one_line(error)}). Run: nvidia-smi to "
+            "see whether it is installed"
+        ) from error
+    if int(status) != 0:
+        raise _error(name, getattr(status, "name", f"status {int(status)}"))
+    return values[0] if len(values) == 1 else tuple(values) or None
+
+
+def quietly(name: str, *arguments: Any) -> None:
+    """Call a function that releases something, whatever comes of it: on a lost device each of them fails."""
+    try:
+        call(name, *arguments)
+    except InferenceError:
+        return
+
+
+def constant(enumeration: str, member: str) -> Any:
+    """Return a member of one of the driver's enumerations, ``constant("CUstream_flags", "CU_STREAM_DEFAULT")``."""
+    return getattr(getattr(_driver(), enumeration), member)
 
 
 def cuda_device_count() -> int:
@@ -19,3 +110,18 @@ def cuda_device_count() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+@functools.cache
+def _driver() -> Any:
+    return require("cuda.bindings.driver", extra="rtx")
+
+
+def _error(call_name: str, status: str) -> InferenceError:
+    if status == OUT_OF_MEMORY:
+        return OutOfMemoryError(f"{call_name} failed with {status}; {ADVICE[status]}")
+    if status in LOST:
+        advice = ADVICE.get(status, "the GPU's context is broken; start the process again")
+        return DeviceLostError(f"{call_name} failed with {status}; {advice}")
+    advice = ADVICE.get(status, "Run: nvidia-smi to see the state of the GPU")
+    return InferenceError(f"{call_name} failed with {status}; {advice}")

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replaced_atomically", "sha256_of"]
+__all__ = ["cache_folder", "locked", "replaced_atomically", "sha256_of"]
 
 
 @contextlib.contextmanager
@@ -39,6 +39,24 @@ def replaced_atomically(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which is made where it is not there; others wait, in any process.
+
+    The file stays: removed, a process that waits for it and one that comes later would hold two different
+    locks. The system releases the lock of a process that dies.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+    # Not on every system that can import this.
+    import fcntl
+
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits.
 
@@ -47,3 +65,17 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the folder of what can be had again: downloaded checkpoints, compiled kernels.
+
+    ``$ESRGAN_DEPLOY_CACHE``, else ``esrgan-deploy`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+    """
+    own = os.environ.get("ESRGAN_DEPLOY_CACHE")
+    if own:
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has a relative path ignored.
+    base = Path(shared) if Path(shared).is_absolute() else Path("~/.cache").expanduser()
+    return base / "esrgan-deploy"

@@ -1,0 +1,161 @@
+"""Streams, events, and work that is captured once and launched as one. Not run on a GPU so far."""
+
+from collections.abc import Callable
+
+from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._cuda import call, constant, quietly
+from esrgan_deploy.runtime._cuda_device import Device
+
+__all__ = ["CudaGraph", "Event", "Stream"]
+
+
+class Stream:
+    """A stream that does not wait for the default one.
+
+    Args:
+        device: Its context is current in the calling thread.
+
+    Raises:
+        InferenceError: The driver refuses.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.handle = int(call("cuStreamCreate", constant("CUstream_flags", "CU_STREAM_NON_BLOCKING")))
+        self._device: Device | None = device.retain()
+
+    def upload(self, target: int, source: int, size: int) -> None:
+        """Enqueue a copy from pinned memory to the device.
+
+        Raises:
+            InferenceError: The driver refuses.
+        """
+        call("cuMemcpyHtoDAsync", target, source, size, self.handle)
+
+    def download(self, target: int, source: int, size: int) -> None:
+        """Enqueue a copy from the device to pinned memory.
+
+        Raises:
+            InferenceError: The driver refuses.
+        """
+        call("cuMemcpyDtoHAsync", target, source, size, self.handle)
+
+    def capture(self, enqueue: Callable[[], None]) -> "CudaGraph":
+        """Record what a function enqueues on this stream, without running it.
+
+        Raises:
+            InferenceError: Something that it does cannot be captured; the stream is usable all the same.
+        """
+        # Other threads may allocate meanwhile, this one may not: an allocation would not be in the graph.
+        call(
+            "cuStreamBeginCapture",
+            self.handle,
+            constant("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL"),
+        )
+        try:
+            enqueue()
+        except BaseException:
+            self._give_up_capture()
+            raise
+        graph = int(call("cuStreamEndCapture", self.handle))
+        try:
+            return CudaGraph(self._held(), int(call("cuGraphInstantiate", graph, 0)))
+        finally:
+            quietly("cuGraphDestroy", graph)
+
+    def synchronize(self) -> None:
+        """Wait until the stream is empty, without Python's lock.
+
+        Raises:
+            InferenceError: Something that was enqueued failed.
+        """
+        call("cuStreamSynchronize", self.handle)
+
+    def close(self) -> None:
+        """Destroy the stream; a second call does nothing."""
+        device, self._device = self._device, None
+        if device is not None:
+            device.discard("cuStreamDestroy", self.handle)
+            device.close()
+
+    def _give_up_capture(self) -> None:
+        # Nothing else takes a stream out of its capture; a broken one gives no graph.
+        try:
+            graph = int(call("cuStreamEndCapture", self.handle))
+        except InferenceError:
+            return
+        if graph:
+            quietly("cuGraphDestroy", graph)
+
+    def _held(self) -> Device:
+        if self._device is None:
+            raise InferenceError("the CUDA stream is closed; open the session again")
+        return self._device
+
+
+class CudaGraph:
+    """A captured graph, ready to be launched. Made by `Stream.capture`."""
+
+    def __init__(self, device: Device, handle: int) -> None:
+        self.handle = handle
+        self._device: Device | None = device.retain()
+
+    def launch(self, stream: Stream) -> None:
+        """Enqueue all of it at once.
+
+        Raises:
+            InferenceError: The driver refuses.
+        """
+        call("cuGraphLaunch", self.handle, stream.handle)
+
+    def close(self) -> None:
+        """Destroy the graph; what was launched of it still runs to its end. A second call does nothing."""
+        device, self._device = self._device, None
+        if device is not None:
+            device.discard("cuGraphExecDestroy", self.handle)
+            device.close()
+
+
+class Event:
+    """A point in a stream that others can wait for; it measures no time.
+
+    Args:
+        device: Its context is current in the calling thread.
+
+    Raises:
+        InferenceError: The driver refuses.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.handle = int(call("cuEventCreate", constant("CUevent_flags", "CU_EVENT_DISABLE_TIMING")))
+        self._device: Device | None = device.retain()
+
+    def record(self, stream: int) -> None:
+        """Set the point to where a stream stands.
+
+        Raises:
+            InferenceError: The driver refuses.
+        """
+        call("cuEventRecord", self.handle, stream)
+
+    def order(self, stream: int) -> None:
+        """Enqueue that what follows on a stream waits for the point; at once over where none was set.
+
+        Raises:
+            InferenceError: The driver refuses.
+        """
+        call("cuStreamWaitEvent", stream, self.handle, 0)
+
+    def synchronize(self) -> None:
+        """Wait here until the point is reached.
+
+        Raises:
+            InferenceError: Something before it failed.
+        """
+        call("cuEventSynchronize", self.handle)
+
+    def close(self) -> None:
+        """Destroy the event; a second call does nothing."""
+        device, self._device = self._device, None
+        if device is not None:
+            device.discard("cuEventDestroy", self.handle)
+            device.close()

@@ -1,0 +1,86 @@
+"""A DLPack capsule over memory of one's own (dlpack.h, https://dmlc.github.io/dlpack)."""
+
+import ctypes
+import itertools
+from typing import Any
+
+__all__ = ["dlpack_capsule"]
+
+NAME = b"dltensor"
+# DLDataTypeCode of dlpack.h.
+CODES = {"uint8": (1, 8), "float16": (2, 16), "float32": (2, 32), "bfloat16": (4, 16)}
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+
+
+class _Managed(ctypes.Structure):
+    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _Deleter))
+
+
+# What a consumer still holds, by the address of its structure: it has only that address to give back.
+_held: dict[int, tuple[Any, ...]] = {}
+
+
+def dlpack_capsule(
+    pointer: int, shape: tuple[int, ...], dtype: str, *, device: tuple[int, int], owner: object
+) -> object:
+    """Return a capsule named ``dltensor``, which `torch.from_dlpack` and its like consume.
+
+    Args:
+        pointer: Address of the first element; the memory is C-contiguous.
+        shape: Elements along each axis.
+        dtype: ``"uint8"``, ``"float16"``, ``"bfloat16"`` or ``"float32"``.
+        device: DLPack's device type and the ordinal, ``(2, 0)`` for the first CUDA device.
+        owner: Kept until the consumer, or the capsule that nobody consumed, is gone.
+    """
+    code, bits = CODES[dtype]
+    axes = ctypes.c_int64 * len(shape)
+    # Written out, although DLPack takes NULL for C-contiguous: not every consumer does.
+    steps = [*itertools.accumulate(reversed(shape[1:]), lambda step, size: step * size, initial=1)][::-1]
+    sizes, strides = axes(*shape), axes(*steps)
+    tensor = _Tensor(pointer, *device, len(shape), code, bits, 1, sizes, strides, 0)
+    managed = _Managed(tensor, None, _release)
+    address = ctypes.addressof(managed)
+    _held[address] = (managed, sizes, strides, owner)
+    return _new_capsule(address, NAME, _destroy)
+
+
+@_Deleter
+def _release(address: int) -> None:
+    _held.pop(address, None)
+
+
+@_Destructor
+def _destroy(capsule: int) -> None:
+    # A consumer renames what it took over, and calls the deleter itself.
+    if _is_valid(capsule, NAME):
+        _held.pop(_get_pointer(capsule, NAME), None)
+
+
+# Prototypes of their own: the functions of ctypes.pythonapi are shared with whoever else sets their types.
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destructor)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+_get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
