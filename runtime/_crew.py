@@ -191,10 +191,14 @@ class Crew:
             failed, slot = slot, None
             if failed is not None:
                 _close_quietly(failed)
-            kept = self._answer(lane, task, error, fresh=fresh)
+            # A slot that could not be made, or a new one for what fits elsewhere: there are too many.
+            crowded = fresh and (failed is None or task.pixels <= lane.proved)
+            kept = self._answer(lane, task, error, crowded=crowded)
         else:
             kept = True
         with self._changed:
+            if slot is not None:
+                lane.proved = max(lane.proved, task.pixels)
             self.batches += 1
             job.release()
             unused = [slot] if slot is not None and lane.lost else []
@@ -209,12 +213,12 @@ class Crew:
         for one in ended:
             self._settle(one)
 
-    def _answer(self, lane: Lane, task: Task, error: BaseException, *, fresh: bool) -> bool:
+    def _answer(self, lane: Lane, task: Task, error: BaseException, *, crowded: bool) -> bool:
         """Decide what a failure means for the job and the lane; whether the lane keeps the place."""
         job = task.job
         said = None
         with self._changed:
-            if isinstance(error, OutOfMemoryError) and fresh and lane.crowded and lane.narrow():
+            if isinstance(error, OutOfMemoryError) and crowded and lane.narrow():
                 said = f"{lane.info.name}: memory is short; going on with {lane.most} batches in flight. "
                 said += f"Use streams={lane.most} to start there"
                 self._return(task)

@@ -73,10 +73,10 @@ class Cutter:
                     f"{self._limit}. Set tile={self._limit} to start there"
                 )
         smaller = self.plan(plan.height, plan.width)
-        if _batch_pixels(smaller) >= _batch_pixels(plan):
+        if _pixels(smaller) >= _pixels(plan):
             raise InferenceError(f"{name}: memory ran out with the smallest tile that the model takes")
         return smaller, said
 
 
-def _batch_pixels(plan: TilePlan) -> int:
+def _pixels(plan: TilePlan) -> int:
     return plan.batch * plan.tile[0] * plan.tile[1]

@@ -26,6 +26,11 @@ class Task:
     source: Array
     target: Array
 
+    @property
+    def pixels(self) -> int:
+        """Input pixels of the batch."""
+        return self.plan.batch * self.plan.tile[0] * self.plan.tile[1]
+
 
 class Job:
     """One picture. Not locked: its crew holds its own lock around every call but `report`.

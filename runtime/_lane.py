@@ -18,6 +18,8 @@ class Lane:
         self.session = session
         self.most = session.info.slots if slots is None else slots
         self.lost = False
+        # Pixels of the largest batch that was done: what fitted once fits, if fewer are in flight.
+        self.proved = 0
         self._owned = owned
         self._idle: list[Slot] = []
         self.free = self.most
@@ -31,11 +33,6 @@ class Lane:
     def open(self) -> bool:
         """Whether a batch could be begun now."""
         return not self.lost and self.free > 0
-
-    @property
-    def crowded(self) -> bool:
-        """Whether there are slots beside the one of a place that was entered."""
-        return bool(self._idle) or self.free < self.most - 1
 
     def enter(self) -> Slot | None:
         """Take a place, with the slot that was used last: its buffers fit best. None where one has to be made."""

@@ -10,16 +10,27 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(scope="session")
-def graphs() -> ModuleType:
-    """The module helpers_graphs, which importlib mode does not let tests import."""
-    path = Path(__file__).with_name("helpers_graphs.py")
-    spec = importlib.util.spec_from_file_location("runtime_helpers_graphs", path)
+def _helper(name: str) -> ModuleType:
+    # Importlib mode does not let tests import what lies beside them.
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"runtime_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def graphs() -> ModuleType:
+    """The module helpers_graphs."""
+    return _helper("helpers_graphs")
+
+
+@pytest.fixture(scope="session")
+def sessions() -> ModuleType:
+    """The module helpers_sessions."""
+    return _helper("helpers_sessions")
 
 
 @pytest.fixture
