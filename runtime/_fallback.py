@@ -1,12 +1,92 @@
-"""Placeholder until the fallback lands: to be rewritten as its task says."""
+"""Which artefact makes a frame again that another one could not."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
+from esrgan_deploy._errors import ExportError
+from esrgan_deploy._files import sha256_of
+from esrgan_deploy._manifest import Artefact, Manifest, find_manifest, load_manifest
+from esrgan_deploy.runtime._cuda import cuda_device_count
 from esrgan_deploy.runtime._session import SessionInfo
 
 __all__ = ["fallback_for"]
 
+# What each can hold: 65504, 3.39e38 and 3.40e38. Quantised graphs hold in fp16 what is not quantised.
+_RANGE = {"fp8": 0, "int8": 0, "fp16": 0, "bf16": 1, "fp32": 2}
+
+# In order of preference. ONNX Runtime has no bf16 convolutions.
+_CHOICES = (("plan", "bf16"), ("plan", "fp32"), ("onnx", "fp32"))
+
 
 def fallback_for(path: Path, info: SessionInfo) -> Path | None:
-    """Return the artefact that makes a bad frame again."""
+    """Return the artefact beside another one that can make its bad frames again, with more range.
+
+    A bf16 plan, else an fp32 plan, both where there is a GPU, else the fp32 graph. It is of the same export: the
+    manifest lists both files with the digests that they have, and it enlarges by the same factor with the same
+    channels. One that is marked as not verified is not taken, nor is a plan for fewer sizes.
+
+    Args:
+        path: The artefact whose frame was bad.
+        info: Of its session.
+
+    Returns:
+        None where no manifest lies beside it, it lists no such artefact, or this one has the most range already.
+    """
+    manifest = _manifest_beside(path)
+    mine = manifest.artefact(path.name) if manifest else None
+    if manifest is None or mine is None or not _is_as_listed(path, mine):
+        return None
+    channels = (manifest.spec.in_channels, manifest.spec.out_channels)
+    if channels != (info.in_channels, info.out_channels):
+        return None
+    # A plan's scale is what its sizes show.
+    if mine.outscale is None or not math.isclose(mine.outscale, info.scale, rel_tol=1e-3):
+        return None
+    for other in _wider(manifest, mine):
+        beside = path.with_name(other.file)
+        if _takes_all(other, info) and beside != path and _is_as_listed(beside, other):
+            return beside
     return None
+
+
+def _manifest_beside(path: Path) -> Manifest | None:
+    place = find_manifest(path)
+    try:
+        return load_manifest(place) if place is not None else None
+    except (ExportError, OSError):
+        # One that cannot be read vouches for nothing.
+        return None
+
+
+def _wider(manifest: Manifest, mine: Artefact) -> Iterator[Artefact]:
+    gpu = cuda_device_count() > 0
+    least = _RANGE.get(mine.precision, len(_RANGE))
+    for kind, precision in _CHOICES:
+        if _RANGE[precision] <= least or (kind == "plan" and not gpu):
+            continue
+        found = [a for a in manifest.artefacts if (a.kind, a.precision) == (kind, precision)]
+        # Its own form first: the frame need not be converted.
+        for other in sorted(found, key=lambda a: a.form != mine.form):
+            # Plain names only: a manifest that was tampered with must not reach outside its folder.
+            plain = Path(other.file).name == other.file
+            if plain and other.outscale == mine.outscale and other.verified is not False:
+                yield other
+
+
+def _takes_all(other: Artefact, info: SessionInfo) -> bool:
+    if info.size_multiple % other.size_multiple:
+        return False
+    if not other.shapes:
+        return True
+    least, _, most = other.shapes
+    return all(low <= size for low, size in zip(least, info.min_shape, strict=True)) and all(
+        size <= high for size, high in zip(info.max_shape, most, strict=True)
+    )
+
+
+def _is_as_listed(path: Path, listed: Artefact) -> bool:
+    try:
+        return path.stat().st_size == listed.size and sha256_of(path) == listed.sha256
+    except OSError:
+        return False

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy._spec import METADATA_KEY, ModelSpec
+from esrgan_deploy._spec import HEALTH_OUTPUT, METADATA_KEY, ModelSpec
 from esrgan_deploy.runtime._session import SessionInfo
 from esrgan_deploy.runtime._tiling import UNBOUNDED
 
@@ -84,15 +84,16 @@ def facts_of_graph(path: Path, graph: Any, run: Run, *, provider: str) -> Sessio
         provider=provider,
         spec=known.spec if known else None,
         precision=known.precision if known else "",
+        watched=len(graph.get_outputs()) == 2,
     )
 
 
 def _declared_input(path: Path, graph: Any) -> _Input:
     inputs, outputs = graph.get_inputs(), graph.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
+    if len(inputs) != 1 or not (len(outputs) == 1 or _are_picture_and_health(outputs)):
         raise InferenceError(
             f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; a graph that enlarges pictures has "
-            "one of each"
+            f"one of each, and may have a second output {HEALTH_OUTPUT!r}, (N, 3) float32"
         )
     kind, shape = inputs[0].type, inputs[0].shape
     if kind not in DTYPES or len(shape) != 4:
@@ -115,6 +116,12 @@ def _declared_input(path: Path, graph: Any) -> _Input:
         height=height,
         width=width,
     )
+
+
+def _are_picture_and_health(outputs: list[Any]) -> bool:
+    if len(outputs) != 2 or outputs[1].name != HEALTH_OUTPUT:
+        return False
+    return outputs[1].type == "tensor(float)" and len(outputs[1].shape) == 2 and outputs[1].shape[1] == 3
 
 
 def _from_metadata(graph: Any) -> _Facts | None:

@@ -1,5 +1,6 @@
 """ONNX Runtime as a session."""
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,32 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._console import one_line
-from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
+from esrgan_deploy.runtime._cuda import cuda_device_count
+from esrgan_deploy.runtime._fault_texts import fault_of
+from esrgan_deploy.runtime._foreign import (
+    borrow_array,
+    check_batch,
+    check_output,
+    output_shape,
+    stream_handle,
+)
 from esrgan_deploy.runtime._graph_facts import facts_of_graph
-from esrgan_deploy.runtime._session import Made, SessionInfo, SessionOptions
+from esrgan_deploy.runtime._ort_binding import bound, element_type, run_bound
+from esrgan_deploy.runtime._ort_cuda import OrtCuda, OrtCudaSlot
+from esrgan_deploy.runtime._ort_providers import on_cuda, provider_settings
+from esrgan_deploy.runtime._session import Made, SessionInfo, SessionOptions, Slot
 from esrgan_deploy.runtime._slot_host import HostSlot
 
 __all__ = ["OnnxSession"]
 
-PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-
 
 class OnnxSession:
     """An ``.onnx`` graph in ONNX Runtime, in either I/O form; see `Session` for the protocol.
+
+    On the processor `run_on_device` takes arrays in ordinary memory (numpy, or a tensor of PyTorch), and returns when
+    the result is there.
 
     Raises:
         InferenceError: The file is no graph that this runtime can run, or a provider is not available.
@@ -30,37 +44,24 @@ class OnnxSession:
     def __init__(self, path: Path, options: SessionOptions | None = None) -> None:
         options = options or SessionOptions()
         ort = require("onnxruntime", extra="cpu")
-        wanted = _providers(ort.get_available_providers(), options.providers)
-        settings = ort.SessionOptions()
-        # What goes wrong is raised and translated below; ONNX Runtime would print it as well.
-        settings.log_severity_level = 4
-        if options.threads is not None:
-            settings.intra_op_num_threads = options.threads
-        try:
-            graph = ort.InferenceSession(str(path), settings, providers=wanted)
-        except Exception as error:
-            if "NOT_IMPLEMENTED" in str(error):
-                raise InferenceError(
-                    f"{', '.join(wanted)} has no kernel for a part of {path} ({_reason(error)}); bf16 graphs have "
-                    "none on a processor. Use the fp32 or fp16 graph beside it"
-                ) from error
-            raise InferenceError(
-                f"ONNX Runtime cannot open {path} ({_reason(error)}). "
-                "If the file is cut off or is no ONNX graph, run: esrgan-export again"
-            ) from error
-        active = graph.get_providers()
-        if options.providers is not None and wanted[0] not in active:
-            raise InferenceError(
-                f"ONNX Runtime could not start {wanted[0]}, only {', '.join(active)}; "
-                "check the driver, or use provider cpu"
-            )
+        wanted = provider_settings(ort.get_available_providers(), options.providers, device=options.device)
         self._name = path.name
         self._turn = threading.Lock()
-        self._graph: Any = graph
-        self._output = graph.get_outputs()[0].name
-        self._input = graph.get_inputs()[0].name
-        provider = f"ONNX Runtime {ort.__version__}, {active[0].removesuffix('ExecutionProvider')}"
-        self._info = facts_of_graph(path, graph, self._run, provider=provider)
+        self._graph: Any = None
+        self._cuda = _cuda_for(wanted, options.device)
+        try:
+            self._graph = _opened(ort, path, options, wanted)
+            active = self._graph.get_providers()
+            if not on_cuda(active[0]):
+                self._close_cuda()
+            self._dtype = element_type(self._graph.get_outputs()[0])
+            provider = f"ONNX Runtime {ort.__version__}, {active[0].removesuffix('ExecutionProvider')}"
+            facts = facts_of_graph(path, self._graph, lambda batch: self._run(batch).batch, provider=provider)
+            device = options.device if on_cuda(active[0]) else -1
+            self._info = dataclasses.replace(facts, device=device)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def info(self) -> SessionInfo:
@@ -69,53 +70,151 @@ class OnnxSession:
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Enlarge one batch; see `Session.run`."""
-        try:
-            return self._run(batch)
-        except InferenceError:
-            raise
-        except Exception as error:
-            shape = "x".join(map(str, batch.shape))
-            raise InferenceError(
-                f"{self._name} failed on a batch of {shape} ({_reason(error)}); "
-                "if memory ran out, use a smaller tile"
-            ) from error
+        with self._turn:
+            return self._make(batch).batch
 
-    def slot(self) -> HostSlot:
+    def slot(self) -> Slot:
         """Return a new slot; see `Session.slot`."""
-        return HostSlot(self._info, lambda batch: Made(self.run(batch)), self._turn)
+        graph = self._open_graph()
+        if self._cuda is not None:
+            return OrtCudaSlot(self._cuda, graph, self._info, dtype=self._dtype, turn=self._turn)
+        return HostSlot(self._info, self._make, self._turn)
 
     def run_on_device(
         self, array: object, *, stream: object | None = None, out: object | None = None
     ) -> object:
         """See `Session.run_on_device`."""
-        raise InferenceError(f"{self._name} runs on {self._info.provider}; run() takes what lies on a GPU")
+        graph = self._open_graph()
+        if self._cuda is not None:
+            return self._enqueue(graph, self._cuda, array, stream, out)
+        if self._info.device >= 0:
+            raise InferenceError(
+                f"{self._name} is on cuda:{self._info.device} and cuda-bindings, which orders the streams, is not "
+                "installed. Run: pip install 'esrgan-deploy[cuda]'"
+            )
+        if stream is not None:
+            raise InferenceError(
+                f"{self._name} runs on {self._info.provider}, where there are no streams; leave stream out"
+            )
+        batch = borrow_array(array)
+        nhw = check_batch(batch, self._info)
+        made = np.empty(output_shape(self._info, nhw), self._dtype) if out is None else out
+        target = borrow_array(made)
+        check_output(target, self._info, nhw, dtype=self._dtype, batch=batch)
+        outputs = [target]
+        if self._info.watched:
+            outputs.append(borrow_array(np.empty((nhw[0], 3), np.float32)))
+        with self._turn:
+            try:
+                run_bound(graph, bound(graph, batch, outputs), wait=True)
+            except Exception as error:
+                raise self._failure(error, batch.shape) from error
+        return made
 
     def close(self) -> None:
         """Release the graph; a second call does nothing."""
         self._graph = None
+        self._close_cuda()
 
-    def _run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _enqueue(
+        self, graph: Any, cuda: OrtCuda, array: object, stream: object | None, out: object | None
+    ) -> object:
+        own = cuda.stream.handle
+        # ONNX Runtime never waits for the device as a whole, so that the default stream does no harm here.
+        handle = own if stream is None else stream_handle(stream, allow_default=True)
+        batch = borrow_array(array, stream=handle)
+        nhw = check_batch(batch, self._info)
+        with cuda.device.bound():
+            made = out
+            if made is None:
+                made = cuda.new_array(output_shape(self._info, nhw), self._dtype, handle)
+            outputs = [borrow_array(made, stream=handle)]
+            check_output(outputs[0], self._info, nhw, dtype=self._dtype, batch=batch)
+            if self._info.watched:
+                outputs.append(borrow_array(cuda.new_array((nhw[0], 3), "float32", handle)))
+            try:
+                cuda.enqueue(graph, batch, tuple(outputs), turn=self._turn, stream=handle)
+            except InferenceError:
+                raise
+            except Exception as error:
+                raise self._failure(error, batch.shape) from error
+            if stream is None:
+                cuda.stream.synchronize()
+        return made
+
+    def _make(self, batch: npt.NDArray[Any]) -> Made:
+        try:
+            return self._run(batch)
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise self._failure(error, batch.shape) from error
+
+    def _run(self, batch: npt.NDArray[Any]) -> Made:
+        graph = self._open_graph()
+        return Made(*map(np.asarray, graph.run(None, {graph.get_inputs()[0].name: batch})))
+
+    def _open_graph(self) -> Any:
         graph = self._graph
         if graph is None:
             raise InferenceError(f"the session of {self._name} is closed; open it again")
-        out: npt.NDArray[Any] = np.asarray(graph.run([self._output], {self._input: batch})[0])
-        return out
+        return graph
+
+    def _failure(self, error: Exception, shape: tuple[int, ...]) -> InferenceError:
+        kind = fault_of(str(error))
+        return kind(
+            f"{self._name} failed on a batch of {'x'.join(map(str, shape))} ({_reason(error)}); "
+            "if memory ran out, use a smaller tile"
+        )
+
+    def _close_cuda(self) -> None:
+        cuda, self._cuda = self._cuda, None
+        if cuda is not None:
+            cuda.close()
 
 
-def _providers(available: list[str], wanted: tuple[str, ...] | None) -> list[str]:
-    if wanted is None:
-        return [name for name in PREFERRED if name in available]
-    by_name = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
-    chosen = []
-    for name in wanted:
-        key = name.removesuffix("ExecutionProvider").lower()
-        if key not in by_name:
+def _opened(ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[str, dict[str, str]]]) -> Any:
+    settings = ort.SessionOptions()
+    # What goes wrong is raised and translated below; ONNX Runtime would print it as well.
+    settings.log_severity_level = 4
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    names = [name for name, _ in wanted]
+    try:
+        graph = ort.InferenceSession(str(path), settings, providers=wanted)
+    except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error):
             raise InferenceError(
-                f"this ONNX Runtime has no provider {name!r}, only {', '.join(sorted(by_name))}; "
-                "CUDA comes with: pip install 'esrgan-deploy[cuda]'"
-            )
-        chosen.append(by_name[key])
-    return chosen
+                f"{', '.join(names)} has no kernel for a part of {path} ({_reason(error)}); bf16 graphs have "
+                "none on a processor. Use the fp32 or fp16 graph beside it"
+            ) from error
+        kind = fault_of(str(error))
+        advice = "If the file is cut off or is no ONNX graph, run: esrgan-export again"
+        if kind is not InferenceError:
+            advice = "Run: nvidia-smi to see who holds the GPU"
+        raise kind(f"ONNX Runtime cannot open {path} ({_reason(error)}). {advice}") from error
+    active = graph.get_providers()
+    if options.providers is not None and names[0] not in active:
+        raise InferenceError(
+            f"ONNX Runtime could not start {names[0]}, only {', '.join(active)}; "
+            "check the driver, or use provider cpu"
+        )
+    return graph
+
+
+def _cuda_for(wanted: list[tuple[str, dict[str, str]]], device: int) -> OrtCuda | None:
+    """Make the stream that the providers on the device compute on, and write it into their options."""
+    if not on_cuda(wanted[0][0]) or cuda_device_count() == 0:
+        return None
+    try:
+        cuda = OrtCuda(device)
+    except MissingDependencyError:
+        # Without cuda-bindings there is no stream to be had: ONNX Runtime copies and waits by itself.
+        return None
+    for name, settings in wanted:
+        if on_cuda(name):
+            settings["user_compute_stream"] = str(cuda.stream.handle)
+    return cuda
 
 
 def _reason(error: Exception) -> str:

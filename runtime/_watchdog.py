@@ -1,24 +1,97 @@
-"""Placeholder until the watchdog lands: to be rewritten as its task says."""
+"""Whether what a session made is a picture."""
 
 import numpy as np
+import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._session import Made, SessionInfo
+from esrgan_deploy.runtime._session import Array, Made, SessionInfo
 
 __all__ = ["bad_picture_error", "judge"]
 
+FLAT = 0.5 / 255
+"""Spread in 0..1 up to which a picture counts as one value: half a level of 8 bits."""
 
-def judge(made: Made, info: SessionInfo, used: int) -> str | None:
-    """Say what is wrong with a batch, or None."""
-    if info.form == "uint8" or np.isfinite(made.batch[:used]).all():
-        return None
-    return "NaN or infinite samples"
+CONTENT = 16 / 255
+"""Spread of the input above which its picture cannot be one value: the toe of a video's limited range."""
+
+_PROBES = 256
+
+
+def judge(made: Made, info: SessionInfo, used: int, *, given: Array | None = None) -> str | None:
+    """Look at a batch that a session made.
+
+    A picture is bad if a sample of it is NaN or infinite, or if it is one value (a spread of half a level at most)
+    where the input was not (a spread over 16 levels): black film makes black film, and nothing else does.
+
+    A graph that watches itself has said all this in its `Made.health`, which costs nothing to read. Of one that does
+    not, the float form is searched for NaN here; whether a picture may be one value is known where ``given`` is there
+    only. A uint8 graph that does not watch itself hides its NaN, most often as black.
+
+    Args:
+        made: What the session made.
+        info: Of the session.
+        used: How many pictures of the batch count, from the first on.
+        given: The input batch in the session's form, where it is at hand; not looked at where there is `Made.health`.
+
+    Returns:
+        None if every picture is sound, else what is wrong with the first bad one, to be read after "made":
+        ``"NaN or infinite samples in picture 3 of 4 (mean nan)"``.
+    """
+    if made.health is not None:
+        return _judge_health(made.health[:used])
+    for number, picture in enumerate(made.batch[:used], start=1):
+        where = f"in picture {number} of {used}"
+        if info.form == "float" and not np.isfinite(picture).all():
+            return f"NaN or infinite samples {where}"
+        if given is not None and _spread(picture) <= FLAT:
+            content = _spread(given[number - 1], enough=CONTENT)
+            if content > CONTENT:
+                return f"one value only {where} (of an input with a spread of at least {content * 255:.0f} levels)"
+    return None
 
 
 def bad_picture_error(phrase: str, info: SessionInfo) -> InferenceError:
-    """Return the error."""
-    if info.dtype == np.float16:
+    """Return the error that says what a session made instead of a picture, and what to run instead.
+
+    Args:
+        phrase: From `judge`.
+        info: Of the session.
+    """
+    # Quantised graphs hold in fp16 what is not quantised.
+    if info.precision in ("fp16", "int8", "fp8") or info.dtype == np.float16:
         advice = "float16 overflowed; use the fp32 artefact (model.onnx) or a bf16 one"
-    else:
+    elif info.precision or info.form == "float":
         advice = "the weights are broken; run: esrgan-export again from a sound checkpoint"
+    else:
+        advice = "use the fp32 artefact (model.onnx) or a bf16 one, if this one computes in float16"
     return InferenceError(f"{info.name} made {phrase}, which is no picture: {advice}")
+
+
+def _judge_health(health: npt.NDArray[np.float32]) -> str | None:
+    mean, spread, content = health.T
+    # Written so that a NaN, which compares as false, is bad.
+    sound = np.isfinite(mean) & ((spread > FLAT) | (content <= CONTENT))
+    if sound.all():
+        return None
+    first = int(np.argmin(sound))
+    where = f"in picture {first + 1} of {len(health)}"
+    if not np.isfinite(mean[first]):
+        return f"NaN or infinite samples {where} (mean {mean[first]:g})"
+    return (
+        f"one value only {where} (a spread of {spread[first] * 255:.2g} levels, of an input with one of "
+        f"{content[first] * 255:.0f})"
+    )
+
+
+def _spread(picture: Array, *, enough: float = FLAT) -> float:
+    """Return the spread after clipping to 0..1; where a few samples differ by more than ``enough``, of those."""
+    peak = 255.0 if picture.dtype == np.uint8 else 1.0
+
+    def between(samples: Array) -> float:
+        ends = np.clip([float(samples.min()) / peak, float(samples.max()) / peak], 0.0, 1.0)
+        return float(ends[1] - ends[0])
+
+    # A picture that is one value has to be read to its end; any other shows it in a few samples.
+    flat = picture.reshape(-1)
+    few = between(flat[:: max(1, flat.size // _PROBES)])
+    return few if few > enough else between(flat)

@@ -3,10 +3,13 @@
 import dataclasses
 from typing import Any
 
-__all__ = ["METADATA_KEY", "ModelSpec", "upsampling_steps"]
+__all__ = ["HEALTH_OUTPUT", "METADATA_KEY", "ModelSpec", "upsampling_steps"]
 
 METADATA_KEY = "esrgan_deploy"
 """Under this key a written graph carries its facts as JSON, so that it works without the manifest too."""
+
+HEALTH_OUTPUT = "health"
+"""Name of the second output of a graph that watches itself; `Made.health` says what it holds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
