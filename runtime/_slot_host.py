@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._faults import OutOfMemoryError
 from esrgan_deploy.runtime._session import Made, SessionInfo
 
 __all__ = ["HostSlot"]
@@ -40,7 +41,14 @@ class HostSlot:
         wanted = self._info.batch_shape(*shape)
         self._made = None
         if self._batch is None or self._batch.shape != wanted:
-            self._batch = np.empty(wanted, self._info.dtype)
+            # The old buffer is let go of first: both at once may be what does not fit.
+            self._batch = None
+            try:
+                self._batch = np.empty(wanted, self._info.dtype)
+            except (MemoryError, ValueError) as error:
+                raise OutOfMemoryError(
+                    f"a batch of {'x'.join(map(str, wanted))} does not fit into memory; use a smaller tile"
+                ) from error
         return self._batch
 
     def start(self) -> None:

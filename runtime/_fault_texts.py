@@ -1,0 +1,47 @@
+"""What a library's error text says about the fault behind it; neither ONNX Runtime nor PyTorch types them all."""
+
+import re
+
+from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
+
+__all__ = ["fault_of"]
+
+# The words are those of the sources and of the projects' issue trackers: ONNX Runtime's bfc_arena.cc ("Failed to
+# allocate memory for requested buffer of size", "Available memory of … is smaller than requested bytes of …") and
+# cuda_call.cc ("CUDA failure 2: out of memory", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"), TensorRT's "Cuda
+# Error in allocate: 2 (out of memory)", PyTorch's "DefaultCPUAllocator: can't allocate memory".
+OUT_OF_MEMORY = re.compile(
+    r"out[ _]of[ _]memory|failed to allocate memory|smaller than requested bytes|STATUS_ALLOC_FAILED"
+    r"|bad[ _]alloc|can't allocate memory|unable to allocate|not enough memory",
+    re.IGNORECASE,
+)
+
+# After these statuses of the CUDA runtime (cudaError_t in driver_types.h: "this leaves the process in an inconsistent
+# state and any further CUDA work will return the same error") the device computes nothing more in this process. The
+# texts are those of cudaGetErrorString; ONNX Runtime writes them after "CUDA failure", PyTorch after "CUDA error:".
+LOST = re.compile(
+    r"CUDA failure (46|77|214|220|70[029]|71[04-9]|721|911|999)\b"
+    r"|CUDA_ERROR_(ILLEGAL_ADDRESS|LAUNCH_FAILED|LAUNCH_TIMEOUT|ECC_UNCORRECTABLE|CONTEXT_IS_DESTROYED|UNKNOWN)"
+    r"|illegal memory access|illegal instruction was encountered|unspecified launch failure|misaligned address"
+    r"|device-side assert|launch timed out|hardware stack error|invalid program counter|invalid address space"
+    r"|uncorrectable (ECC|NVLink) error|device\(s\) is/are busy or unavailable|context is destroyed"
+    r"|CUDA error: unknown error",
+    re.IGNORECASE,
+)
+
+
+def fault_of(text: str) -> type[InferenceError]:
+    """Return the error to raise for a library's text.
+
+    A device that is lost is not short of memory, whatever else the text says.
+
+    Args:
+        text: Of the exception, as the library wrote it.
+
+    Returns:
+        `DeviceLostError`, `OutOfMemoryError`, or plain `InferenceError`.
+    """
+    if LOST.search(text):
+        return DeviceLostError
+    return OutOfMemoryError if OUT_OF_MEMORY.search(text) else InferenceError

@@ -1,0 +1,57 @@
+"""ONNX Runtime on memory that someone else owns: addresses in, addresses out, no copy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from esrgan_deploy._optional import require
+from esrgan_deploy.runtime._foreign import ForeignArray
+
+__all__ = ["bound", "element_type", "run_bound"]
+
+# What `NodeArg.type` calls the element types of pictures, and numpy.
+ELEMENTS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+
+
+def element_type(value: Any) -> str:
+    """Return the dtype of a graph's input or output as numpy spells it; the type's own name where it has none."""
+    return ELEMENTS.get(value.type, str(value.type))
+
+
+def bound(graph: Any, batch: ForeignArray, outputs: Sequence[ForeignArray]) -> Any:
+    """Return an ``IOBinding`` of a graph to the memory of its input and of its outputs.
+
+    Args:
+        graph: An ``onnxruntime.InferenceSession`` with one input.
+        batch: Its input.
+        outputs: In the graph's order, of the shapes that it will make of the batch: with another one it fails.
+    """
+    binding = graph.io_binding()
+    binding.bind_input(graph.get_inputs()[0].name, *_place(batch))
+    for value, array in zip(graph.get_outputs(), outputs, strict=True):
+        binding.bind_output(value.name, *_place(array))
+    return binding
+
+
+def _place(array: ForeignArray) -> tuple[str, int, Any, list[int], int]:
+    where = "cpu" if array.device < 0 else "cuda"
+    return where, max(array.device, 0), np.dtype(array.dtype).type, list(array.shape), array.pointer
+
+
+def run_bound(graph: Any, binding: Any, *, wait: bool) -> None:
+    """Run a graph on what it is bound to.
+
+    Args:
+        graph: The ``onnxruntime.InferenceSession``.
+        binding: From `bound`.
+        wait: Whether to wait for the device; else the run's work is enqueued on the session's stream.
+
+    Raises:
+        Exception: ONNX Runtime's own, of many types.
+    """
+    options = None
+    if not wait:
+        options = require("onnxruntime", extra="cuda").RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    graph.run_with_iobinding(binding, options)

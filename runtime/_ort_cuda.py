@@ -1,0 +1,206 @@
+"""ONNX Runtime on a CUDA device: one stream that computes, and slots that upload and download beside it.
+
+A session of ONNX Runtime computes on one stream, which is given when it is opened (``user_compute_stream``); there is
+no way to name another one for a run. So work of other streams is ordered against it by events, on the device; with
+``disable_synchronize_execution_providers`` a run returns when its work is enqueued. Where a node of the graph has no
+kernel on the device, or with the TensorRT provider before ONNX Runtime 1.18, a run waits for the device all the same.
+Not run on a GPU so far.
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._cuda import call, quietly
+from esrgan_deploy.runtime._cuda_device import Device
+from esrgan_deploy.runtime._cuda_memory import DeviceBuffer, PinnedBuffer, StreamBuffer
+from esrgan_deploy.runtime._cuda_stream import Event, Stream
+from esrgan_deploy.runtime._device_array import DeviceArray
+from esrgan_deploy.runtime._foreign import ForeignArray, check_size, output_shape
+from esrgan_deploy.runtime._ort_binding import bound, run_bound
+from esrgan_deploy.runtime._session import Array, Made, SessionInfo
+
+__all__ = ["OrtCuda", "OrtCudaSlot"]
+
+
+class OrtCuda:
+    """The device of an ONNX Runtime session, and the stream that it computes on.
+
+    Args:
+        ordinal: Of the device.
+
+    Raises:
+        InferenceError: There is no such device, or the current context is not the one ONNX Runtime would use.
+        MissingDependencyError: cuda-bindings is not installed.
+    """
+
+    def __init__(self, ordinal: int) -> None:
+        self.device = Device(ordinal)
+        if not _is_primary(self.device):
+            self.device.close()
+            raise InferenceError(
+                f"the CUDA context that is current is not the primary one of device {ordinal}, and ONNX Runtime "
+                "computes in no other; in PyCUDA use pycuda.autoprimaryctx, or a TensorRT plan"
+            )
+        with self.device.bound():
+            self.stream = Stream(self.device)
+            self._event = Event(self.device)
+
+    def enqueue(
+        self,
+        graph: Any,
+        batch: ForeignArray,
+        outputs: tuple[ForeignArray, ...],
+        *,
+        turn: threading.Lock,
+        stream: int,
+    ) -> None:
+        """Enqueue a run between what is on a stream already and what comes to be there later.
+
+        Args:
+            graph: The ``onnxruntime.InferenceSession``.
+            batch: Its input on the device.
+            outputs: Its outputs on the device.
+            turn: Held meanwhile: the computing stream serves one run at a time.
+            stream: Handle of the stream to be ordered against.
+
+        Raises:
+            InferenceError: It failed.
+        """
+        with turn, self.device.bound():
+            for handle in {stream, batch.stream, *(output.stream for output in outputs)}:
+                if handle is not None and handle != self.stream.handle:
+                    self._event.record(handle)
+                    self._event.order(self.stream.handle)
+            run_bound(graph, bound(graph, batch, outputs), wait=False)
+            if stream != self.stream.handle:
+                self._event.record(self.stream.handle)
+                self._event.order(stream)
+
+    def new_array(self, shape: tuple[int, ...], dtype: str, stream: int) -> DeviceArray:
+        """Return an array on the device, allocated in a stream's order.
+
+        Raises:
+            OutOfMemoryError: There is not so much free.
+        """
+        kind = np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        with self.device.bound():
+            return DeviceArray(self.device, StreamBuffer(self.device, size, stream), shape, kind)
+
+    def close(self) -> None:
+        """Release stream and context; a second call does nothing."""
+        self._event.close()
+        self.stream.close()
+        self.device.close()
+
+
+class OrtCudaSlot:
+    """Pinned buffers, device buffers and a stream for one batch in flight; see `Slot` for the protocol.
+
+    Args:
+        cuda: Of the session.
+        graph: The ``onnxruntime.InferenceSession``.
+        info: Of the session.
+        dtype: Of the result.
+        turn: Held while a run is enqueued.
+    """
+
+    def __init__(
+        self, cuda: OrtCuda, graph: Any, info: SessionInfo, *, dtype: str, turn: threading.Lock
+    ) -> None:
+        self._cuda, self._graph, self._info, self._turn = cuda, graph, info, turn
+        self._dtype = np.dtype(dtype)
+        self._device = cuda.device.retain()
+        with self._device.bound():
+            self._stream = Stream(self._device)
+            self._done = Event(self._device)
+        self._shape: tuple[int, int, int] | None = None
+        self._pinned: list[PinnedBuffer] = []
+        self._memory: list[DeviceBuffer] = []
+        self._arrays: list[ForeignArray] = []
+        self._views: list[Array] = []
+
+    def prepare(self, shape: tuple[int, int, int]) -> Array:
+        """Return the pinned batch to fill; see `Slot.prepare`."""
+        if shape != self._shape:
+            check_size(self._info, shape)
+            self._allocate(shape)
+        return self._views[0]
+
+    def start(self) -> None:
+        """Enqueue upload, inference and download; see `Slot.start`."""
+        if not self._arrays:
+            raise InferenceError(f"a slot of {self._info.name} was started before it was prepared")
+        batch, *outputs = self._arrays
+        with self._device.bound():
+            self._stream.upload(batch.pointer, self._pinned[0].pointer, batch.nbytes)
+            self._cuda.enqueue(
+                self._graph, batch, tuple(outputs), turn=self._turn, stream=self._stream.handle
+            )
+            for output, pinned in zip(outputs, self._pinned[1:], strict=True):
+                self._stream.download(pinned.pointer, output.pointer, output.nbytes)
+            self._done.record(self._stream.handle)
+
+    def finish(self) -> Made:
+        """Wait for the batch; see `Slot.finish`."""
+        if not self._arrays:
+            raise InferenceError(f"a slot of {self._info.name} was asked for what it was not given")
+        with self._device.bound():
+            self._done.synchronize()
+        return Made(*self._views[1:])
+
+    def close(self) -> None:
+        """Release the buffers, once the device is done with them; a second call does nothing."""
+        self._release()
+        if self._graph is not None:
+            self._graph = None
+            self._done.close()
+            self._stream.close()
+            self._device.close()
+
+    def _allocate(self, shape: tuple[int, int, int]) -> None:
+        self._release()
+        wanted: list[tuple[tuple[int, ...], np.dtype[Any]]] = [
+            (self._info.batch_shape(*shape), self._info.dtype),
+            (output_shape(self._info, shape), self._dtype),
+        ]
+        if self._info.watched:
+            wanted.append(((shape[0], 3), np.dtype(np.float32)))
+        with self._device.bound():
+            try:
+                for sides, dtype in wanted:
+                    size = int(np.prod(sides, dtype=np.int64)) * dtype.itemsize
+                    self._pinned.append(PinnedBuffer(self._device, size))
+                    self._memory.append(DeviceBuffer(self._device, size))
+                    self._views.append(self._pinned[-1].view(sides, dtype))
+                    self._arrays.append(
+                        ForeignArray(
+                            pointer=self._memory[-1].pointer,
+                            shape=sides,
+                            dtype=dtype.name,
+                            device=self._device.ordinal,
+                            owner=self._memory[-1],
+                        )
+                    )
+            except InferenceError:
+                self._release()
+                raise
+        self._shape = shape
+
+    def _release(self) -> None:
+        self._shape = None
+        for buffer in (*self._pinned, *self._memory):
+            buffer.close()
+        self._pinned, self._memory, self._arrays, self._views = [], [], [], []
+
+
+def _is_primary(device: Device) -> bool:
+    if not device.joined:
+        return True
+    handle = call("cuDeviceGet", device.ordinal)
+    primary = int(call("cuDevicePrimaryCtxRetain", handle))
+    quietly("cuDevicePrimaryCtxRelease", handle)
+    return primary == device.context
