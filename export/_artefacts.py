@@ -9,22 +9,22 @@ import onnx_ir as ir
 
 from esrgan_deploy._errors import ExportError, ParityError
 from esrgan_deploy._manifest import Artefact
+from esrgan_deploy._parity import Comparison, Pairs, judged
 from esrgan_deploy.export._forms import to_uint8_form
 from esrgan_deploy.export._graph import clone, save
 from esrgan_deploy.export._metadata import describe
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._outscale import resize_output
-from esrgan_deploy.export._parity import BOUNDS, Comparison
 from esrgan_deploy.export._placement import QUANTISED, placement
 from esrgan_deploy.export._precision import to_precision
 from esrgan_deploy.export._qdq import quantise
-from esrgan_deploy.export._reference import Pairs
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._scales import load_scales
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import verify_graph
+from esrgan_deploy.export._watchdog import is_watched, watch
 
-__all__ = ["Interchange", "judged", "prove_graph", "refuse_breaches", "write_graph", "write_interchange"]
+__all__ = ["Interchange", "prove_graph", "refuse_breaches", "write_graph", "write_interchange"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,8 @@ def write_graph(
                 f"{precision} needs activation scales, which {source.name} has not. Run: --precision fp16"
             )
         quantise(graph, precision, placement(source.spec), load_scales(source.weights, precision))
+    if options.watchdog:
+        watch(graph)
     if options.form == "uint8":
         to_uint8_form(graph)
     describe(
@@ -117,6 +119,7 @@ def prove_graph(
     """
     comparisons = [*verify_graph(path, precision, sets), *extra]
     figures, verified = judged(comparisons, precision, form)
+    written = ir.load(path)
     return Artefact.from_file(
         path,
         kind="onnx",
@@ -124,23 +127,12 @@ def prove_graph(
         form=form,
         outscale=base.outscale,
         size_multiple=base.size_multiple,
-        opset=ir.load(path).graph.opset_imports[""],
+        opset=written.graph.opset_imports[""],
         built_from="" if path == base.path else base.path.name,
         verified=verified,
         parity=figures,
+        watched=is_watched(written),
     )
-
-
-def judged(
-    comparisons: list[Comparison], precision: str, form: str
-) -> tuple[tuple[dict[str, object], ...], bool]:
-    """Return the figures with what each breaches, and whether none does."""
-    bound = BOUNDS[precision]
-    if form == "uint8":
-        # Whole levels: a sample that rounds the other way differs by one, which the shares judge.
-        bound = dataclasses.replace(bound, max_abs=None)
-    figures = [{**one.to_json(), "breaches": one.breaches(bound)} for one in comparisons]
-    return tuple(figures), not any(entry["breaches"] for entry in figures)
 
 
 def refuse_breaches(artefacts: Sequence[Artefact], manifest: Path) -> None:

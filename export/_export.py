@@ -9,13 +9,14 @@ from pathlib import Path
 from esrgan_deploy import _optional
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
+from esrgan_deploy._parity import Pairs, planar
 from esrgan_deploy.engines import preflight
 from esrgan_deploy.export._artefacts import Interchange, prove_graph, write_graph, write_interchange
 from esrgan_deploy.export._golden import golden_pictures, noise_pictures, save_golden
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._plan import build_plan, plan_flavour
 from esrgan_deploy.export._probe import activation_maxima, overflow_warnings
-from esrgan_deploy.export._reference import Pairs, planar, reference_pairs
+from esrgan_deploy.export._reference import reference_pairs
 from esrgan_deploy.export._source import Source, open_source
 from esrgan_deploy.export._verify import pictures_in, verify_shapes
 

@@ -5,6 +5,7 @@ import json
 import onnx_ir as ir
 
 from esrgan_deploy._spec import METADATA_KEY, ModelSpec
+from esrgan_deploy.export._watchdog import is_watched
 
 __all__ = ["describe"]
 
@@ -18,6 +19,7 @@ def describe(
         "form": form,
         "outscale": outscale,
         "size_multiple": size_multiple,
+        "watched": is_watched(model),
         "spec": spec.to_json(),
     }
     model.metadata_props.clear()

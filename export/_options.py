@@ -22,6 +22,8 @@ class ExportOptions:
         precisions: Which graphs and plans to make beside the fp32 interchange graph; the quantised ones need the
             scales of a training with ``--quantize`` beside the checkpoint.
         form: ``"float"`` (NCHW 0..1) or ``"uint8"`` (NHWC 0..255), for the graphs that plans are built from.
+        watchdog: Whether those graphs have a second output that tells a broken picture, see `Made.health`. The
+            interchange graph has none.
         opset: ONNX operator set, 17 to 23; None takes 20, or what a graph that was handed in has.
         outscale: Final size over input size; None for the net's own scale.
         images: A folder of pictures to verify on as well.
@@ -36,6 +38,7 @@ class ExportOptions:
 
     precisions: tuple[str, ...] = ("fp16",)
     form: str = "float"
+    watchdog: bool = True
     opset: int | None = None
     outscale: float | None = None
     images: Path | None = None

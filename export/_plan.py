@@ -4,15 +4,19 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx_ir as ir
+
 from esrgan_deploy._errors import EngineMismatchError, InferenceError, MissingDependencyError
 from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
 from esrgan_deploy._manifest import Artefact
+from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.engines import engine_from_onnx
-from esrgan_deploy.export._artefacts import Interchange, judged
+from esrgan_deploy.engines._rebuild import built_fields
+from esrgan_deploy.export._artefacts import Interchange
 from esrgan_deploy.export._options import ExportOptions
-from esrgan_deploy.export._reference import Pairs
-from esrgan_deploy.export._verify import verify_session
-from esrgan_deploy.runtime import open_session
+from esrgan_deploy.export._watchdog import is_watched
+from esrgan_deploy.runtime import SessionOptions, open_session
+from esrgan_deploy.runtime._golden import verify_session
 
 __all__ = ["build_plan", "plan_flavour"]
 
@@ -66,15 +70,11 @@ def build_plan(
         form=options.form,
         outscale=base.outscale,
         size_multiple=base.size_multiple,
-        shapes=(result.shapes.min, result.shapes.opt, result.shapes.max),
-        flavour=result.flavour,
-        flavour_version=result.version,
-        compute_capabilities=result.compute_capabilities,
         built_from=graph.name,
-        dtypes=result.dtypes,
-        build_seconds=round(result.seconds, 2),
+        **built_fields(result, build),
         verified=verified,
         parity=figures,
+        watched=is_watched(ir.load(graph)),
         note=f"built, all convolutions {'/'.join(result.dtypes)}; {state}"
         if result.dtypes
         else f"built; {state}",
@@ -88,7 +88,8 @@ def _run_here(
         return (), None, "not run: no GPU here"
     # A portable plan may be for other cards than the one at hand: that is no fault of the plan.
     try:
-        session = open_session(plan)
+        # Built a moment ago by this process; its manifest is written when all is proven.
+        session = open_session(plan, SessionOptions(trust=True))
     except (EngineMismatchError, InferenceError) as error:
         return (), None, f"not run: {error}"
     try:

@@ -10,14 +10,12 @@ from torch import nn
 from torch.nn import functional
 
 from esrgan_deploy._errors import ParityError
+from esrgan_deploy._parity import Pairs, planar
 
-__all__ = ["Pairs", "Reference", "planar", "reference_of_module", "reference_pairs", "resized"]
+__all__ = ["Reference", "reference_of_module", "reference_pairs", "resized"]
 
 Reference = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """From ``(N, C, H, W)`` float32 0..1 to the enlarged picture, the same layout, not clipped."""
-
-Pairs = dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]
-"""By name: a picture ``(N, H, W, C)`` uint8 and the reference's output for it, ``(N, C, H·s, W·s)`` float32."""
 
 
 def reference_of_module(module: nn.Module, ratio: Fraction = Fraction(1)) -> Reference:
@@ -67,8 +65,3 @@ def reference_pairs(reference: Reference, pictures: Mapping[str, npt.NDArray[np.
             )
         pairs[name] = (picture, out)
     return pairs
-
-
-def planar(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Turn ``(N, H, W, C)`` uint8 into ``(N, C, H, W)`` float32 0..1."""
-    return np.ascontiguousarray(picture.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)

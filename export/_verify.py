@@ -9,14 +9,13 @@ import onnx_ir as ir
 
 from esrgan_deploy._errors import MediaError, ParityError
 from esrgan_deploy._optional import require
+from esrgan_deploy._parity import Comparer, Comparison, Pairs, planar
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
-from esrgan_deploy.export._parity import Comparer, Comparison
-from esrgan_deploy.export._reference import Pairs, Reference, planar
+from esrgan_deploy.export._reference import Reference
 from esrgan_deploy.export._rounding import measured_as, rounding_model
-from esrgan_deploy.runtime import Session
 
-__all__ = ["SHAPE_BUDGET", "pictures_in", "verify_graph", "verify_session", "verify_shapes"]
+__all__ = ["SHAPE_BUDGET", "pictures_in", "verify_graph", "verify_shapes"]
 
 SHAPE_BUDGET = 4e11
 """Floating-point operations that proving one shape may cost: a few seconds on two cores, for each side."""
@@ -54,35 +53,6 @@ def verify_graph(path: Path, precision: str, sets: Mapping[str, Pairs]) -> list[
                 raise ParityError(f"{path.name}: {error}") from error
         results.append(comparer.result())
     return results
-
-
-def verify_session(session: Session, sets: Mapping[str, Pairs]) -> tuple[list[Comparison], int]:
-    """Compare what a session of the runtime computes with the reference: how a plan is verified.
-
-    Args:
-        session: Of either form.
-        sets: By name of the set, pictures with their reference output.
-
-    Returns:
-        The comparisons, and how many pictures lie outside the sizes that the session takes.
-    """
-    info, left_out, results = session.info, 0, []
-    for on, pairs in sets.items():
-        comparer, compared = Comparer(on, info.provider), 0
-        for name, (picture, expected) in pairs.items():
-            sizes = zip(info.min_shape, picture.shape[:3], info.max_shape, strict=True)
-            if not all(low <= size <= high for low, size, high in sizes):
-                left_out += 1
-                continue
-            batch = picture if info.form == "uint8" else planar(picture).astype(info.dtype)
-            try:
-                comparer.add(name, expected, session.run(np.ascontiguousarray(batch)))
-            except ValueError as error:
-                raise ParityError(f"{info.name}: {error}") from error
-            compared += 1
-        if compared:
-            results.append(comparer.result())
-    return results, left_out
 
 
 def verify_shapes(

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy._files import replaced_atomically, sha256_of
+from esrgan_deploy._files import locked, replaced_atomically, sha256_of
 from esrgan_deploy._spec import ModelSpec
 
-__all__ = ["Artefact", "Manifest", "find_manifest", "load_manifest", "save_manifest"]
+__all__ = ["Artefact", "Manifest", "amend_artefact", "find_manifest", "load_manifest", "save_manifest"]
 
 SCHEMA = 1
 
@@ -34,12 +34,20 @@ class Artefact:
         flavour_version: Version of that library, for a plan.
         compute_capabilities: ``("8.6", …)`` that a plan was built for; empty means the library's own choice.
         built_from: Name of the artefact that this one was made from.
+        options: What the builder was asked, by the names of ``BuildOptions``, for a plan: with `shapes`,
+            `compute_capabilities` and `built_from` all that a rebuild needs. Empty in older manifests.
+        gpu: Name of the GPU that a plan was built on, where it was built for that one.
+        driver: Newest CUDA version that the driver there knew, ``13000`` for 13.0.
         dtypes: Number of convolution kernels by dtype that the builder reported, for a plan.
         build_seconds: Time that the build took, for a plan.
+        declared_bytes_per_pixel: Bytes that a plan's kernels declare to read and write per input pixel; None where the
+            plan takes a range of sizes, whose tensors have none.
         verified: True when it was run and held its bounds, False when it breached one, None when nothing
             here could run it.
         parity: What was measured, one dictionary per comparison.
         note: What the reader has to know beside the figures.
+        tiling: What was measured of its tiles: the halo, and on what. Empty where nothing was.
+        watched: Whether the graph has the second output ``health``.
     """
 
     file: str
@@ -56,11 +64,17 @@ class Artefact:
     flavour_version: str = ""
     compute_capabilities: tuple[str, ...] = ()
     built_from: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    gpu: str = ""
+    driver: int | None = None
     dtypes: dict[str, int] = dataclasses.field(default_factory=dict)
     build_seconds: float | None = None
+    declared_bytes_per_pixel: float | None = None
     verified: bool | None = None
     parity: tuple[dict[str, Any], ...] = ()
     note: str = ""
+    tiling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    watched: bool = False
 
     @classmethod
     def from_file(cls, path: Path, **fields: Any) -> "Artefact":
@@ -140,10 +154,47 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
         temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
+def amend_artefact(path: Path, file: str, **changes: Any) -> Artefact:
+    """Change one entry of a manifest, with a lock on ``<manifest>.lock`` so that no other change is lost.
+
+    Args:
+        path: The manifest.
+        file: Name of the artefact.
+        changes: New values of attributes of `Artefact`.
+
+    Returns:
+        The entry as it stands now.
+
+    Raises:
+        ExportError: It is not a manifest, or lists no such artefact.
+        OSError: The folder cannot be written.
+    """
+    with locked(path.with_name(path.name + ".lock")):
+        manifest = load_manifest(path)
+        old = manifest.artefact(file)
+        if old is None:
+            raise ExportError(f"{path} lists no {file}; it lists {_names(manifest)}")
+        new = dataclasses.replace(old, **changes)
+        entries = tuple(new if entry is old else entry for entry in manifest.artefacts)
+        save_manifest(dataclasses.replace(manifest, artefacts=entries), path)
+    return new
+
+
+def _names(manifest: Manifest) -> str:
+    return ", ".join(entry.file for entry in manifest.artefacts) or "nothing"
+
+
 def _artefact_from_json(entry: dict[str, Any]) -> Artefact:
     known = {field.name for field in dataclasses.fields(Artefact)}
     fields = {key: value for key, value in entry.items() if key in known}
     fields["shapes"] = tuple(tuple(triple) for triple in fields.get("shapes", ()))
-    fields["compute_capabilities"] = tuple(fields.get("compute_capabilities", ()))
+    fields["compute_capabilities"] = tuple(map(str, fields.get("compute_capabilities", ())))
     fields["parity"] = tuple(fields.get("parity", ()))
+    for name in ("options", "tiling"):
+        fields[name] = dict(fields.get(name, {}))
+    for field in dataclasses.fields(Artefact):
+        if field.type in (str, int, bool) and not isinstance(
+            fields.get(field.name, field.type()), field.type
+        ):
+            raise ValueError(f"{field.name} of {fields.get('file')!r} is {fields[field.name]!r}")
     return Artefact(**fields)

@@ -311,8 +311,8 @@ def test_the_official_anime_model_ends_verified_with_a_plan(assets: Path, tmp_pa
 
 def test_a_session_of_the_runtime_is_verified_as_the_graphs_are(exported):
     """It is how a plan is held against PyTorch where there is a GPU: shown on ONNX Runtime's session."""
-    from esrgan_deploy.export._verify import verify_session
     from esrgan_deploy.runtime import open_session
+    from esrgan_deploy.runtime._golden import verify_session
 
     folder, _ = exported
     with np.load(folder / "model.golden.npz", allow_pickle=False) as golden:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from esrgan_deploy.export._parity import BOUNDS, Bound, Comparer, to_levels
+from esrgan_deploy._parity import BOUNDS, Bound, Comparer, to_levels
 
 STRICT = Bound(max_abs=1e-4, min_psnr=50.0, min_within_one=0.999, max_bias=0.1)
 

@@ -1,6 +1,7 @@
 """How far an artefact is from PyTorch, in the units that a viewer sees, and what is allowed."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,10 @@ import numpy.typing as npt
 
 from esrgan_deploy._metrics import psnr, ssim
 
-__all__ = ["BOUNDS", "Bound", "Comparer", "Comparison", "to_levels"]
+__all__ = ["BOUNDS", "Bound", "Comparer", "Comparison", "Pairs", "judged", "planar", "to_levels"]
+
+Pairs = dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]
+"""By name: a picture ``(N, H, W, C)`` uint8 and the reference's output for it, ``(N, C, H·s, W·s)`` float32."""
 
 _TILE = 64
 
@@ -189,6 +193,29 @@ class Comparer:
     def _check(expected: tuple[int, ...], got: tuple[int, ...], name: str) -> None:
         if expected != got:
             raise ValueError(f"{name}: the output is {got}, PyTorch's is {expected}")
+
+
+def judged(
+    comparisons: Sequence[Comparison], precision: str, form: str
+) -> tuple[tuple[dict[str, Any], ...], bool]:
+    """Return the figures with what each breaches, and whether none does.
+
+    Args:
+        comparisons: What was measured.
+        precision: One of `BOUNDS`, by which it is judged.
+        form: ``"float"`` or ``"uint8"``.
+    """
+    bound = BOUNDS[precision]
+    if form == "uint8":
+        # Whole levels: a sample that rounds the other way differs by one, which the shares judge.
+        bound = dataclasses.replace(bound, max_abs=None)
+    figures = [{**one.to_json(), "breaches": one.breaches(bound)} for one in comparisons]
+    return tuple(figures), not any(entry["breaches"] for entry in figures)
+
+
+def planar(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Turn ``(N, H, W, C)`` uint8 into ``(N, C, H, W)`` float32 0..1."""
+    return np.ascontiguousarray(picture.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
 
 
 def to_levels(picture: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
