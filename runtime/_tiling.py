@@ -131,6 +131,7 @@ def plan_tiles(
     batch: int = 1,
     least: tuple[int, int] = (1, 1),
     most: tuple[int, int] = (UNBOUNDED, UNBOUNDED),
+    largest: int = AUTO_TILE,
 ) -> TilePlan:
     """Cut a picture into tiles of one shape that overlap by two halos and cover every pixel exactly once.
 
@@ -149,6 +150,7 @@ def plan_tiles(
         batch: Tiles that go through the net together.
         least: ``(rows, columns)`` of the smallest tile that the net takes.
         most: ``(rows, columns)`` of the largest tile that the net takes.
+        largest: Edge of the largest tile that ``"auto"`` makes; a picture of no more pixels than that goes whole.
 
     Raises:
         InferenceError: No tile of the asked size can be placed.
@@ -156,16 +158,19 @@ def plan_tiles(
     if height < 1 or width < 1:
         raise InferenceError(f"the picture is {width}x{height} pixels; it needs at least 1x1")
     TileOptions(tile=tile, halo=halo)
+    if batch < 1 or largest < 1:
+        raise ValueError(f"batch is {batch} and largest is {largest}; both are at least 1")
+    wanted = largest if tile == "auto" else tile
     ratio = Fraction(scale)
     align = math.lcm(multiple, ratio.denominator)
-    untiled = tile == 0 or (tile == "auto" and height * width <= AUTO_TILE**2)
+    untiled = tile == 0 or (tile == "auto" and height * width <= largest**2)
     border = _round_up(halo, align)
     spans: list[tuple[Span, ...]] = []
     extents: list[int] = []
     for axis, length in enumerate((height, width)):
         low, high = _round_up(least[axis], multiple), most[axis] // multiple * multiple
         whole = max(_round_up(length, multiple), low)
-        if whole <= high and (untiled or whole <= _edge(tile)):
+        if whole <= high and (untiled or whole <= wanted):
             extents.append(whole)
             spans.append((Span(0, 0, length),))
             continue
@@ -174,7 +179,9 @@ def plan_tiles(
                 f"the picture is {width}x{height} pixels and the model takes at most "
                 f"{most[1]}x{most[0]}; use tile 'auto'"
             )
-        edge = _tile_edge(length, tile, border, align, low, high, ratio)
+        edge = _tile_edge(wanted, border, align, low, high, ratio)
+        if tile == "auto":
+            edge = min(edge, max(_even_edge(length, edge, border, align), _round_up(low, align)))
         extents.append(edge)
         spans.append(_spans(length, edge, border, align))
     return TilePlan(
@@ -189,15 +196,16 @@ def plan_tiles(
     )
 
 
-def _tile_edge(
-    length: int, tile: int | Literal["auto"], halo: int, align: int, low: int, high: int, scale: Fraction
-) -> int:
-    # What was asked for, rounded up to the alignment and brought into what the net takes.
-    edge = min(max(_round_up(_edge(tile), align), _round_up(low, align)), high // align * align)
-    if align > _edge(tile):
+def _tile_edge(wanted: int, halo: int, align: int, low: int, high: int, scale: Fraction) -> int:
+    # What was asked for, rounded up to the alignment and brought into what the net takes. Only origins have to
+    # be aligned: a net of one size, which may be no multiple of the scale's denominator, gets that size.
+    edge = max(_round_up(wanted, align), _round_up(low, align))
+    if edge > high:
+        edge = high // align * align if high // align * align >= low else high
+    if align > wanted:
         raise InferenceError(
             f"a scale of {float(scale):g} meets whole output pixels only every {align} input pixels, which "
-            f"is more than a tile of {_edge(tile)}; use tile 0 (the whole picture at once) "
+            f"is more than a tile of {wanted}; use tile 0 (the whole picture at once) "
             f"or a tile of {2 * halo + align}"
         )
     if edge < 2 * halo + align:
@@ -205,26 +213,24 @@ def _tile_edge(
             f"a tile of {edge} leaves nothing between two halos of {halo} pixels; "
             f"use a halo of at most {max(0, (edge - align) // 2 // align * align)}, or a larger tile"
         )
-    if tile != "auto" or low >= edge:
-        return edge
+    return edge
+
+
+def _even_edge(length: int, edge: int, halo: int, align: int) -> int:
     # The same number of tiles, each no larger than needed: 300 pixels become 2 x 166, not 2 x 256.
     padded = _round_up(length, align)
-    number = math.ceil((padded - 2 * halo) / (edge - 2 * halo))
+    number = max(1, math.ceil((padded - 2 * halo) / (edge - 2 * halo)))
     even = math.ceil((padded + 2 * halo * (number - 1)) / number)
-    return max(_round_up(even, align), _round_up(low, align))
+    return max(_round_up(even, align), 2 * halo + align)
 
 
 def _spans(length: int, edge: int, halo: int, align: int) -> tuple[Span, ...]:
-    last = max(_round_up(length, align), edge) - edge
-    step = edge - 2 * halo
+    last = _round_up(max(0, length - edge), align)
+    step = (edge - 2 * halo) // align * align
     origins = [*range(0, last, step), last]
     # Half-way through the overlap, as far as possible from both tiles' borders.
     cuts = [(b + a + edge) // 2 // align * align for a, b in itertools.pairwise(origins)]
     return tuple(map(Span, origins, [0, *cuts], [*cuts, length]))
-
-
-def _edge(tile: int | Literal["auto"]) -> int:
-    return AUTO_TILE if tile == "auto" else tile
 
 
 def _round_up(value: int, step: int) -> int:

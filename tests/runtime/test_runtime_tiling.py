@@ -1,7 +1,9 @@
 """Tile planning is arithmetic, so it is tested as such."""
 
+import dataclasses
 import itertools
 import math
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -11,85 +13,146 @@ from hypothesis import strategies as st
 
 from esrgan_deploy import InferenceError
 from esrgan_deploy.runtime import TilePlan, plan_tiles
-from esrgan_deploy.runtime._tiling import TileOptions
+from esrgan_deploy.runtime._tiling import UNBOUNDED, TileOptions
 
 SCALES = st.sampled_from([Fraction(s) for s in ("1", "2", "4", "8", "3/2", "5/2", "4/3", "13/10", "1/2")])
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A plan with what it was asked for."""
+
+    plan: TilePlan
+    halo: int
+    multiple: int
+    align: int
+    least: tuple[int, int]
+    most: tuple[int, int]
+
+
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[TilePlan, int, int]:
-    """A plan with the halo and the size multiple that it was asked for."""
+def cases(draw: st.DrawFn) -> Case:
+    """Plans of every kind of net: any scale, size multiple, least and greatest shape, some of one size only."""
     halo = draw(st.integers(0, 12))
     multiple = draw(st.sampled_from([1, 2, 3, 4, 8]))
     scale = draw(SCALES)
     align = math.lcm(multiple, scale.denominator)
-    least = 2 * -(-halo // align) * align + align
-    tile = draw(st.one_of(st.just("auto"), st.just(0), st.integers(least, least + 60)))
-    height, width = draw(st.integers(1, 400)), draw(st.integers(1, 400))
-    plan = plan_tiles(height, width, tile=tile, halo=halo, multiple=multiple, scale=scale)
-    return plan, halo, multiple
+    # The least tile in which two halos leave something; any net that takes less than that must be refused.
+    room = 2 * -(-halo // align) * align + align
+    kind = draw(st.sampled_from(["any", "bounded", "fixed"]))
+    least, most = (1, 1), (UNBOUNDED, UNBOUNDED)
+    if kind != "any":
+        most = (room + draw(st.integers(multiple, 80)), room + draw(st.integers(multiple, 80)))
+        least = (
+            draw(st.integers(1, most[0] // multiple * multiple)),
+            draw(st.integers(1, most[1] // multiple)),
+        )
+    if kind == "fixed":
+        least = most = (most[0] // multiple * multiple, most[1] // multiple * multiple)
+    tiles = [st.just("auto"), st.integers(room, room + 60)]
+    tile = draw(st.one_of(*tiles, st.just(0)) if kind == "any" else st.one_of(*tiles))
+    plan = plan_tiles(
+        draw(st.integers(1, 200)),
+        draw(st.integers(1, 200)),
+        tile=tile,
+        halo=halo,
+        multiple=multiple,
+        scale=scale,
+        batch=draw(st.integers(1, 7)),
+        least=least,
+        most=most,
+        largest=draw(st.integers(room, room + 60)),
+    )
+    return Case(plan, halo, multiple, align, least, most)
 
 
-@given(plans())
-def test_every_output_pixel_is_written_exactly_once(case: tuple[TilePlan, int, int]) -> None:
+@given(cases())
+def test_every_output_pixel_is_written_exactly_once(case: Case) -> None:
     """A gap would leave uninitialised memory in the picture, an overlap would hide a misplaced tile."""
-    plan, _, _ = case
-    for spans, length in zip((plan.rows, plan.columns), plan.out_size, strict=True):
+    plan = case.plan
+    for spans, length, made in zip((plan.rows, plan.columns), plan.out_size, plan.out_tile, strict=True):
         covered = np.zeros(length, int)
         for span in spans:
             start, stop = plan.out_range(span)
             covered[start:stop] += 1
+            # What is kept must lie in what the net made of the tile.
+            assert plan.out_origin(span) <= start <= stop <= plan.out_origin(span) + made
         assert (covered == 1).all()
 
 
-@given(plans())
-def test_kept_pixels_lie_a_halo_away_from_their_tiles_border(case: tuple[TilePlan, int, int]) -> None:
+@given(cases())
+def test_kept_pixels_lie_a_halo_away_from_their_tiles_border(case: Case) -> None:
     """Less would show the seam that the halo is there to hide; the picture's own border is no seam."""
-    plan, halo, _ = case
+    plan = case.plan
+    assert plan.halo >= case.halo
     for spans, edge in zip((plan.rows, plan.columns), plan.tile, strict=True):
         for before, after in itertools.pairwise(spans):
             assert before.keep_stop == after.keep_start
-            assert before.keep_stop <= before.origin + edge - halo
-            assert after.keep_start >= after.origin + halo
+            assert before.keep_stop <= before.origin + edge - plan.halo
+            assert after.keep_start >= after.origin + plan.halo
 
 
-@given(plans())
-def test_tiles_lie_inside_the_padded_picture(case: tuple[TilePlan, int, int]) -> None:
+@given(cases())
+def test_tiles_lie_inside_the_padded_picture(case: Case) -> None:
     """A tile that starts outside, or ends beyond the padding, would be filled with more than one picture."""
-    plan, _, multiple = case
-    align = math.lcm(multiple, plan.scale.denominator)
+    plan = case.plan
     for spans, edge, length in zip(
         (plan.rows, plan.columns), plan.tile, (plan.height, plan.width), strict=True
     ):
-        padded = max(edge, -(-length // align) * align)
         assert spans[0].origin == 0
-        assert all(span.origin >= 0 and span.origin + edge <= padded for span in spans)
+        assert spans[0].keep_start == 0
+        assert all(span.origin >= 0 for span in spans)
+        # The padding is never more than the alignment asks for, but for a picture smaller than the least tile.
+        assert max(span.origin for span in spans) + edge <= max(edge, length + case.align - 1)
         assert spans[-1].keep_stop == length
         assert all(span.keep_start < span.keep_stop for span in spans)
 
 
-@given(plans())
-def test_origins_and_tile_sides_fit_the_net(case: tuple[TilePlan, int, int]) -> None:
+@given(cases())
+def test_a_tile_is_of_a_shape_that_the_net_takes(case: Case) -> None:
+    """A plan or a fixed graph refuses every other shape, in the middle of a picture."""
+    for side, low, high in zip(case.plan.tile, case.least, case.most, strict=True):
+        assert low <= side <= high
+        assert side % case.multiple == 0
+
+
+@given(cases())
+def test_origins_fit_the_net(case: Case) -> None:
     """Otherwise an unshuffle groups other pixels than untiled, or a x1.5 net shifts by a part."""
-    plan, _, multiple = case
-    assert all(side % multiple == 0 for side in plan.tile)
+    plan = case.plan
     for spans in (plan.rows, plan.columns):
         for span in spans:
-            assert span.origin % multiple == 0
+            assert span.origin % case.multiple == 0
             assert (span.origin * plan.scale).denominator == 1
             if span.keep_start:
                 assert (span.keep_start * plan.scale).denominator == 1
 
 
-@given(plans(), st.integers(1, 7))
-def test_batches_hold_every_tile_in_order(case: tuple[TilePlan, int, int], number: int) -> None:
+@given(cases())
+def test_batches_hold_every_tile_in_order(case: Case) -> None:
     """A tile that falls between two batches leaves a hole."""
-    plan, _, _ = case
-    plan = plan_tiles(plan.height, plan.width, tile=60, halo=2, batch=number)
+    plan = case.plan
     batches = list(plan.batches())
     assert [tile for batch in batches for tile in batch] == list(plan.tiles())
-    assert all(len(batch) == number for batch in batches[:-1])
+    assert all(len(batch) == plan.batch for batch in batches[:-1])
+    assert 1 <= len(batches[-1]) <= plan.batch
     assert len(list(plan.tiles())) == plan.count
+
+
+@given(cases())
+def test_the_output_fills_from_the_top(case: Case) -> None:
+    """Finished rows of a memory map are let go of while later ones are computed; one above would come back."""
+    tops = [tile.row.keep_start for tile in case.plan.tiles()]
+    assert tops == sorted(tops)
+
+
+@given(st.integers(300, 4000), st.integers(0, 20), st.sampled_from([1, 2, 3, 4]), st.integers(60, 300))
+def test_even_tiles_are_no_more_than_full_ones(length: int, halo: int, multiple: int, largest: int) -> None:
+    """Evening out that adds a tile computes more than it saves."""
+    full = plan_tiles(length, length, tile=largest, halo=halo, multiple=multiple)
+    even = plan_tiles(length, length, largest=largest, halo=halo, multiple=multiple)
+    assert even.count == full.count
+    assert even.tile[0] <= full.tile[0]
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 20))
@@ -157,6 +220,13 @@ def test_an_empty_picture_is_refused() -> None:
         plan_tiles(0, 5)
 
 
+@pytest.mark.parametrize("options", [{"batch": 0}, {"largest": 0}])
+def test_no_tiles_at_a_time_is_a_value_error(options: dict[str, int]) -> None:
+    """A batch of nothing would never come to an end of the tiles."""
+    with pytest.raises(ValueError, match="at least 1"):
+        plan_tiles(10, 10, **options)
+
+
 @pytest.mark.parametrize(
     "options", [{"tile": -1}, {"halo": -1}, {"tile": "some"}, {"tile": 32, "halo": 16}, {"tile": 1.5}]
 )
@@ -164,6 +234,25 @@ def test_options_out_of_range_are_value_errors(options: dict[str, int]) -> None:
     """A halo as large as the tile would loop for ever or keep nothing."""
     with pytest.raises(ValueError, match=r"tile|halo"):
         TileOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_plan_beyond_memory_costs_next_to_nothing() -> None:
+    """A million pixels a side has 10^9 tiles: held at once they would take what the picture itself does not."""
+    tracemalloc.start()
+    plan = plan_tiles(10**6, 10**6, tile=64, halo=16)
+    first = next(plan.batches())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan.count > 9 * 10**8
+    assert first[0].row.keep_stop == 48
+    assert peak < 32 * 2**20
+
+
+def test_a_fixed_size_that_is_no_multiple_of_the_scales_denominator_is_kept() -> None:
+    """A x4/3 net of 64x64 was once given tiles of 63x63, which it refuses."""
+    plan = plan_tiles(200, 200, halo=8, scale=Fraction(4, 3), least=(64, 64), most=(64, 64))
+    assert plan.tile == (64, 64)
+    assert [span.origin % 3 for span in plan.rows] == [0] * len(plan.rows)
 
 
 @given(st.integers(1, 10**9), st.integers(1, 50))
