@@ -1,206 +1,301 @@
-"""One measurement of one or more artefacts: speed, memory, and the proof that stands beside them."""
+"""One run of the benchmark: every artefact and peer in turns, and the proof that stands beside them."""
 
+import contextlib
 import dataclasses
-import json
-import os
-import platform
-import resource
-from collections.abc import Callable, Sequence
+import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._errors import ExportError, InferenceError
-from esrgan_deploy._files import replaced_atomically, sha256_of
-from esrgan_deploy._manifest import find_manifest, load_manifest
-from esrgan_deploy._quality import Quality
-from esrgan_deploy.benchmarks._measure import Timing, measure
+from esrgan_deploy._errors import BenchmarkError
+from esrgan_deploy._files import sha256_of
+from esrgan_deploy.benchmarks._known import Known, known_of
+from esrgan_deploy.benchmarks._machine import describe_machine, machine_state
+from esrgan_deploy.benchmarks._measure import Sampler, Timing, paired_ratio, sample, timed
+from esrgan_deploy.benchmarks._memory import measure_memory
+from esrgan_deploy.benchmarks._options import BenchOptions
+from esrgan_deploy.benchmarks._peaks import best_of, measure_peaks
 from esrgan_deploy.benchmarks._quality import measure_quality
-from esrgan_deploy.runtime import SessionOptions, open_session
+from esrgan_deploy.benchmarks._schema import Results, Row
+from esrgan_deploy.benchmarks._subject import Subject, open_subject, session_options
+from esrgan_deploy.benchmarks._sweep import Point, points
+from esrgan_deploy.runtime import Session, SessionInfo, open_session
 
-__all__ = ["BenchOptions", "Row", "bench", "save_results"]
+__all__ = ["bench"]
 
-SCHEMA = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """What to measure.
-
-    Attributes:
-        shape: ``(N, H, W)`` of the batch, in low-resolution pixels.
-        seconds: How long to measure all artefacts together, warm-ups not counted.
-        threads: Threads of ONNX Runtime on the CPU; None lets it choose.
-        providers: ONNX Runtime execution providers; None lets the runtime choose.
-        quality: A folder that holds LR and HR, or None.
-    """
-
-    shape: tuple[int, int, int] = (1, 256, 256)
-    seconds: float = 10.0
-    threads: int | None = None
-    providers: tuple[str, ...] | None = None
-    quality: Path | None = None
+# The clocks of a GPU at rest need about so long to rise.
+WARM_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """The figures of one artefact.
+class _Entry:
+    """One artefact, open."""
 
-    Attributes:
-        file: Its name.
-        sha256: Its digest.
-        provider: What computed, in words.
-        shape: ``(N, H, W)`` of the batch.
-        timing: Seconds per batch, host array to host array.
-        flops_per_pixel: From the model's specification; None where it is not known.
-        memory: Largest resident memory of this process so far, in bytes.
-        parity: The comparisons that the manifest holds for exactly this file.
-        proof: One phrase: verified, not verified, or why nothing is known.
-        quality: Against the truth, where a folder was given.
-    """
-
-    file: str
+    name: str
+    path: Path
     sha256: str
-    provider: str
-    shape: tuple[int, int, int]
-    timing: Timing
-    flops_per_pixel: int | None
-    memory: int
-    parity: tuple[dict[str, Any], ...]
-    proof: str
-    quality: Quality | None
-
-    @property
-    def pictures_per_second(self) -> float:
-        """Pictures of the batch's size per second, by the median."""
-        return self.shape[0] / self.timing.median
-
-    @property
-    def megapixels_per_second(self) -> float:
-        """Low-resolution megapixels per second, by the median."""
-        return self.shape[0] * self.shape[1] * self.shape[2] / self.timing.median / 1e6
-
-    @property
-    def teraflops(self) -> float | None:
-        """TFLOP/s by the median, counted from the specification; None where that is not known."""
-        return self.megapixels_per_second * self.flops_per_pixel / 1e6 if self.flops_per_pixel else None
+    session: Session
+    known: Known
 
 
-def bench(models: Sequence[Path], options: BenchOptions) -> list[Row]:
-    """Measure artefacts on the same batch, in turns.
+def bench(models: Sequence[Path], options: BenchOptions, *, command: str = "") -> Results:
+    """Measure artefacts on the same batch, in turns, at every point of the sweep.
+
+    Args:
+        models: ``.onnx``, ``.plan`` or checkpoints; ratios are to the first.
+        options: What to measure.
+        command: What was typed, for the record.
 
     Raises:
+        BenchmarkError: The same artefact is given twice.
         InferenceError: One cannot be run here, or not at that shape.
         MediaError: The folder of `quality` does not hold pairs.
+        MissingDependencyError: A package that runs an artefact or a peer is not installed.
     """
-    sessions = [
-        open_session(path, SessionOptions(providers=options.providers, threads=options.threads))
-        for path in models
-    ]
-    try:
-        runs = [_runner(session, path, options.shape) for session, path in zip(sessions, models, strict=True)]
-        timings = measure(runs, seconds=options.seconds)
-        rows = []
-        for path, session, timing in zip(models, sessions, timings, strict=True):
-            parity, proof = _proof(path)
-            spec = session.info.spec
-            rows.append(
-                Row(
-                    file=path.name,
-                    sha256=sha256_of(path),
-                    provider=session.info.provider,
-                    shape=options.shape,
-                    timing=timing,
-                    flops_per_pixel=spec.flops_per_pixel if spec else None,
-                    memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                    parity=parity,
-                    proof=proof,
-                    quality=None,
-                )
+    names = _names(models)
+    state = {"before": machine_state()}
+    rows: list[Row] = []
+    with contextlib.ExitStack() as opened:
+        entries = [_open(path, name, options, opened) for path, name in zip(models, names, strict=True)]
+        roofs = _roofs(entries, options)
+        for point in points(options.shape, options.streams, options.sweep):
+            rows += _measure_point(entries, point, options, state)
+        # Again, so that a machine that slowed down meanwhile does not lower its own roof.
+        after = _roofs(entries, options)
+        peaks = best_of(roofs, after) if roofs and after else None
+        infos = {entry.name: entry.session.info for entry in entries}
+    state["after"] = machine_state()
+    if options.quality is not None:
+        quality = {
+            name: dataclasses.asdict(measure_quality(path, options.quality, threads=options.threads))
+            for name, path in zip(names, models, strict=True)
+        }
+        rows = [dataclasses.replace(row, quality=quality.get(row.name)) for row in rows]
+    rows = [_under_roof(row, infos.get(row.name), peaks) for row in rows]
+    environment = describe_machine()
+    return Results(
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        environment=environment,
+        state=state,
+        options=dataclasses.asdict(options),
+        peaks=peaks,
+        rows=tuple(rows),
+        ratios=tuple(_ratios(rows)),
+        seams=_seams(models, names, options),
+        warnings=tuple(_warnings(rows, state, environment)),
+    )
+
+
+def _open(path: Path, name: str, options: BenchOptions, opened: contextlib.ExitStack) -> _Entry:
+    session = open_session(path, session_options(options))
+    opened.callback(session.close)
+    known = known_of(path, session.info, options.precision)
+    return _Entry(name=name, path=path, sha256=sha256_of(path), session=session, known=known)
+
+
+def _measure_point(
+    entries: Sequence[_Entry], point: Point, options: BenchOptions, state: dict[str, Any]
+) -> list[Row]:
+    with contextlib.ExitStack() as opened:
+        subjects = []
+        for entry in entries:
+            subject = open_subject(entry.session, entry.path, point, options)
+            opened.callback(subject.close)
+            subjects.append(subject)
+        peers = _peers(entries[0], point, options, opened)
+        samplers: dict[tuple[int, str], Sampler] = {
+            (i, name): sampler
+            for i, subject in enumerate(subjects)
+            for name, sampler in subject.samplers.items()
+        }
+        for i, peer in enumerate(peers, start=len(subjects)):
+            samplers[i, "latency"] = timed(peer.run)
+
+        def half_way() -> None:
+            state["during"] = machine_state()
+
+        taken = dict(
+            zip(
+                samplers,
+                sample(
+                    list(samplers.values()),
+                    seconds=options.seconds,
+                    warm_seconds=WARM_SECONDS,
+                    half_way=half_way,
+                ),
+                strict=True,
             )
-    finally:
-        for session in sessions:
-            session.close()
-    if options.quality is None:
-        return rows
-    return [
-        dataclasses.replace(row, quality=measure_quality(path, options.quality, threads=options.threads))
-        for row, path in zip(rows, models, strict=True)
-    ]
-
-
-def save_results(rows: Sequence[Row], path: Path, command: str) -> None:
-    """Write versioned JSON with the environment, every raw value and the warm-ups.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    data = {
-        "schema": SCHEMA,
-        "command": command,
-        "environment": _environment(),
-        "results": [
-            {
-                **dataclasses.asdict(row),
-                "pictures_per_second": row.pictures_per_second,
-                "megapixels_per_second": row.megapixels_per_second,
-                "teraflops": row.teraflops,
-            }
-            for row in rows
-        ],
-    }
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-
-
-def _runner(session: Any, path: Path, shape: tuple[int, int, int]) -> Callable[[], object]:
-    info = session.info
-    multiple = info.size_multiple
-    if shape[1] % multiple or shape[2] % multiple:
-        raise InferenceError(
-            f"{path} needs height and width to be multiples of {multiple}, not {shape[1]}x{shape[2]}"
         )
-    random = np.random.default_rng(0)
-    batch: npt.NDArray[Any] = random.integers(0, 256, info.batch_shape(*shape), np.uint8)
-    if info.form == "float":
-        batch = (batch / np.float32(255)).astype(info.dtype)
-    return lambda: session.run(batch)
+        pictures = [subject.output() for subject in subjects]
 
+        def timings(i: int) -> dict[str, Timing]:
+            return {name: timing for (owner, name), timing in taken.items() if owner == i}
 
-def _proof(path: Path) -> tuple[tuple[dict[str, Any], ...], str]:
-    place = find_manifest(path)
-    if place is None:
-        return (), "no manifest beside it"
-    try:
-        manifest = load_manifest(place)
-    except ExportError as error:
-        return (), f"no manifest that can be read ({error})"
-    artefact = manifest.artefact(path.name)
-    if artefact is None:
-        return (), f"not listed in {place.name}"
-    if artefact.sha256 != sha256_of(path):
-        return (), f"{place.name} speaks of another {path.name}: its sha256 differs"
-    words = {True: "verified", False: "NOT VERIFIED", None: "never run"}
-    return artefact.parity, words[artefact.verified]
-
-
-def _environment() -> dict[str, Any]:
-    model = platform.processor()
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            model = next(
-                (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model
+        rows = [
+            _row(entry, subject, point, options, timings(i), _difference(pictures[i], pictures[0]))
+            for i, (entry, subject) in enumerate(zip(entries, subjects, strict=True))
+        ]
+        rows += [
+            Row(
+                name=peer.name,
+                kind="peer",
+                provider=f"{peer.provider} {peer.version}".strip(),
+                shape=point.shape,
+                threads=options.threads,
+                timings=timings(i),
+                flops_per_pixel=rows[0].flops_per_pixel,
+                proof="held against the fp32 graph on the processor",
+                difference=peer.difference,
             )
-    except OSError:
-        # Only Linux has it; the architecture must do elsewhere.
-        model = model or platform.machine()
-    return {
-        "machine": platform.machine(),
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-    }
+            for i, peer in enumerate(peers, start=len(subjects))
+        ]
+    # After the buffers of this process are gone, so that both fit side by side.
+    memory = {entry.name: measure_memory(entry.path, point, options) for entry in entries}
+    return [dataclasses.replace(row, memory=memory.get(row.name)) for row in rows]
+
+
+def _row(
+    entry: _Entry,
+    subject: Subject,
+    point: Point,
+    options: BenchOptions,
+    timings: dict[str, Timing],
+    difference: float | None,
+) -> Row:
+    info, known = entry.session.info, entry.known
+    return Row(
+        name=entry.name,
+        sha256=entry.sha256,
+        provider=info.provider,
+        precision=known.precision,
+        form=info.form,
+        spec=info.spec.to_json() if info.spec else None,
+        shape=point.shape,
+        streams=subject.streams,
+        tile=point.tile,
+        threads=options.threads,
+        timings=timings,
+        notes=subject.notes,
+        flops_per_pixel=info.spec.flops_per_pixel if info.spec else None,
+        bytes_per_pixel=known.bytes_per_pixel,
+        build_seconds=known.build_seconds,
+        parity=known.parity,
+        proof=known.proof,
+        difference=difference,
+    )
+
+
+def _peers(first: _Entry, point: Point, options: BenchOptions, opened: contextlib.ExitStack) -> list[Any]:
+    # Peers know nothing of tiles.
+    if not options.peers or point.tile is not None:
+        return []
+    from esrgan_deploy.benchmarks._peers import open_peers
+
+    peers = open_peers(options.peers, first.path, point.shape, threads=options.threads)
+    for peer in peers:
+        opened.callback(peer.close)
+    return list(peers)
+
+
+def _seams(models: Sequence[Path], names: Sequence[str], options: BenchOptions) -> dict[str, Any]:
+    if not options.seams:
+        return {}
+    from esrgan_deploy.benchmarks._seams_report import run_seams
+
+    return {name: run_seams(path, options=options) for name, path in zip(names, models, strict=True)}
+
+
+def _roofs(entries: Sequence[_Entry], options: BenchOptions) -> dict[str, Any] | None:
+    if not options.peaks:
+        return None
+    device = max(entry.session.info.device for entry in entries)
+    kinds = [kind for entry in entries if (kind := _roof_of(entry.session.info, entry.known.precision))]
+    return measure_peaks(device, options.threads, kinds)
+
+
+def _roof_of(info: SessionInfo, precision: str) -> str | None:
+    # The kind of matrix product that an artefact is held against. ONNX Runtime computes fp16 in fp32 on a processor.
+    if info.device >= 0:
+        return precision or None
+    if info.provider.startswith("ONNX Runtime") and precision in ("fp32", "fp16"):
+        return "fp32"
+    return "fp32" if precision == "fp32" else None
+
+
+def _under_roof(row: Row, info: SessionInfo | None, peaks: dict[str, Any] | None) -> Row:
+    if peaks is None or info is None:
+        return row
+    found = peaks["compute"].get(_roof_of(info, row.precision))
+    copy = peaks["copy"]
+    return dataclasses.replace(
+        row,
+        peak_flops=found["flops"] if found else None,
+        peak_bytes=copy["bytes_per_second"] if copy else None,
+    )
+
+
+def _difference(made: npt.NDArray[np.float32], first: npt.NDArray[np.float32]) -> float | None:
+    if made.shape != first.shape:
+        return None
+    difference = float(np.abs(made - first).max())
+    # A NaN is as far off as a picture can be.
+    return difference if np.isfinite(made).all() and np.isfinite(difference) else 1.0
+
+
+def _ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    made = []
+    firsts: dict[Any, Row] = {}
+    for row in rows:
+        first = firsts.setdefault((row.shape, row.tile, row.streams if row.kind == "artefact" else None), row)
+        # A peer has no streams of its own: it stands beside the first artefact at that shape.
+        if row.kind == "peer":
+            first = next(
+                r for r in rows if r.kind == "artefact" and (r.shape, r.tile) == (row.shape, row.tile)
+            )
+        if first is row:
+            continue
+        for name in row.timings.keys() & first.timings.keys():
+            low, median, high = paired_ratio(first.timings[name].values, row.timings[name].values)
+            made.append(
+                {
+                    "name": row.name,
+                    "to": first.name,
+                    "timing": name,
+                    "shape": row.shape,
+                    "streams": row.streams,
+                    "tile": row.tile,
+                    "low": low,
+                    "median": median,
+                    "high": high,
+                }
+            )
+    return made
+
+
+def _warnings(rows: Sequence[Row], state: dict[str, Any], environment: dict[str, Any]) -> list[str]:
+    found = []
+    load, cores = (state["before"]["load"] or [0.0])[0], environment["usable_cores"] or 1
+    if load > cores / 2:
+        found.append(
+            f"the load was {load:.1f} on {cores} cores before anything was measured: other work ran beside"
+        )
+    found += [
+        f"{row.name} made a sample that is as far off as it can be, or no finite one"
+        for row in rows
+        if row.difference == 1.0
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _names(models: Sequence[Path]) -> list[str]:
+    # The file's name where that tells them apart, else the path as it was given.
+    names = [path.name for path in models]
+    names = [str(path) if names.count(path.name) > 1 else path.name for path in models]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise BenchmarkError(f"{twice} is given twice; give each artefact once")
+    return names

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esrgan_deploy._errors import (
+        BenchmarkError,
         CheckpointError,
         EngineBuildError,
         EngineMismatchError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BenchmarkError",
     "CheckpointError",
     "EngineBuildError",
     "EngineMismatchError",

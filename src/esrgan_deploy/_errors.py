@@ -9,12 +9,14 @@ EsrganDeployError
 ├── InferenceError           an artefact that loaded fails while it runs
 ├── MediaError               a picture or a film cannot be read or written
 ├── TrainingError            a training cannot start, or cannot go on
+├── BenchmarkError           a file of results is none, or two of them cannot be compared
 └── MissingDependencyError   an optional package is not installed
 
 A message is one line: what happened, the value seen, what is allowed, and what to run next.
 """
 
 __all__ = [
+    "BenchmarkError",
     "CheckpointError",
     "EngineBuildError",
     "EngineMismatchError",
@@ -66,3 +68,7 @@ class MissingDependencyError(EsrganDeployError, ImportError):
 
 class TrainingError(EsrganDeployError):
     """A training cannot start with what it was given, or cannot go on."""
+
+
+class BenchmarkError(EsrganDeployError):
+    """A file of results is none, or two of them cannot be compared."""

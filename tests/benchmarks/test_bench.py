@@ -1,5 +1,6 @@
 """esrgan-bench measures what it says."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,10 @@ import torch
 from esrgan_deploy._manifest import load_manifest, save_manifest
 from esrgan_deploy._metrics import psnr, ssim
 from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.benchmarks._cli import _PEERS, _parser
 from esrgan_deploy.benchmarks._measure import Timing, measure
+from esrgan_deploy.benchmarks._options import BenchOptions, ReportOptions
+from esrgan_deploy.benchmarks._peers import PEERS
 from esrgan_deploy.benchmarks._quality import measure_quality
 from esrgan_deploy.benchmarks.graph_forms import traffic_of_forms
 from esrgan_deploy.engines import BuildOptions, ShapeRange
@@ -59,19 +63,75 @@ def test_a_graph_is_timed_with_its_parity_beside_it(made, tmp_path):
         tmp_path / "r.json",
     )
     assert result.returncode == 0, result.stderr
-    assert "verified, at least" in result.stdout
+    assert result.stdout.count("verified, at least") == 2
     assert "model.fp16.onnx is" in result.stdout
     data = json.loads((tmp_path / "r.json").read_text())
+    assert data["schema"] == 2
+    assert [row["precision"] for row in data["results"]] == ["fp32", "fp16"]
+    peak = data["peaks"]["compute"]["fp32"]["flops"]
     for row in data["results"]:
-        times = row["timing"]["values"]
-        assert len(times) >= 5
-        assert row["timing"]["warmups"]
-        median = float(np.median(times))
-        pixels = 2 * 24 * 16
-        assert row["megapixels_per_second"] == pytest.approx(pixels / median / 1e6)
-        assert row["teraflops"] == pytest.approx(pixels * SPEC.flops_per_pixel / median / 1e12)
-        assert row["memory"] > 2**20
+        taken = row["timings"]["latency"]
+        assert len(taken["values"]) >= 5
+        assert taken["warmups"]
+        assert (taken["p50"], taken["p95"]) == pytest.approx(np.percentile(taken["values"], (50, 95)))
+        median, pixels = float(np.median(taken["values"])), 2 * 24 * 16
+        assert taken["pictures_per_second"] == pytest.approx(2 / median)
+        assert taken["megapixels_per_second"] == pytest.approx(pixels / median / 1e6)
+        flops = pixels * SPEC.flops_per_pixel / median
+        assert taken["teraflops"] == pytest.approx(flops / 1e12)
+        assert taken["compute_share"] == pytest.approx(flops / peak)
+        assert row["memory"]["host"] > row["memory"]["host_before"] > 2**20
+        assert row["parity"]
+    rounds = [row["timings"]["latency"]["values"] for row in data["results"]]
+    (ratio,) = data["ratios"]
+    assert ratio["median"] == pytest.approx(np.median(np.divide(*rounds)))
+    assert ratio["low"] <= ratio["median"] <= ratio["high"]
     assert data["environment"]["cores"]
+    assert set(data["state"]) == {"before", "during", "after"}
+
+
+def test_a_processor_is_not_given_a_second_identical_number(made, tmp_path):
+    """Upload and download of nothing, printed as a figure, would be an invention."""
+    result = _bench(
+        made / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks", "--json", tmp_path / "r.json"
+    )
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert list(row["timings"]) == ["latency"]
+    assert "the processor is the device" in result.stdout
+    assert "one batch at a time" in result.stdout
+    assert "device p50 ms" not in result.stdout
+    assert row["timings"]["latency"]["compute_share"] is None
+
+
+def test_a_checkpoint_is_timed_as_the_reference_that_it_is(made, tmp_path):
+    """PyTorch itself belongs beside its graphs, and has no parity to show."""
+    pytest.importorskip("esrgan_deploy.export._session_torch")
+    result = _bench(
+        made.parent / "net.pth", made / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "the reference itself" in result.stdout
+    assert "levels from net.pth" in result.stdout
+
+
+def test_the_same_artefact_twice_is_refused(made):
+    """Two rows of one name cannot be told apart, or compared later."""
+    result = _bench(made / "model.onnx", made / "model.onnx", "--seconds", "0.1")
+    assert result.returncode == 1
+    assert "is given twice" in result.stderr
+
+
+def test_a_shape_that_a_model_does_not_take_is_one_line(tmp_path):
+    """The runtime's own text names neither the flag nor what is allowed."""
+    folder = tmp_path / "out"
+    spec = dataclasses.replace(SPEC, scale=2, unshuffle=2, size_multiple=2)
+    torch.save(RRDBNet(spec).state_dict(), tmp_path / "net.pth")
+    export_model(tmp_path / "net.pth", folder, ExportOptions(plan=False))
+    result = _bench(folder / "model.onnx", "--shape", "9x8", "--no-peaks")
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert "multiples of 2, not 9x8" in line
 
 
 def test_a_manifest_of_another_file_is_no_proof(made, tmp_path):
@@ -81,7 +141,7 @@ def test_a_manifest_of_another_file_is_no_proof(made, tmp_path):
     manifest = load_manifest(tmp_path / "model.json")
     (tmp_path / "model.onnx").write_bytes((made / "model.fp16.onnx").read_bytes())
     save_manifest(manifest, tmp_path / "model.json")
-    result = _bench(tmp_path / "model.onnx", "--shape", "8x8", "--seconds", "0.1")
+    result = _bench(tmp_path / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks")
     assert result.returncode == 0, result.stderr
     assert "its sha256 differs" in result.stdout
     assert "verified, at least" not in result.stdout
@@ -100,11 +160,38 @@ def test_a_plan_without_a_gpu_is_one_line_and_exit_1(made):
     assert "model.fp16.onnx" in line
 
 
-@pytest.mark.parametrize("arguments", [["--shape", "8"], ["--seconds", "0"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--shape", "8"],
+        ["--seconds", "0"],
+        ["--streams", "0"],
+        ["--peers", "caffe"],
+        ["--threshold", "-1"],
+        ["--html", "no/such/folder.html"],
+        ["--sweep", "depth=1"],
+        ["--sweep", "batch=1,0"],
+        ["--sweep", "shape=8"],
+        ["--sweep", "batch=1,1"],
+        ["--sweep", "batch=1", "--sweep", "batch=2"],
+        ["--sweep", "batch=1", "model.onnx"],
+        [],
+    ],
+)
 def test_a_usage_error_is_exit_2(made, arguments):
     """Scripts tell a refusal from a wrong flag by it."""
     models = [made / "model.onnx"] if arguments else []
     assert _bench(*models, *arguments).returncode == 2
+
+
+def test_every_flag_is_a_field_and_every_field_a_flag():
+    """An option that only one of the two knows is forgotten by the other."""
+    flags = {action.dest for action in _parser()._actions} - {"help", "models"}
+    fields = [
+        field.name for options in (BenchOptions, ReportOptions) for field in dataclasses.fields(options)
+    ]
+    assert sorted(flags) == sorted(fields)
+    assert _PEERS == PEERS
 
 
 def test_measure_takes_turns():
@@ -128,6 +215,7 @@ def test_percentiles_are_interpolated():
     timing = Timing(warmups=(), values=(4.0, 1.0, 3.0, 2.0, 5.0))
     assert timing.median == 3.0
     assert timing.percentile(0.95) == pytest.approx(4.8)
+    assert timing.percentile(0.99) == pytest.approx(np.percentile(timing.values, 99))
     assert timing.spread == pytest.approx((4.0 - 2.0) / 3.0)
 
 

@@ -1,0 +1,103 @@
+"""Peak memory of one artefact, in a process of its own so that it is its own.
+
+``python -m esrgan_deploy.benchmarks._memory QUESTION`` prints ``{"host", "host_before", "device"}`` in bytes: the
+largest resident memory of a process that opens the artefact and runs it; what the interpreter and numpy held before
+it was opened; and the GPU memory that the driver counts more than before, null without a GPU.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from esrgan_deploy.benchmarks._options import BenchOptions
+from esrgan_deploy.benchmarks._sweep import Point
+
+__all__ = ["measure_memory"]
+
+# Batches before the peak is read: the second one sees what the first has left behind.
+RUNS = 2
+
+
+def measure_memory(model: Path, point: Point, options: BenchOptions) -> dict[str, int | None] | None:
+    """Run an artefact in a process of its own; None where that failed.
+
+    Args:
+        model: The artefact.
+        point: What it runs.
+        options: How it is opened.
+    """
+    question = {
+        "model": str(model),
+        "point": dataclasses.asdict(point),
+        "options": {
+            "device": options.device,
+            "providers": options.providers,
+            "threads": options.threads,
+            "precision": options.precision,
+            "trust": options.trust,
+        },
+    }
+    command = [sys.executable, "-m", "esrgan_deploy.benchmarks._memory", json.dumps(question)]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        result: dict[str, int | None] = json.loads(answer.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+    return result
+
+
+def _main(question: dict[str, Any]) -> dict[str, int | None]:
+    from esrgan_deploy.benchmarks._subject import open_subject, session_options
+    from esrgan_deploy.runtime import open_session
+
+    point = question["point"]
+    at = Point(shape=tuple(point["shape"]), streams=point["streams"], tile=point["tile"])
+    fields = question["options"]
+    fields["providers"] = tuple(fields["providers"]) if fields["providers"] else None
+    options = BenchOptions(**fields)
+    before = _host_peak()
+    used = _device_used(options.device)
+    session = open_session(question["model"], session_options(options))
+    try:
+        subject = open_subject(session, Path(question["model"]), at, options)
+        for _ in range(RUNS):
+            for sampler in subject.samplers.values():
+                sampler()
+        after = _device_used(options.device)
+        on_device = session.info.device >= 0 and used is not None and after is not None
+        device = after - used if on_device and after is not None and used is not None else None
+        subject.close()
+    finally:
+        session.close()
+    return {"host": _host_peak(), "host_before": before, "device": device}
+
+
+def _host_peak() -> int | None:
+    # Not getrusage: its figure outlives exec, so that a child would report the peak of what started it.
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def _device_used(device: int) -> int | None:
+    from esrgan_deploy.runtime._cuda import cuda_device_count
+
+    if cuda_device_count() <= device:
+        return None
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        return None
+    if int(runtime.cudaSetDevice(device)[0]) != 0:
+        return None
+    status, free, total = runtime.cudaMemGetInfo()
+    return int(total) - int(free) if int(status) == 0 else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(_main(json.loads(sys.argv[1]))))
