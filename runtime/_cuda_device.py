@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import threading
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._cuda import call, constant, quietly
@@ -141,6 +143,26 @@ class Device:
         """Call a function that releases something in the context, whatever comes of it."""
         with contextlib.suppress(InferenceError), self.bound():
             call(name, *arguments)
+
+    def releases(
+        self, owner: object, name: str, *arguments: object, keep: object = None
+    ) -> "weakref.finalize[..., Any]":
+        """Keep the context for an object, and return what releases that object: once, called or when it is collected.
+
+        Args:
+            owner: The object.
+            name: Of the driver's function that releases it.
+            arguments: Of that function.
+            keep: What has to live until then.
+        """
+        end = weakref.finalize(owner, self.retain()._release, name, arguments, keep)
+        # Not at exit: by then the driver may be gone, and the system takes everything back anyway.
+        end.atexit = False
+        return end
+
+    def _release(self, name: str, arguments: tuple[object, ...], _keep: object) -> None:
+        self.discard(name, *arguments)
+        self.close()
 
     def _attribute(self, name: str) -> int:
         return int(

@@ -1,10 +1,10 @@
 """Pinned memory, device memory, and memory that a stream allocates and frees. Not run on a GPU so far.
 
-Each object owns one allocation, keeps its device's context until that is freed, and is closed as often as one likes.
+Each object owns one allocation, keeps its device's context until that is freed, is closed as often as one likes, and
+when it is collected at the latest.
 """
 
 import ctypes
-import weakref
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,7 @@ class PinnedBuffer:
         self.size = size
         self.pointer = int(call("cuMemHostAlloc", size, 0))
         self._memory: Any = (ctypes.c_ubyte * size).from_address(self.pointer)
-        # Not at exit: by then the driver may be gone, and the system takes the memory back anyway.
-        weakref.finalize(self._memory, _free_pinned, device.retain(), self.pointer).atexit = False
+        device.releases(self._memory, "cuMemFreeHost", self.pointer)
 
     def view(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Return the front of the memory as an array, C-contiguous."""
@@ -61,14 +60,11 @@ class DeviceBuffer:
     def __init__(self, device: Device, size: int) -> None:
         self.size = size
         self.pointer = int(call("cuMemAlloc", size))
-        self._device: Device | None = device.retain()
+        self._end = device.releases(self, "cuMemFree", self.pointer)
 
     def close(self) -> None:
         """Free the memory, once the device is done with it; a second call does nothing."""
-        device, self._device = self._device, None
-        if device is not None:
-            device.discard("cuMemFree", self.pointer)
-            device.close()
+        self._end()
 
 
 class StreamBuffer:
@@ -88,25 +84,15 @@ class StreamBuffer:
         self.size = size
         self.stream = stream
         self.pointer = int(call("cuMemAllocAsync", size, stream))
-        self._owner = owner
-        self._device: Device | None = device.retain()
+        self._device = device
+        self._end = device.releases(self, "cuMemFreeAsync", self.pointer, stream, keep=owner)
 
     def close(self) -> None:
         """Free the memory when the stream gets there; a second call does nothing."""
-        self._free("cuMemFreeAsync", self.pointer, self.stream)
+        self._end()
 
     def close_idle(self) -> None:
         """Free the memory now, whose last use is known to be over: the stream itself may be gone."""
-        self._free("cuMemFree", self.pointer)
-
-    def _free(self, name: str, *arguments: int) -> None:
-        device, self._device = self._device, None
-        if device is not None:
-            device.discard(name, *arguments)
-            device.close()
-            self._owner = None
-
-
-def _free_pinned(device: Device, pointer: int) -> None:
-    device.discard("cuMemFreeHost", pointer)
-    device.close()
+        if self._end.detach() is not None:
+            self._device.discard("cuMemFree", self.pointer)
+            self._device.close()

@@ -21,7 +21,8 @@ class Stream:
 
     def __init__(self, device: Device) -> None:
         self.handle = int(call("cuStreamCreate", constant("CUstream_flags", "CU_STREAM_NON_BLOCKING")))
-        self._device: Device | None = device.retain()
+        self._device = device
+        self._end = device.releases(self, "cuStreamDestroy", self.handle)
 
     def upload(self, target: int, source: int, size: int) -> None:
         """Enqueue a copy from pinned memory to the device.
@@ -58,7 +59,7 @@ class Stream:
             raise
         graph = int(call("cuStreamEndCapture", self.handle))
         try:
-            return CudaGraph(self._held(), int(call("cuGraphInstantiate", graph, 0)))
+            return CudaGraph(self._device, int(call("cuGraphInstantiate", graph, 0)))
         finally:
             quietly("cuGraphDestroy", graph)
 
@@ -72,10 +73,7 @@ class Stream:
 
     def close(self) -> None:
         """Destroy the stream; a second call does nothing."""
-        device, self._device = self._device, None
-        if device is not None:
-            device.discard("cuStreamDestroy", self.handle)
-            device.close()
+        self._end()
 
     def _give_up_capture(self) -> None:
         # Nothing else takes a stream out of its capture; a broken one gives no graph.
@@ -86,18 +84,13 @@ class Stream:
         if graph:
             quietly("cuGraphDestroy", graph)
 
-    def _held(self) -> Device:
-        if self._device is None:
-            raise InferenceError("the CUDA stream is closed; open the session again")
-        return self._device
-
 
 class CudaGraph:
     """A captured graph, ready to be launched. Made by `Stream.capture`."""
 
     def __init__(self, device: Device, handle: int) -> None:
         self.handle = handle
-        self._device: Device | None = device.retain()
+        self._end = device.releases(self, "cuGraphExecDestroy", self.handle)
 
     def launch(self, stream: Stream) -> None:
         """Enqueue all of it at once.
@@ -109,10 +102,7 @@ class CudaGraph:
 
     def close(self) -> None:
         """Destroy the graph; what was launched of it still runs to its end. A second call does nothing."""
-        device, self._device = self._device, None
-        if device is not None:
-            device.discard("cuGraphExecDestroy", self.handle)
-            device.close()
+        self._end()
 
 
 class Event:
@@ -127,7 +117,7 @@ class Event:
 
     def __init__(self, device: Device) -> None:
         self.handle = int(call("cuEventCreate", constant("CUevent_flags", "CU_EVENT_DISABLE_TIMING")))
-        self._device: Device | None = device.retain()
+        self._end = device.releases(self, "cuEventDestroy", self.handle)
 
     def record(self, stream: int) -> None:
         """Set the point to where a stream stands.
@@ -155,7 +145,4 @@ class Event:
 
     def close(self) -> None:
         """Destroy the event; a second call does nothing."""
-        device, self._device = self._device, None
-        if device is not None:
-            device.discard("cuEventDestroy", self.handle)
-            device.close()
+        self._end()

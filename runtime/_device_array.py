@@ -1,7 +1,6 @@
 """What a session leaves on the device: an array that other libraries take without a copy. Not run on a GPU so far."""
 
 import math
-import weakref
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,7 @@ class DeviceArray:
     ) -> None:
         self.shape, self.dtype = shape, dtype
         self.device, self.pointer, self.stream = device.ordinal, memory.pointer, memory.stream
-        self._cuda = device
-        # Not at exit: by then the driver may be gone.
-        weakref.finalize(self, memory.close).atexit = False
+        self._cuda, self._memory = device, memory
 
     @property
     def nbytes(self) -> int:

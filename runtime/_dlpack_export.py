@@ -62,17 +62,17 @@ def dlpack_capsule(
     return _new_capsule(address, NAME, _destroy)
 
 
-@_Deleter
-def _release(address: int) -> None:
+def _forget(address: int) -> None:
     _held.pop(address, None)
 
 
-@_Destructor
-def _destroy(capsule: int) -> None:
+def _drop(capsule: int) -> None:
     # A consumer renames what it took over, and calls the deleter itself.
     if _is_valid(capsule, NAME):
-        _held.pop(_get_pointer(capsule, NAME), None)
+        _forget(_get_pointer(capsule, NAME))
 
+
+_release, _destroy = _Deleter(_forget), _Destructor(_drop)
 
 # Prototypes of their own: the functions of ctypes.pythonapi are shared with whoever else sets their types.
 _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destructor)(

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,39 @@ def graphs() -> ModuleType:
 def sessions() -> ModuleType:
     """The module helpers_sessions."""
     return _helper("helpers_sessions")
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """A plan on a simulated GPU: ``rig(rtx=True, health=True)`` has a driver, an engine and ``open()``."""
+    from esrgan_deploy._flavour import Flavour
+    from esrgan_deploy.runtime import SessionOptions, _cuda, _session_plan
+    from esrgan_deploy.runtime._trust import Admitted
+
+    driver_helper, engine_helper = _helper("helpers_cuda"), _helper("helpers_trt")
+    monkeypatch.setenv("ESRGAN_DEPLOY_CACHE", str(tmp_path / "cache"))
+
+    def build(
+        *, rtx: bool = False, driver: dict[str, Any] | None = None, content: bytes = b"plan", **engine: Any
+    ) -> Any:
+        gpu = driver_helper.FakeDriver(**(driver or {}))
+        kind = engine_helper.FakeRtxEngine if rtx else engine_helper.FakeEngine
+        net = kind(gpu, SimpleNamespace(last_error=""), **engine)
+        admitted = Admitted(
+            path=tmp_path / "model.plan",
+            content=content,
+            artefact=None,
+            flavour=engine_helper.flavour_of(net, Flavour),
+        )
+        monkeypatch.setattr(_cuda, "_driver", lambda: gpu)
+        monkeypatch.setattr(_session_plan, "admit_plan", lambda path, options: admitted)
+
+        def open_plan(**options: Any) -> Any:
+            return _session_plan.PlanSession(admitted.path, SessionOptions(**options))
+
+        return SimpleNamespace(driver=gpu, engine=net, admitted=admitted, open=open_plan)
+
+    return build
 
 
 @pytest.fixture

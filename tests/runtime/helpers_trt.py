@@ -1,0 +1,244 @@
+"""A TensorRT engine that is simulated on `helpers_cuda`: it enlarges by the nearest pixel.
+
+It keeps the rules that the bindings write down: shapes before addresses, memory before work, no memory smaller than
+the shape needs, a context that stays as it was for as long as a graph that was captured from it is launched. The
+enumerations are the real ones. That TensorRT itself computes anything is not shown.
+"""
+
+import types
+import weakref
+from typing import Any
+
+import numpy as np
+import tensorrt_rtx as trt
+
+SCRATCH = 8
+
+
+class FakeContext:
+    """Stands in for ``IExecutionContext``."""
+
+    def __init__(self, engine: "FakeEngine", strategy: Any) -> None:
+        self.engine, self.strategy, self.version = engine, strategy, 0
+        self.shape: tuple[int, ...] | None = None
+        self.addresses: dict[str, int] = {}
+        self.memory = (0, 0)
+        engine.contexts.add(self)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "input"
+        least, _, most = self.engine.profile
+        if len(shape) != 4 or not all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True)):
+            self.engine.logger.last_error = "setInputShape: the shape is outside of the profile"
+            return False
+        if self.shape != shape:
+            self.shape, self.version = shape, self.version + 1
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        assert self.shape is not None
+        return {"input": self.shape, **self.engine.made(self.shape)}[name]
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        assert self.shape is not None
+        return int(np.prod(self.shape)) * SCRATCH
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory % 256 == 0
+        self.engine.driver.array(memory, size)
+        if self.memory != (memory, size):
+            self.memory, self.version = (memory, size), self.version + 1
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        assert name in self.engine.names
+        assert memory % 256 == 0
+        if self.addresses.get(name) != memory:
+            self.addresses[name], self.version = memory, self.version + 1
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        engine = self.engine
+        engine.executions += 1
+        if engine.refuses:
+            engine.logger.last_error = engine.refuses
+            return False
+        assert self.shape is not None
+        assert set(self.addresses) == set(engine.names)
+        assert self.memory[1] >= self.update_device_memory_size_for_shapes(), "too little scratch"
+        assert engine.driver.current, "no context is current"
+        shape, addresses, memory, version = self.shape, dict(self.addresses), self.memory, self.version
+        captured = engine.driver.streams[stream].captured is not None
+        if captured and engine.uncapturable:
+            engine.driver.cuStreamSynchronize(stream)
+        # Held weakly: the graph does not keep it in TensorRT either.
+        origin = weakref.ref(self) if captured else None
+
+        def run() -> None:
+            if origin is not None:
+                context = origin()
+                assert context is not None, "a graph is launched whose context is gone"
+                assert context.version == version, "a graph is launched whose context was changed"
+            engine.compute(shape, addresses, memory)
+
+        engine.driver.streams[stream].push(run)
+        return True
+
+
+class FakeCache:
+    """Stands in for ``IRuntimeCache``; knows one environment."""
+
+    def __init__(self) -> None:
+        self.kernels = b""
+        self.offered: bytes | None = None
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.offered = bytes(blob)
+        if not blob.startswith(b"kernels"):
+            return False
+        self.kernels = bytes(blob)
+        return True
+
+    def serialize(self) -> bytes:
+        return self.kernels or b"kernels of nothing"
+
+
+class FakeConfig:
+    """Stands in for ``IRuntimeConfig`` of TensorRT for RTX."""
+
+    cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
+    dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def __init__(self, engine: "FakeEngine") -> None:
+        self.engine = engine
+        self.cache: FakeCache | None = None
+        self.strategy = trt.ExecutionContextAllocationStrategy.STATIC
+
+    def create_runtime_cache(self) -> FakeCache:
+        self.engine.cache = FakeCache()
+        return self.engine.cache
+
+    def set_runtime_cache(self, cache: FakeCache) -> bool:
+        self.cache = cache
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.strategy = strategy
+
+
+class FakeEngine:
+    """Stands in for ``ICudaEngine``: ``input`` and ``output``, and ``health`` where it is asked for."""
+
+    def __init__(
+        self,
+        driver: Any,
+        logger: Any,
+        *,
+        form: str = "uint8",
+        health: bool = False,
+        scale: int = 2,
+        most: tuple[int, int, int] = (4, 64, 64),
+    ) -> None:
+        self.driver, self.logger, self.form, self.scale = driver, logger, form, scale
+        self.contexts: weakref.WeakSet[FakeContext] = weakref.WeakSet()
+        self.configs: list[Any] = []
+        self.cache: FakeCache | None = None
+        self.refuses = ""
+        self.uncapturable = False
+        self.executions = 0
+        self.names = ["input", "output", *(["health"] if health else [])]
+        self.profile = tuple(self._batch(*sides) for sides in ((1, 1, 1), (1, 8, 8), most))
+        self.formats: dict[str, Any] = {}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.names)
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return trt.TensorIOMode.INPUT if name == "input" else trt.TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        if name == "health":
+            return trt.float32
+        return trt.uint8 if self.form == "uint8" else trt.float16
+
+    def get_tensor_location(self, name: str) -> Any:
+        return trt.TensorLocation.DEVICE
+
+    def get_tensor_format(self, name: str) -> Any:
+        return self.formats.get(name, trt.TensorFormat.LINEAR)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        assert (name, profile) == ("input", 0)
+        return list(self.profile)
+
+    def create_execution_context(self, strategy: Any) -> FakeContext | None:
+        assert self.driver.current, "no context is current"
+        self.configs.append(strategy)
+        asked = strategy.strategy if isinstance(strategy, FakeConfig) else strategy
+        assert asked == trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        return FakeContext(self, strategy) if not self.refuses else None
+
+    def made(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        sides = list(shape)
+        for axis in (1, 2) if self.form == "uint8" else (2, 3):
+            sides[axis] *= self.scale
+        return {"output": tuple(sides), "health": (shape[0], 3)}
+
+    def compute(self, shape: tuple[int, ...], addresses: dict[str, int], memory: tuple[int, int]) -> None:
+        kind = np.uint8 if self.form == "uint8" else np.float16
+
+        def at(name: str, sides: tuple[int, ...], dtype: Any) -> np.ndarray:
+            size = int(np.prod(sides)) * np.dtype(dtype).itemsize
+            return np.frombuffer(self.driver.array(addresses[name], size), dtype).reshape(sides)
+
+        np.frombuffer(self.driver.array(*memory), np.uint8)[:] = 0x5A
+        picture, made = at("input", shape, kind), self.made(shape)
+        first = 1 if self.form == "uint8" else 2
+        large = picture.repeat(self.scale, first).repeat(self.scale, first + 1)
+        at("output", made["output"], kind)[:] = large
+        if "health" in addresses:
+            at("health", made["health"], np.float32)[:] = picture.reshape(len(picture), -1).mean(1)[:, None]
+
+    def _batch(self, n: int, h: int, w: int) -> tuple[int, ...]:
+        return (n, h, w, 3) if self.form == "uint8" else (n, 3, h, w)
+
+
+class FakeRtxEngine(FakeEngine):
+    """An engine with the runtime configuration of TensorRT for RTX."""
+
+    def create_runtime_config(self) -> FakeConfig:
+        return FakeConfig(self)
+
+
+def flavour_of(engine: FakeEngine, Flavour: Any) -> Any:
+    """A `Flavour` whose runtime loads that engine from ``b"plan"``, and nothing else."""
+
+    class Runtime:
+        engine_host_code_allowed = False
+
+        def __init__(self, logger: Any) -> None:
+            assert logger is engine.logger
+
+        def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+            assert engine.driver.current, "no context is current"
+            if content != b"plan":
+                engine.logger.last_error = "the plan is of another version"
+                return None
+            return engine
+
+    names = (
+        "TensorIOMode", "TensorLocation", "TensorFormat", "ExecutionContextAllocationStrategy", "CudaGraphStrategy",
+        "DynamicShapesKernelSpecializationStrategy", "nptype",
+    )  # fmt: skip
+    module = types.SimpleNamespace(Runtime=Runtime, **{name: getattr(trt, name) for name in names})
+    rtx = isinstance(engine, FakeRtxEngine)
+    return Flavour(
+        module=module,
+        name="tensorrt_rtx" if rtx else "tensorrt",
+        version="1.7.1" if rtx else "11.4.0",
+        capabilities=frozenset(),
+        logger=engine.logger,
+    )
