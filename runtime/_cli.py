@@ -3,11 +3,12 @@
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import one_line, one_line_errors
 from esrgan_deploy.runtime._formats import MAX_PIXELS, OUTPUT_FORMATS
 from esrgan_deploy.runtime._tiling import TileOptions, TilePlan
 
@@ -24,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    warnings.showwarning = _as_note
     try:
-        TileOptions(tile=options.tile, halo=options.halo)
+        TileOptions(tile=options.tile, **({} if options.halo is None else {"halo": options.halo}))
     except ValueError as error:
         parser.error(str(error))
     return _upscale(options)
@@ -47,6 +49,11 @@ def _upscale(options: argparse.Namespace) -> int:
         halo=options.halo,
         providers=options.provider,
         threads=options.threads,
+        devices=options.devices,
+        streams=options.streams,
+        trust=options.trust,
+        rebuild=options.rebuild,
+        verify=options.verify,
     ) as upscaler:
         output = options.output or source.with_name(f"{source.stem}_x{float(upscaler.info.scale):g}.png")
         check_output(output, source=source, force=options.force)
@@ -82,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         type=Path,
         metavar="FILE",
-        help="an artefact of esrgan-export (default: the shipped model)",
+        help="an artefact of esrgan-export or its folder, or a checkpoint (default: the shipped model)",
     )
     add(
         "--tile",
@@ -94,9 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--halo",
         type=_at_least(0),
-        default=16,
         metavar="N",
-        help="input pixels around a tile that are computed and thrown away (default: 16)",
+        help="input pixels around a tile that are computed and thrown away (default: what was measured for the "
+        "model, else 16)",
     )
     add("--force", action="store_true", help="replace an existing output")
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: ONNX Runtime's choice)")
@@ -107,6 +114,26 @@ def _parser() -> argparse.ArgumentParser:
         help="ONNX Runtime provider, such as cpu or cuda; repeat it in order of preference "
         "(default: cuda where it is present, else cpu)",
     )
+    add(
+        "--devices",
+        type=_devices,
+        metavar="N[,N...]",
+        help="CUDA devices that share the work, such as 0,1 (default: 0)",
+    )
+    add(
+        "--streams",
+        type=_at_least(1),
+        metavar="N",
+        help="batches in flight on each device (default: 3 on a GPU, 2 on a processor)",
+    )
+    add("--trust", action="store_true", help="load a plan that no manifest vouches for; a plan is code")
+    add(
+        "--rebuild",
+        choices=("never", "auto"),
+        default="never",
+        help="auto: rebuild a plan that does not fit this machine from the graph beside it (default: never)",
+    )
+    add("--verify", action="store_true", help="run the golden pairs of the manifest first")
     add(
         "--max-pixels",
         type=_at_least(1),
@@ -126,6 +153,16 @@ def _tile(text: str) -> int | Literal["auto"]:
         raise argparse.ArgumentTypeError(f"{text!r} is neither 'auto' nor a number of pixels") from None
 
 
+def _devices(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not device numbers such as 0 or 0,1, each once")
+    return numbers
+
+
 def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         value = int(text)
@@ -135,6 +172,11 @@ def _at_least(least: int) -> Callable[[str], int]:
 
     number.__name__ = "number"
     return number
+
+
+def _as_note(message: Warning | str, *_: object, **__: object) -> None:
+    # Python's own way shows a file and a line of this package, which help nobody.
+    print(f"{COMMAND}: note: {one_line(message)}", file=sys.stderr)
 
 
 def _summary(output: Path, upscaler: "Upscaler", plan: TilePlan, seconds: float) -> str:

@@ -183,7 +183,9 @@ class Crew:
                 task.tiles,
                 task.source,
                 task.target,
-                judge=lambda made: self._guard.check(made, lane.info, task.plan, task.tiles, task.source),
+                judge=lambda made, given: self._guard.check(
+                    made, given, lane.info, task.plan, task.tiles, task.source
+                ),
             )
             job.report(task)
         except BaseException as error:

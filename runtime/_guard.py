@@ -36,12 +36,19 @@ class Guard:
         self.reruns = 0
 
     def check(
-        self, made: Made, info: SessionInfo, plan: TilePlan, tiles: Sequence[Tile], source: Array
+        self,
+        made: Made,
+        given: Array,
+        info: SessionInfo,
+        plan: TilePlan,
+        tiles: Sequence[Tile],
+        source: Array,
     ) -> tuple[Made, SessionInfo]:
         """Return the batch if it is sound, else another one of the same tiles, with its session's description.
 
         Args:
             made: What a slot made; see `run_batch` for the others.
+            given: The batch that it was made of.
             info: Of the slot's session.
             plan: Where the tiles lie.
             tiles: Those in the batch.
@@ -50,7 +57,7 @@ class Guard:
         Raises:
             InferenceError: The batch is no picture, and nothing here makes a better one.
         """
-        wrong = judge(made, info, len(tiles))
+        wrong = judge(made, info, len(tiles), given=given)
         if wrong is None:
             return made, info
         with self._lock:
@@ -61,7 +68,7 @@ class Guard:
             fill(batch, session.info, plan, tiles, source)
             again = Made(session.run(batch).copy())
             self.reruns += 1
-        still = judge(again, session.info, len(tiles))
+        still = judge(again, session.info, len(tiles), given=batch)
         if still is not None:
             raise bad_picture_error(still, session.info)
         return again, session.info

@@ -14,8 +14,9 @@ __all__ = ["Judge", "fill", "run_batch"]
 
 Array = npt.NDArray[Any]
 
-Judge = Callable[[Made], tuple[Made, SessionInfo]]
-"""Looks at a batch before it is written anywhere; may return a better one, with its session's description."""
+Judge = Callable[[Made, Array], tuple[Made, SessionInfo]]
+"""Looks at a batch, and at what it was made of, before it is written anywhere; may return a better one, with the
+description of the session that made it."""
 
 
 def run_batch(
@@ -42,11 +43,12 @@ def run_batch(
     Raises:
         InferenceError: The slot failed, or made an output of another size than its session said.
     """
-    fill(slot.prepare((plan.batch, *plan.tile)), info, plan, tiles, source)
+    batch = slot.prepare((plan.batch, *plan.tile))
+    fill(batch, info, plan, tiles, source)
     slot.start()
     made = slot.finish()
     if judge is not None:
-        made, info = judge(made)
+        made, info = judge(made, batch)
     _check_shape(made.batch, info, plan)
     for enlarged, tile in zip(made.batch, tiles, strict=False):
         _place(enlarged, tile, plan, target, info)
