@@ -136,7 +136,7 @@ def validity_refusal(
             return None
     said = "; ".join(text for _, text, _ in found) or flavour.last_error or "without saying why"
     reason = f"is not valid for {flavour.name} {flavour.version} here: {said}"
-    if artefact is not None and all(mends for *_, mends in found):
+    if artefact is not None and found and all(mends for *_, mends in found):
         return _rebuildable(path, artefact, reason)
     return Refusal(
         reason=reason, mend="Run: nvidia-smi to see the driver and the memory, or esrgan-export again here"

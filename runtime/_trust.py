@@ -71,7 +71,7 @@ def admit_plan(path: Path, options: SessionOptions) -> Admitted:
         _rebuild(path, checked, options.device)
         again = check_plan(path, trust=options.trust, facts=facts)
         if isinstance(again, Refusal):
-            raise EngineMismatchError(f"{path} was rebuilt, because it {checked.reason}, and still {again}")
+            raise EngineMismatchError(f"{path} {checked.reason}; the rebuild ran, and still it {again}")
         return again
     if isinstance(checked, Refusal):
         raise EngineMismatchError(f"{path} {checked}")

@@ -4,6 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from esrgan_deploy.runtime._cuda import cuda_device_count
+
+
+@pytest.fixture(autouse=True)
+def _gpu_or_skip(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu") is not None and cuda_device_count() == 0:
+        pytest.skip("there is no NVIDIA GPU here")
+
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
@@ -12,3 +20,31 @@ def assets() -> Path:
     if not folder.is_dir():
         pytest.skip("the test material ../shared/assets is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that esrgan-export made of a tiny RRDBNet, its plan among it; no test may change it."""
+    import torch
+
+    from esrgan_deploy._spec import ModelSpec
+    from esrgan_deploy.engines import BuildOptions, ShapeRange
+    from esrgan_deploy.export import ExportOptions, export_model
+    from esrgan_deploy.export._rrdbnet import RRDBNet
+
+    folder = tmp_path_factory.mktemp("tiny")
+    spec = ModelSpec(
+        architecture="rrdbnet",
+        scale=4,
+        in_channels=3,
+        out_channels=3,
+        features=8,
+        blocks=1,
+        growth=4,
+        source_sha256="",
+    )
+    torch.manual_seed(0)
+    torch.save(RRDBNet(spec).state_dict(), folder / "net.pth")
+    build = BuildOptions(flavour="tensorrt_rtx", shapes=ShapeRange.parse("1x16x16:1x32x32:1x48x48"))
+    export_model(folder / "net.pth", folder / "out", ExportOptions(plan=True, build=build))
+    return folder / "out"
