@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         "(default: float)",
     )
     graph.add_argument(
+        "--no-watchdog",
+        action="store_false",
+        dest="watchdog",
+        help="leave away the graph's second output, by which a NaN or a blank picture is noticed",
+    )
+    graph.add_argument(
         "--outscale",
         type=float,
         metavar="X",

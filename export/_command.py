@@ -65,6 +65,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
     return ExportOptions(
         precisions=tuple(dict.fromkeys(args.precision or ("fp16",))),
         form=args.form,
+        watchdog=args.watchdog,
         opset=args.opset,
         outscale=args.outscale,
         images=args.images,

@@ -115,7 +115,7 @@ def test_the_written_graph_carries_its_facts_and_no_path(exported):
     assert facts["precision"] == "fp16"
     assert facts["spec"]["source_sha256"] == manifest.spec.source_sha256
     assert [value.name for value in graph.graph.input] == ["input"]
-    assert [value.name for value in graph.graph.output] == ["output"]
+    assert [value.name for value in graph.graph.output] == ["output", "health"]
     assert not any(node.doc_string or node.metadata_props for node in graph.graph.node)
 
 
