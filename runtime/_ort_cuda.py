@@ -192,8 +192,10 @@ class OrtCudaSlot:
 
     def _release(self) -> None:
         self._shape = None
-        for buffer in (*self._pinned, *self._memory):
-            buffer.close()
+        for pinned in self._pinned:
+            pinned.close()
+        for memory in self._memory:
+            memory.close()
         self._pinned, self._memory, self._arrays, self._views = [], [], [], []
 
 

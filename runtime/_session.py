@@ -219,6 +219,7 @@ def open_session(path: str | Path, options: SessionOptions | None = None) -> Ses
         options: How to open it.
 
     Raises:
+        CheckpointError: A checkpoint cannot be read, or is of no known family.
         EngineMismatchError: A plan does not fit this machine, or nothing vouches for it.
         InferenceError: There is no such file, it is of no known kind, or it cannot be run here.
         MissingDependencyError: The package that runs it is not installed.
