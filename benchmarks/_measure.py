@@ -132,6 +132,8 @@ def _warm_up(sampler: Sampler, most: int, seconds: float) -> list[float]:
     taken = [sampler()]
     calm = 0
     while (calm < 2 and len(taken) < most) or time.perf_counter() < end:
+        best = min(taken)
         taken.append(sampler())
-        calm = calm + 1 if taken[-1] <= 1.05 * min(taken) else 0
+        # A new best by more than that is no calm either: it is still getting faster.
+        calm = calm + 1 if abs(taken[-1] - best) <= 0.05 * best else 0
     return taken

@@ -23,6 +23,7 @@ from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._rrdbnet import RRDBNet
 
+# Of the net that `tiny_export` exports.
 SPEC = ModelSpec(
     architecture="rrdbnet",
     scale=4,
@@ -36,13 +37,8 @@ SPEC = ModelSpec(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench")
-    torch.manual_seed(0)
-    torch.save(RRDBNet(SPEC).state_dict(), folder / "net.pth")
-    options = ExportOptions(plan=True, build=BuildOptions(shapes=ShapeRange.parse("1x16x16")))
-    export_model(folder / "net.pth", folder / "out", options)
-    return folder / "out"
+def made(tiny_export):
+    return tiny_export
 
 
 def _bench(*arguments):
