@@ -142,7 +142,10 @@ class Device:
     def discard(self, name: str, *arguments: object) -> None:
         """Call a function that releases something in the context, whatever comes of it."""
         with contextlib.suppress(InferenceError), self.bound():
-            call(name, *arguments)
+            quietly(name, *arguments)
+            return
+        # The context cannot be bound. What was never asked for is certainly kept.
+        quietly(name, *arguments)
 
     def releases(
         self, owner: object, name: str, *arguments: object, keep: object = None

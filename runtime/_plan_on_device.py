@@ -52,32 +52,11 @@ class PlanOnDevice:
         stream's order, from the driver's pool, which gives memory back to the system whenever the stream is waited
         for: a caller in a hurry passes ``out``.
         """
-        with self._turn, self._device.bound():
+        with self._turn:
             if self._closed:
                 raise InferenceError(f"the session of {self._info.name} is closed; open it again")
-            handle = self._handle(stream)
-            batch = borrow_array(array, stream=handle)
-            nhw = check_batch(batch, self._info)
-            self._check_aligned(batch, "the batch")
-            target = None
-            if out is not None:
-                target = borrow_array(out, stream=handle)
-                check_output(target, self._info, nhw, dtype=self._engine.out_dtype.name, batch=batch)
-                self._check_aligned(target, "out")
-            if stream is None:
-                # Whatever fills the batch may do so on a stream that is not known here.
-                self._device.synchronize()
-            place = self._place(handle)
-            shapes = self._engine.shape_context(place.context, self._info.batch_shape(*nhw))
-            if shapes[self._engine.output] != output_shape(self._info, nhw):
-                raise InferenceError(
-                    f"{self._info.name} makes {shapes[self._engine.output]} of {batch.shape}, not "
-                    f"{output_shape(self._info, nhw)}; export it again"
-                )
-            made = self._enqueue(place, batch, target, shapes, stream)
-            if self._own is not None and stream is None:
-                self._own.synchronize()
-            return out if out is not None else made
+            with self._device.bound():
+                return self._run(array, stream, out)
 
     def close(self) -> None:
         """Wait for what is under way, and release everything; a second call does nothing."""
@@ -89,20 +68,45 @@ class PlanOnDevice:
             # It is destroyed with the last array that is freed on it.
             self._own = None
 
+    def _run(self, array: object, stream: object | None, out: object | None) -> object:
+        handle = self._handle(stream)
+        batch = borrow_array(array, stream=handle)
+        nhw = check_batch(batch, self._info)
+        self._check_aligned(batch, "the batch")
+        target = None
+        if out is not None:
+            target = borrow_array(out, stream=handle)
+            check_output(target, self._info, nhw, dtype=self._engine.out_dtype.name, batch=batch)
+            self._check_aligned(target, "out")
+        if stream is None:
+            # Whatever fills the batch may do so on a stream that is not known here.
+            self._device.synchronize()
+        place = self._place(handle)
+        shapes = self._engine.shape_context(place.context, self._info.batch_shape(*nhw))
+        if shapes[self._engine.output] != output_shape(self._info, nhw):
+            raise InferenceError(
+                f"{self._info.name} makes {shapes[self._engine.output]} of {batch.shape}, not "
+                f"{output_shape(self._info, nhw)}; export it again"
+            )
+        made = self._enqueue(place, batch, target, shapes, stream)
+        if self._own is not None and stream is None:
+            self._own.synchronize()
+        return out if out is not None else made
+
     def _handle(self, stream: object | None) -> int:
         if stream is None:
             self._own = self._own or Stream(self._device)
             return self._own.handle
         handle = stream_handle(stream)
-        if int(call("cuStreamIsCapturing", handle)):
-            raise InferenceError(
-                f"the stream {handle:#x} is being captured, and {self._info.name} allocates while it runs; run it "
-                "outside of the capture"
-            )
         if int(call("cuStreamGetCtx", handle)) != self._device.context:
             raise InferenceError(
                 f"the stream {handle:#x} belongs to another CUDA context than {self._info.name}; make that context "
                 "current when you open the model, or give a stream of the device's primary context"
+            )
+        if int(call("cuStreamIsCapturing", handle)):
+            raise InferenceError(
+                f"the stream {handle:#x} is being captured, and {self._info.name} allocates while it runs; run it "
+                "outside of the capture"
             )
         return handle
 

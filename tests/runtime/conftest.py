@@ -61,7 +61,15 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
         def open_plan(**options: Any) -> Any:
             return _session_plan.PlanSession(admitted.path, SessionOptions(**options))
 
-        return SimpleNamespace(driver=gpu, engine=net, admitted=admitted, open=open_plan)
+        def stream(plan: Any) -> int:
+            return int(gpu.make_stream(plan._device.context))
+
+        def array(*shape: Any, **how: Any) -> Any:
+            return driver_helper.FakeArray(gpu, *shape, **how)
+
+        return SimpleNamespace(
+            driver=gpu, engine=net, admitted=admitted, open=open_plan, stream=stream, array=array
+        )
 
     return build
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import cuda.bindings.driver as real
+import numpy as np
 
 Op = Callable[[], None]
 
@@ -114,10 +115,10 @@ class FakeDriver:
         self._current.context = handle
         return handle
 
-    def make_stream(self) -> int:
-        """Make a stream in the current context, or the primary one, as another library does."""
+    def make_stream(self, context: int = 0) -> int:
+        """Make a stream in a context, or in the current one, as another library does."""
         handle = next(self._handles)
-        self.streams[handle] = Stream(self.current or self.primary(0))
+        self.streams[handle] = Stream(context or self.current)
         return handle
 
     def primary(self, device: int) -> int:
@@ -401,3 +402,29 @@ class FakeDriver:
     def _nothing(self, name: str) -> tuple[Any, ...]:
         returns = getattr(real, name).__doc__
         return (None,) if "\nReturns\n" in returns and " : " in returns.split("\nReturns\n")[1][:600] else ()
+
+
+class FakeArray:
+    """An array of another library on the simulated device, filled with zeros; CuPy's in its protocols."""
+
+    def __init__(
+        self, driver: FakeDriver, shape: tuple[int, ...], dtype: Any = np.uint8, device: int = 0
+    ) -> None:
+        self.shape, self.device, self.dtype = shape, device, np.dtype(dtype)
+        self.stream: int | None = None
+        size = int(np.prod(shape)) * self.dtype.itemsize
+        self.pointer = driver.allocate(size, "foreign")
+        driver.alive["foreign"] -= 1
+        driver.blocks[self.pointer] = (*driver.blocks[self.pointer][:2], "device", 0)
+        self.seen = np.frombuffer(driver.array(self.pointer, size), self.dtype).reshape(shape)
+        self.seen[...] = 0
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, self.device)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape, "typestr": self.dtype.str, "data": (self.pointer, False), "version": 3,
+            "stream": self.stream,
+        }  # fmt: skip
