@@ -19,7 +19,7 @@ from esrgan_deploy.runtime._cuda_memory import DeviceBuffer, PinnedBuffer, Strea
 from esrgan_deploy.runtime._cuda_stream import Event, Stream
 from esrgan_deploy.runtime._device_array import DeviceArray
 from esrgan_deploy.runtime._foreign import ForeignArray, check_size, output_shape
-from esrgan_deploy.runtime._ort_binding import bound, run_bound
+from esrgan_deploy.runtime._ort_binding import bound, failure_of, run_bound
 from esrgan_deploy.runtime._session import Array, Made, SessionInfo
 
 __all__ = ["OrtCuda", "OrtCudaSlot"]
@@ -54,6 +54,7 @@ class OrtCuda:
         batch: ForeignArray,
         outputs: tuple[ForeignArray, ...],
         *,
+        name: str,
         turn: threading.Lock,
         stream: int,
     ) -> None:
@@ -63,18 +64,22 @@ class OrtCuda:
             graph: The ``onnxruntime.InferenceSession``.
             batch: Its input on the device.
             outputs: Its outputs on the device.
+            name: Of the graph, for messages.
             turn: Held meanwhile: the computing stream serves one run at a time.
             stream: Handle of the stream to be ordered against.
 
         Raises:
-            InferenceError: It failed.
+            InferenceError: It failed; `OutOfMemoryError` and `DeviceLostError` can be answered.
         """
         with turn, self.device.bound():
             for handle in {stream, batch.stream, *(output.stream for output in outputs)}:
                 if handle is not None and handle != self.stream.handle:
                     self._event.record(handle)
                     self._event.order(self.stream.handle)
-            run_bound(graph, bound(graph, batch, outputs), wait=False)
+            try:
+                run_bound(graph, bound(graph, batch, outputs), wait=False)
+            except Exception as error:
+                raise failure_of(error, name, batch.shape) from error
             if stream != self.stream.handle:
                 self._event.record(self.stream.handle)
                 self._event.order(stream)
@@ -138,7 +143,12 @@ class OrtCudaSlot:
         with self._device.bound():
             self._stream.upload(batch.pointer, self._pinned[0].pointer, batch.nbytes)
             self._cuda.enqueue(
-                self._graph, batch, tuple(outputs), turn=self._turn, stream=self._stream.handle
+                self._graph,
+                batch,
+                tuple(outputs),
+                name=self._info.name,
+                turn=self._turn,
+                stream=self._stream.handle,
             )
             for output, pinned in zip(outputs, self._pinned[1:], strict=True):
                 self._stream.download(pinned.pointer, output.pointer, output.nbytes)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
 from esrgan_deploy.runtime._cuda import cuda_device_count
@@ -21,7 +20,7 @@ from esrgan_deploy.runtime._foreign import (
     stream_handle,
 )
 from esrgan_deploy.runtime._graph_facts import facts_of_graph
-from esrgan_deploy.runtime._ort_binding import bound, element_type, run_bound
+from esrgan_deploy.runtime._ort_binding import bound, element_type, failure_of, reason_of, run_bound
 from esrgan_deploy.runtime._ort_cuda import OrtCuda, OrtCudaSlot
 from esrgan_deploy.runtime._ort_providers import on_cuda, provider_settings
 from esrgan_deploy.runtime._session import Made, SessionInfo, SessionOptions, Slot
@@ -108,7 +107,7 @@ class OnnxSession:
             try:
                 run_bound(graph, bound(graph, batch, outputs), wait=True)
             except Exception as error:
-                raise self._failure(error, batch.shape) from error
+                raise failure_of(error, self._name, batch.shape) from error
         return made
 
     def close(self) -> None:
@@ -119,25 +118,27 @@ class OnnxSession:
     def _enqueue(
         self, graph: Any, cuda: OrtCuda, array: object, stream: object | None, out: object | None
     ) -> object:
-        own = cuda.stream.handle
-        # ONNX Runtime never waits for the device as a whole, so that the default stream does no harm here.
-        handle = own if stream is None else stream_handle(stream, allow_default=True)
-        batch = borrow_array(array, stream=handle)
-        nhw = check_batch(batch, self._info)
+        # ONNX Runtime never waits for the device as a whole, so that the default stream does no harm here; DLPack
+        # and the array interface call it 1.
+        handle = cuda.stream.handle if stream is None else stream_handle(stream, allow_default=True) or 1
         with cuda.device.bound():
+            batch = borrow_array(array, stream=handle)
+            nhw = check_batch(batch, self._info)
+            if out is not None:
+                target = borrow_array(out, stream=handle)
+                check_output(target, self._info, nhw, dtype=self._dtype, batch=batch)
+            if stream is None:
+                # Whatever fills the batch may do so on a stream that is not known here.
+                cuda.device.synchronize()
             made = out
             if made is None:
                 made = cuda.new_array(output_shape(self._info, nhw), self._dtype, handle)
-            outputs = [borrow_array(made, stream=handle)]
-            check_output(outputs[0], self._info, nhw, dtype=self._dtype, batch=batch)
+                target = borrow_array(made)
+            outputs = [target]
             if self._info.watched:
+                # Nothing looks at it here, and it is freed in the stream's order.
                 outputs.append(borrow_array(cuda.new_array((nhw[0], 3), "float32", handle)))
-            try:
-                cuda.enqueue(graph, batch, tuple(outputs), turn=self._turn, stream=handle)
-            except InferenceError:
-                raise
-            except Exception as error:
-                raise self._failure(error, batch.shape) from error
+            cuda.enqueue(graph, batch, tuple(outputs), name=self._name, turn=self._turn, stream=handle)
             if stream is None:
                 cuda.stream.synchronize()
         return made
@@ -148,7 +149,7 @@ class OnnxSession:
         except InferenceError:
             raise
         except Exception as error:
-            raise self._failure(error, batch.shape) from error
+            raise failure_of(error, self._name, batch.shape) from error
 
     def _run(self, batch: npt.NDArray[Any]) -> Made:
         graph = self._open_graph()
@@ -159,13 +160,6 @@ class OnnxSession:
         if graph is None:
             raise InferenceError(f"the session of {self._name} is closed; open it again")
         return graph
-
-    def _failure(self, error: Exception, shape: tuple[int, ...]) -> InferenceError:
-        kind = fault_of(str(error))
-        return kind(
-            f"{self._name} failed on a batch of {'x'.join(map(str, shape))} ({_reason(error)}); "
-            "if memory ran out, use a smaller tile"
-        )
 
     def _close_cuda(self) -> None:
         cuda, self._cuda = self._cuda, None
@@ -185,14 +179,14 @@ def _opened(ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[st
     except Exception as error:
         if "NOT_IMPLEMENTED" in str(error):
             raise InferenceError(
-                f"{', '.join(names)} has no kernel for a part of {path} ({_reason(error)}); bf16 graphs have "
+                f"{', '.join(names)} has no kernel for a part of {path} ({reason_of(error)}); bf16 graphs have "
                 "none on a processor. Use the fp32 or fp16 graph beside it"
             ) from error
         kind = fault_of(str(error))
         advice = "If the file is cut off or is no ONNX graph, run: esrgan-export again"
         if kind is not InferenceError:
             advice = "Run: nvidia-smi to see who holds the GPU"
-        raise kind(f"ONNX Runtime cannot open {path} ({_reason(error)}). {advice}") from error
+        raise kind(f"ONNX Runtime cannot open {path} ({reason_of(error)}). {advice}") from error
     active = graph.get_providers()
     if options.providers is not None and names[0] not in active:
         raise InferenceError(
@@ -215,9 +209,3 @@ def _cuda_for(wanted: list[tuple[str, dict[str, str]]], device: int) -> OrtCuda 
         if on_cuda(name):
             settings["user_compute_stream"] = str(cuda.stream.handle)
     return cuda
-
-
-def _reason(error: Exception) -> str:
-    # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from ... failed:Protobuf parsing failed."
-    text = one_line(error)
-    return text.split(" : ", 2)[-1][:300] if text.startswith("[ONNXRuntimeError]") else text[:300]
