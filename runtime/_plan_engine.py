@@ -278,7 +278,9 @@ def _loaded(admitted: Admitted) -> tuple[Any, Any]:
     if engine is None:
         built = f"{known.flavour} {known.flavour_version}" if known else "an unknown version"
         again = (
-            f"Run: {rebuild_command(admitted.path)}" if known and known.built_from else "Export it again here"
+            f"Run: {rebuild_command(admitted.path, '--force')}"
+            if known and known.built_from
+            else "Export it again here"
         )
         raise EngineMismatchError(
             f"{admitted.path} was built with {built} and {flavour.name} {flavour.version} does not load it on this "

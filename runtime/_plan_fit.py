@@ -46,11 +46,13 @@ class DeviceFacts:
         name: Of the GPU, as the driver calls it.
         compute_capability: ``"9.0"`` and so on.
         driver: Newest CUDA version that the driver knows, ``13000`` for 13.0.
+        ordinal: Of the device, as CUDA counts.
     """
 
     name: str
     compute_capability: str
     driver: int
+    ordinal: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,8 @@ def validity_refusal(
 ) -> Refusal | None:
     """Ask TensorRT whether a plan is valid here, where it can be asked; it reads the header alone.
 
-    Without a card only a header that is not one counts: the rest it cannot tell then.
+    It is asked about the card whose context is current. Without a card only a header that is not one counts: the
+    rest it cannot tell then.
     """
     if "engine_validity" not in flavour.capabilities:
         return None
@@ -189,6 +192,7 @@ def device_facts(ordinal: int = 0) -> DeviceFacts | None:
         name=name.value.decode(errors="replace") if named else f"GPU {ordinal}",
         compute_capability=f"{numbers['major']}.{numbers['minor']}",
         driver=version.value,
+        ordinal=ordinal,
     )
 
 

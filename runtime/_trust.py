@@ -12,6 +12,7 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import EngineMismatchError, ExportError, MissingDependencyError
 from esrgan_deploy._flavour import Flavour, open_flavour
 from esrgan_deploy._manifest import Artefact, find_manifest, load_manifest
+from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._plan_fit import (
     DeviceFacts,
     Refusal,
@@ -63,6 +64,7 @@ def admit_plan(path: Path, options: SessionOptions) -> Admitted:
             its own, what does not fit; `device` is the card that it has to fit.
 
     Raises:
+        InferenceError: There is a GPU, and CUDA fails when TensorRT is to look at it.
         EngineMismatchError: It is not loaded, with both sides of what does not fit and the command that mends it.
     """
     facts = device_facts(options.device)
@@ -97,9 +99,7 @@ def check_plan(path: Path, *, trust: bool = False, facts: DeviceFacts | None = N
     flavour = flavour_of(path, vouched)
     if isinstance(flavour, Refusal):
         return flavour
-    refusal = refusals(path, vouched, facts, flavour) or validity_refusal(
-        path, content, vouched, facts, flavour
-    )
+    refusal = refusals(path, vouched, facts, flavour) or _invalid(path, content, vouched, facts, flavour)
     return refusal or Admitted(path=path, content=content, artefact=vouched, flavour=flavour)
 
 
@@ -167,8 +167,21 @@ def _trusted(path: Path, content: bytes, facts: DeviceFacts | None) -> Admitted 
         flavour = open_flavour(name)
     except MissingDependencyError as error:
         return Refusal(reason=f"is a plan of {name}", mend=one_line(error))
-    refusal = validity_refusal(path, content, None, facts, flavour)
+    refusal = _invalid(path, content, None, facts, flavour)
     return refusal or Admitted(path=path, content=content, artefact=None, flavour=flavour)
+
+
+def _invalid(
+    path: Path, content: bytes, artefact: Artefact | None, facts: DeviceFacts | None, flavour: Flavour
+) -> Refusal | None:
+    if facts is None or "engine_validity" not in flavour.capabilities:
+        return validity_refusal(path, content, artefact, facts, flavour)
+    device = Device(facts.ordinal)
+    try:
+        with device.bound():
+            return validity_refusal(path, content, artefact, facts, flavour)
+    finally:
+        device.close()
 
 
 def _rebuild(path: Path, refusal: Refusal, device: int) -> None:

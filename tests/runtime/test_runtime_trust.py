@@ -1,11 +1,12 @@
 """Only a plan that its manifest vouches for and that fits is loaded; what does not fit is rebuilt, once."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -221,7 +222,7 @@ def test_a_rebuild_that_does_not_help_is_not_tried_again(plan: Path, monkeypatch
     _lie(plan, compute_capabilities=["8.9"])
     monkeypatch.setattr(_trust, "device_facts", lambda ordinal: HOPPER)
     # TensorRT itself sees no card here.
-    monkeypatch.setattr(_trust, "validity_refusal", lambda *args: None)
+    monkeypatch.setattr(_trust, "_invalid", lambda *args: None)
     with pytest.warns(RuntimeWarning) as warned:
         said = _refused(plan, AUTO)
     assert len(warned) == 1
@@ -357,6 +358,37 @@ def test_what_the_library_says_of_a_plan_is_put_in_words(
     assert refusal.rebuild is rebuild
     # Without a card these words mean nothing.
     assert validity_refusal(Path("m.plan"), b"", _artefact(), None, flavour) is None
+
+
+def test_the_library_is_asked_about_the_card_that_will_run_it(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two unlike cards, the first would answer for the second."""
+    seen: list[object] = []
+
+    class Context:
+        """Where there is no driver there is no context; only the order of things is looked at."""
+
+        def __init__(self, ordinal: int) -> None:
+            seen.append(ordinal)
+
+        @contextlib.contextmanager
+        def bound(self) -> Iterator[None]:
+            seen.append("bound")
+            yield
+            seen.append("left")
+
+        def close(self) -> None:
+            seen.append("closed")
+
+    def asked(*_: object) -> None:
+        seen.append("asked")
+
+    monkeypatch.setattr(_trust, "Device", Context)
+    monkeypatch.setattr(_trust, "validity_refusal", asked)
+    second = dataclasses.replace(ADA, ordinal=1)
+    assert isinstance(check_plan(plan, facts=second), Admitted)
+    assert seen == [1, "bound", "asked", "left", "closed"]
 
 
 def test_a_missing_flavour_names_both_ways_out(plan: Path) -> None:
