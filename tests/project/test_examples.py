@@ -1,0 +1,132 @@
+"""The examples and the page on embedding do what they say, as far as a machine without a GPU can show it."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export import ExportOptions, export_model
+from esrgan_deploy.export._rrdbnet import RRDBNet
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+PAGE = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+
+HERE = {"embed_asyncio", "embed_numpy", "embed_pytorch"}
+"""What runs without a GPU, each with what is installed for the tests."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small x4 net with random weights."""
+    spec = ModelSpec(
+        architecture="rrdbnet",
+        scale=4,
+        in_channels=3,
+        out_channels=3,
+        features=8,
+        blocks=1,
+        growth=4,
+        source_sha256="",
+    )
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
+    torch.save(RRDBNet(spec).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of the uint8 form that doubles every pixel."""
+    scales = numpy_helper.from_array(np.array([1, 2, 2, 1], np.float32), "scales")
+    nodes = [
+        helper.make_node("Cast", ["input"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Resize", ["wide", "", "scales"], ["large"], mode="nearest"),
+        helper.make_node("Cast", ["large"], ["output"], to=TensorProto.UINT8),
+    ]
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, ["n", h, w, 3])]
+        for name, h, w in (("input", "h", "w"), ("output", "h2", "w2"))
+    ]
+    graph = helper.make_graph(nodes, "net", *ends, [scales])
+    path = tmp_path_factory.mktemp("doubling") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def run(example: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", ROOT / "docs" / "examples" / f"{example}.py", *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "doubling"])
+@pytest.mark.parametrize("example", sorted(HERE))
+def test_an_example_runs(example: str, form: str, request: pytest.FixtureRequest) -> None:
+    """Somebody's first program is a copy of one of these; both forms, and both what ONNX Runtime and PyTorch give."""
+    done = run(example, request.getfixturevalue(form))
+    assert (done.returncode, done.stderr) == (0, "")
+    side = {"checkpoint": 4, "doubling": 2}[form]
+    expected = {
+        "embed_asyncio": f"one ({20 * side}, {30 * side}, 3)",
+        "embed_numpy": f"a film (4, {24 * side}, {32 * side}, 3)",
+        "embed_pytorch": "twice the same: True",
+    }[example]
+    assert expected in done.stdout
+    if example == "embed_asyncio":
+        assert "the loop went on meanwhile" in done.stdout
+
+
+@pytest.mark.parametrize("example", [path.stem for path in EXAMPLES])
+def test_every_example_compiles_and_says_how_it_is_called(example: str) -> None:
+    """And one that cannot run here says in one line why, where a traceback would be all that a reader sees."""
+    path = ROOT / "docs" / "examples" / f"{example}.py"
+    compile(path.read_text(encoding="utf-8"), str(path), "exec")
+    done = run(example)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    package = {"embed_cupy": "cupy", "embed_pycuda": "pycuda"}.get(example, "numpy")
+    there = importlib.util.find_spec(package) is not None
+    assert (f"usage: {example}.py MODEL" if there else "pip install") in done.stderr or "GPU" in done.stderr
+
+
+@pytest.mark.parametrize("example", sorted(HERE))
+def test_an_example_ends_with_one_line_where_the_model_is_missing(example: str, tmp_path: Path) -> None:
+    """The name is mistyped most of all."""
+    done = run(example, tmp_path / "missing.onnx")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"there is no file .*missing\.onnx; .*\n", done.stderr)
+
+
+def test_the_page_names_every_example_and_links_to_what_is_there() -> None:
+    """One that is not linked is found by nobody."""
+    links = set(re.findall(r"\]\(([^)#]+)\)", PAGE))
+    assert {f"examples/{path.name}" for path in EXAMPLES} <= links
+    assert all((ROOT / "docs" / link).exists() for link in links)
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_page_run(checkpoint: Path, tmp_path: Path) -> None:
+    """In order, in one program, in a folder with an export; those for a GPU compile."""
+    blocks = re.findall(r"```python( gpu)?\n(.*?)```", PAGE, re.DOTALL)
+    assert PAGE.count("```") == 2 * len(blocks)
+    for _, code in blocks:
+        compile(code, "embedding.md", "exec")
+    export_model(checkpoint, tmp_path / "out", ExportOptions(precisions=("fp32",), plan=False))
+    program = "\n".join(code for gpu, code in blocks if not gpu)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(360, 640, 3)" in done.stdout
+    assert np.load(tmp_path / "large.npy", mmap_mode="r").shape == (360, 640, 3)
