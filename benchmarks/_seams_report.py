@@ -1,0 +1,109 @@
+"""Seams against the halo, for `esrgan-bench --seams`: measured, chosen from, kept and printed."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from esrgan_deploy._errors import InferenceError, MediaError
+from esrgan_deploy._optional import require
+from esrgan_deploy.benchmarks._options import BenchOptions
+from esrgan_deploy.benchmarks._subject import session_options
+from esrgan_deploy.runtime import open_session, read_picture
+from esrgan_deploy.runtime._auto_tile import SEAM_LEVELS, TileChoice, choose_tiling
+from esrgan_deploy.runtime._memory import MemoryFacts, device_memory, processor_memory
+from esrgan_deploy.runtime._seams import SeamCurve, measure_seams
+from esrgan_deploy.runtime._session import SessionInfo
+from esrgan_deploy.runtime._tiling_store import store_tiling
+
+__all__ = ["run_seams", "seams_table"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def run_seams(
+    path: Path, *, options: BenchOptions | None = None, pictures: Path | None = None, store: bool = True
+) -> dict[str, Any]:
+    """Measure an artefact's seams, choose its tiling, and keep both in the manifest beside it.
+
+    Args:
+        path: The artefact.
+        options: How it is opened.
+        pictures: A folder of photographs, or one file; None has pictures drawn.
+        store: Whether to keep the result, where there is a manifest.
+
+    Returns:
+        What JSON carries: ``file``; ``curve`` (`SeamCurve`), ``choice`` (`TileChoice`), ``memory`` (`MemoryFacts`)
+        and ``kept`` (the manifest's name, or why it is kept nowhere); or ``file`` and ``skipped``, the reason.
+
+    Raises:
+        InferenceError: The artefact cannot be run here.
+        MediaError: A picture cannot be read.
+    """
+    session = open_session(path, session_options(options or BenchOptions()))
+    try:
+        if session.info.min_shape[1:] == session.info.max_shape[1:]:
+            return {"file": path.name, "skipped": _one_size(session.info)}
+        curve = measure_seams(session, pictures=None if pictures is None else _read(pictures))
+        memory = _memory_of(session.info)
+        choice = choose_tiling(session.info, memory=memory, curve=curve)
+    finally:
+        session.close()
+    return {
+        "file": path.name,
+        "curve": curve.to_json(),
+        "choice": dataclasses.asdict(choice),
+        "memory": dataclasses.asdict(memory),
+        "kept": _keep(path, curve, choice) if store else "not asked for",
+    }
+
+
+def seams_table(seams: dict[str, Any]) -> str:
+    """Return what `run_seams` returned as text."""
+    if "skipped" in seams:
+        return f"seams of {seams['file']}: not measured, {seams['skipped']}"
+    curve, choice = SeamCurve.from_json(seams["curve"]), TileChoice(**seams["choice"])
+    lines = [
+        f"seams of {seams['file']}: tiles of {curve.tile} against the untiled output, {curve.positions} places, "
+        f"pictures: {', '.join(curve.pictures)}",
+        "halo  largest (levels of 255)  99.99 %",
+    ]
+    for halo, largest, percentile in zip(curve.halos, curve.largest, curve.percentile, strict=True):
+        mark = "  <- under half a level from here on" if halo == curve.halo_for(SEAM_LEVELS) else ""
+        lines.append(f"{halo:4}  {largest:23.4f}  {percentile:7.4f}{mark}")
+    if curve.rounded:
+        lines.append(
+            "this form rounds to 8 bits: the float form of the same net shows what lies under a level"
+        )
+    lines.append(f"chosen: {choice.reason}")
+    if choice.warning:
+        lines.append(f"warning: {choice.warning}")
+    lines.append(f"kept in the manifest: {seams['kept']}")
+    return "\n".join(lines)
+
+
+def _one_size(info: SessionInfo) -> str:
+    rows, columns = info.max_shape[1:]
+    return (
+        f"it takes {columns}x{rows} only, so nothing untiled can be compared; use the .onnx it was built from"
+    )
+
+
+def _memory_of(info: SessionInfo) -> MemoryFacts:
+    return device_memory(info.device) if info.device >= 0 else processor_memory()
+
+
+def _keep(path: Path, curve: SeamCurve, choice: TileChoice) -> str:
+    try:
+        return store_tiling(path, curve, choice).name
+    except (InferenceError, OSError) as error:
+        return f"no, {error}"
+
+
+def _read(pictures: Path) -> dict[str, Any]:
+    require("PIL", extra="media")
+    files = [pictures]
+    if pictures.is_dir():
+        files = sorted(file for file in pictures.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise MediaError(f"{pictures} holds no picture; it needs {', '.join(SUFFIXES)}")
+    return {file.name: read_picture(file).pixels for file in files}
