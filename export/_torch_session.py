@@ -45,7 +45,7 @@ class TorchSession:
 
     Args:
         checkpoint: The net.
-        options: Device, precision, threads, and whether to compile it.
+        options: Device, precision, whether to compile it, and threads, which PyTorch has for the process as a whole.
         name: For messages.
 
     Raises:

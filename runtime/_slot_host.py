@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._faults import OutOfMemoryError
+from esrgan_deploy.runtime._foreign import check_size
 from esrgan_deploy.runtime._session import Made, SessionInfo
 
 __all__ = ["HostSlot"]
@@ -43,6 +44,7 @@ class HostSlot:
         if self._batch is None or self._batch.shape != wanted:
             # The old buffer is let go of first: both at once may be what does not fit.
             self._batch = None
+            check_size(self._info, shape)
             try:
                 self._batch = np.empty(wanted, self._info.dtype)
             except (MemoryError, ValueError) as error:

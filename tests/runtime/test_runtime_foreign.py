@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esrgan_deploy import InferenceError
-from esrgan_deploy.runtime import SessionInfo, _foreign
+from esrgan_deploy.runtime import SessionInfo, _dlpack, _foreign
 from esrgan_deploy.runtime._foreign import (
     ForeignArray,
     borrow_array,
@@ -167,6 +167,20 @@ def test_dlpack_of_either_age_is_read() -> None:
     tensor = torch.arange(6.0).reshape(2, 3)
     array = borrow_array(OldLibrary(tensor))
     assert (array.pointer, array.shape, array.dtype) == (tensor.data_ptr(), (2, 3), "float32")
+
+
+def test_the_offset_of_a_capsule_counts() -> None:
+    """PyTorch and numpy add it to the address themselves; the standard leaves both open."""
+
+    class Offset(OldLibrary):
+        def __dlpack__(self, stream: int | None = None) -> object:
+            capsule = self.array.__dlpack__(stream=stream)
+            address = _dlpack._pointer(capsule, b"dltensor")
+            _dlpack._Managed.from_address(address).tensor.byte_offset = 12
+            return capsule
+
+    tensor = torch.zeros(4)
+    assert borrow_array(Offset(tensor)).pointer == tensor.data_ptr() + 12
 
 
 class NewLibrary(OldLibrary):

@@ -241,6 +241,16 @@ def test_slots_work_side_by_side(make: Make, noise: Callable[..., Any]) -> None:
     assert wrong == []
 
 
+def test_a_slot_refuses_a_size_that_the_graph_does_not_take(make: Make) -> None:
+    """ONNX Runtime would say so only after the batch was filled, and in words of its own."""
+    slot = open_session(make("nearest", scale=2, io={"size": (1, 48, 32)})).slot()
+    slot.prepare((1, 48, 32))
+    with pytest.raises(InferenceError, match=r"40 rows.*takes 48"):
+        slot.prepare((1, 40, 32))
+    with pytest.raises(InferenceError, match="before it was prepared"):
+        slot.start()
+
+
 def test_a_closed_session_says_so_everywhere(make: Make) -> None:
     """It may be closed by another thread."""
     session = open_session(make("nearest"))

@@ -325,3 +325,35 @@ def test_threads_take_turns_on_the_computing_stream(simulated: Callable[..., Any
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_callers_stream_orders_it(make: Callable[..., Path]) -> None:
+    """The real driver, ONNX Runtime's CUDA kernels, and a stream of PyTorch's: nothing waits for the host."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime is the build for the processor")
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch is the build for the processor")
+    path = make("convolved")
+    expected = OnnxSession(path, SessionOptions(providers=("cpu",))).run(picture())
+    session = OnnxSession(path, SessionOptions(providers=("cuda",)))
+    assert session.info.device == 0
+    np.testing.assert_allclose(session.run(picture()), expected, atol=1e-4)
+    slots = [session.slot() for _ in range(3)]
+    for slot in slots:
+        slot.prepare((1, 6, 8))[:] = picture()
+        slot.start()
+    for slot in slots:
+        np.testing.assert_allclose(slot.finish().batch, expected, atol=1e-4)
+        slot.close()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        batch = torch.from_numpy(picture()).cuda(non_blocking=True)
+        made = torch.from_dlpack(session.run_on_device(batch, stream=stream))
+        out = torch.empty_like(made)
+        assert session.run_on_device(batch, stream=stream.cuda_stream, out=out) is out
+    stream.synchronize()
+    np.testing.assert_allclose(made.cpu().numpy(), expected, atol=1e-4)
+    assert torch.equal(out, made)
+    session.close()
