@@ -68,7 +68,7 @@ def choose_tiling(
         picture: ``(height, width)`` where every picture has that size.
     """
     align = math.lcm(info.size_multiple, info.scale.denominator)
-    low, narrow = max(info.min_shape[1:]), min(info.max_shape[1:])
+    least, low, narrow = info.min_shape[0], max(info.min_shape[1:]), min(info.max_shape[1:])
     halo, why, warnings = _halo(curve, align, narrow)
     room = 2 * halo + align
     pixels = _affordable(info, memory)
@@ -80,14 +80,14 @@ def choose_tiling(
         if cached is None
         else max(useful, _down(math.isqrt(cached), math.lcm(align, STEP)))
     )
-    edge = min(wanted, _down(math.isqrt(pixels), align))
+    edge = min(wanted, _down(math.isqrt(pixels // least), align))
     edge = max(min(max(edge, low, room), narrow), low)
     if edge < min(wanted, narrow):
         warnings.append(
             f"memory is short: {memory.free_bytes / 2**30:.2f} GiB are free, so tiles are {edge} and not "
             f"{min(wanted, narrow)} pixels; free some, or use fewer slots"
         )
-    if edge**2 > pixels:
+    if least * edge**2 > pixels:
         warnings.append(
             f"a tile of {edge} may not fit into the {memory.free_bytes / 2**30:.2f} GiB that are free"
         )
