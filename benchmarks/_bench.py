@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import sha256_of
+from esrgan_deploy._quality import paired_pictures
 from esrgan_deploy.benchmarks._known import Known, known_of
 from esrgan_deploy.benchmarks._machine import describe_machine, machine_state
 from esrgan_deploy.benchmarks._measure import Sampler, Timing, paired_ratio, sample, timed
@@ -56,6 +57,10 @@ def bench(models: Sequence[Path], options: BenchOptions, *, command: str = "") -
         MissingDependencyError: A package that runs an artefact or a peer is not installed.
     """
     names = _names(models)
+    if options.quality is not None:
+        # What cannot work is found out before time is spent on measuring.
+        paired_pictures(options.quality)
+    seams = _seams(models, names, options)
     state = {"before": machine_state()}
     rows: list[Row] = []
     with contextlib.ExitStack() as opened:
@@ -85,7 +90,7 @@ def bench(models: Sequence[Path], options: BenchOptions, *, command: str = "") -
         peaks=peaks,
         rows=tuple(rows),
         ratios=tuple(_ratios(rows)),
-        seams=_seams(models, names, options),
+        seams=seams,
         warnings=tuple(_warnings(rows, state, environment)),
     )
 
@@ -143,7 +148,7 @@ def _measure_point(
             Row(
                 name=peer.name,
                 kind="peer",
-                provider=f"{peer.provider} {peer.version}".strip(),
+                provider=f"{peer.provider}, version {peer.version or 'unknown'}",
                 shape=point.shape,
                 threads=options.threads,
                 timings=timings(i),
@@ -155,7 +160,11 @@ def _measure_point(
         ]
     # After the buffers of this process are gone, so that both fit side by side.
     memory = {entry.name: measure_memory(entry.path, point, options) for entry in entries}
-    return [dataclasses.replace(row, memory=memory.get(row.name)) for row in rows]
+    return [_with_memory(row, *memory[row.name]) if row.name in memory else row for row in rows]
+
+
+def _with_memory(row: Row, memory: dict[str, int | None] | None, why: str) -> Row:
+    return dataclasses.replace(row, memory=memory, notes={**row.notes, **({"memory": why} if why else {})})
 
 
 def _row(
@@ -287,6 +296,13 @@ def _warnings(rows: Sequence[Row], state: dict[str, Any], environment: dict[str,
         f"{row.name} made a sample that is as far off as it can be, or no finite one"
         for row in rows
         if row.difference == 1.0
+    ]
+    found += [
+        f"{row.name} is above the peak that was measured: the matrix product was disturbed, or the convolutions "
+        "multiply less than is counted (Winograd)"
+        for row in rows
+        for name in row.timings
+        if (row.figures(name)["compute_share"] or 0) > 1
     ]
     return list(dict.fromkeys(found))
 

@@ -22,7 +22,7 @@ sweeps: every combination of the axes is measured, everything of one combination
   shape=1x64x64,1x128x128   batches, NxHxW in LR pixels
   batch=1,2,4               pictures at once, in place of N
   streams=1,2,3             batches in flight, for the throughput
-  tile=128,192,256          one picture of --shape, cut into tiles of that edge
+  tile=0,128,256            one picture of --shape through the Upscaler, cut into tiles of that edge; 0 is uncut
   example: esrgan-bench out/model.fp16.plan --sweep batch=1,2,4 streams=1,2,3
 
 timings: p50, p95 and p99 are of one batch at a time, host array to host array, upload and download included; with

@@ -82,7 +82,8 @@ def compare(old: Results, new: Results, path: Path, threshold: float) -> list[Ch
         ]
         if not earlier:
             continue
-        _check_model(earlier[0], row, path)
+        if row.kind == "artefact":
+            _check_model(earlier[0], row, path)
         match = next((candidate for candidate in earlier if candidate.point == row.point), None)
         if match is None:
             had = ", ".join(dict.fromkeys(point_in_words(candidate) for candidate in earlier))

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from esrgan_deploy._console import one_line
 from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks._sweep import Point
 
@@ -19,15 +20,21 @@ __all__ = ["measure_memory"]
 
 # Batches before the peak is read: the second one sees what the first has left behind.
 RUNS = 2
+TIMEOUT = 600
 
 
-def measure_memory(model: Path, point: Point, options: BenchOptions) -> dict[str, int | None] | None:
-    """Run an artefact in a process of its own; None where that failed.
+def measure_memory(
+    model: Path, point: Point, options: BenchOptions
+) -> tuple[dict[str, int | None] | None, str]:
+    """Run an artefact in a process of its own.
 
     Args:
         model: The artefact.
         point: What it runs.
         options: How it is opened.
+
+    Returns:
+        What the process printed, and an empty string; or None and the reason.
     """
     question = {
         "model": str(model),
@@ -42,11 +49,15 @@ def measure_memory(model: Path, point: Point, options: BenchOptions) -> dict[str
     }
     command = [sys.executable, "-m", "esrgan_deploy.benchmarks._memory", json.dumps(question)]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=600)
-        result: dict[str, int | None] = json.loads(answer.stdout.splitlines()[-1])
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
-    return result
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    except (OSError, subprocess.SubprocessError) as error:
+        return None, f"not measured: {one_line(error)[:200]}"
+    if answer.returncode != 0:
+        last = (answer.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        return None, f"not measured: a process of its own ended with {answer.returncode} ({last[:200]})"
+    # Last, because what a library prints comes before it.
+    found: dict[str, int | None] = json.loads(answer.stdout.splitlines()[-1])
+    return found, ""
 
 
 def _main(question: dict[str, Any]) -> dict[str, int | None]:

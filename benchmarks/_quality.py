@@ -10,6 +10,7 @@ import numpy as np
 from esrgan_deploy._optional import require
 from esrgan_deploy._quality import Quality, measure_pairs
 from esrgan_deploy.runtime import Upscaler, open_session
+from esrgan_deploy.runtime._session import PLANS
 
 __all__ = ["measure_quality"]
 
@@ -22,7 +23,7 @@ def measure_quality(
     A half-precision graph on a processor is measured with every tensor really rounded (see `rounding_model`).
 
     Args:
-        model: An .onnx or .plan.
+        model: An .onnx, a .plan, or a checkpoint.
         folder: Holds ``LR`` and ``HR``.
         crop: Border in HR pixels to leave out; None takes the scale, as the papers do.
         threads: Threads of ONNX Runtime on the CPU.
@@ -38,7 +39,7 @@ def measure_quality(
 @contextlib.contextmanager
 def _really_rounding(model: Path) -> Iterator[tuple[Path, str]]:
     if model.suffix != ".onnx":
-        yield model, "the plan"
+        yield model, "the plan" if model.suffix.lower() in PLANS else "PyTorch in fp32"
         return
     session = open_session(model)
     precision = session.info.precision or {np.dtype(np.float16): "fp16"}.get(session.info.dtype, "fp32")

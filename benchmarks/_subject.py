@@ -166,7 +166,17 @@ def _tiles(path: Path, point: Point, options: BenchOptions) -> Subject:
         raise InferenceError(
             f"a sweep over tiles cuts one picture, not a batch of {point.shape[0]}; use a shape of 1xHxW"
         )
-    upscaler = Upscaler(path, tile=point.tile or 0, providers=options.providers, threads=options.threads)
+    # By its path, as a pipeline opens it: the halo that was measured for it and its fallbacks come with it.
+    upscaler = Upscaler(
+        path,
+        tile=point.tile or 0,
+        providers=options.providers,
+        threads=options.threads,
+        devices=[options.device],
+        streams=point.streams,
+        trust=options.trust,
+        precision=options.precision,
+    )
     samples = np.random.default_rng(0).integers(
         0, 256, (*point.shape[1:], upscaler.info.in_channels), np.uint8
     )
@@ -184,7 +194,7 @@ def _tiles(path: Path, point: Point, options: BenchOptions) -> Subject:
     return Subject(
         samplers={"latency": latency},
         notes={"throughput": why, "device": why},
-        streams=point.streams or 1,
+        streams=point.streams or upscaler.info.slots,
         output=output,
         close=upscaler.close,
     )

@@ -17,7 +17,7 @@ class Axis:
 
     Attributes:
         name: ``"shape"``: batches; ``"batch"``: pictures (or tiles) at once; ``"streams"``: batches in flight;
-            ``"tile"``: edge of the tiles into which `Upscaler` cuts one picture.
+            ``"tile"``: edge of the tiles into which `Upscaler` cuts one picture, 0 for the whole at once.
         values: ``(N, H, W)`` for shapes, else whole numbers; in order, none twice.
     """
 
@@ -32,7 +32,7 @@ class Point:
     Attributes:
         shape: ``(N, H, W)`` of a batch; with a tile, H and W are the picture's and N counts tiles.
         streams: Batches in flight for the throughput; None lets the session choose.
-        tile: Edge of the tiles; None runs batches of that shape without tiling.
+        tile: Edge of the tiles, 0 for none; None runs batches without the Upscaler.
     """
 
     shape: tuple[int, int, int]
@@ -96,6 +96,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 
 def _whole(name: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{name}={text!r} is not a whole number of at least 1")
+    least = 0 if name == "tile" else 1
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name}={text!r} is not a whole number of at least {least}")
     return int(text)

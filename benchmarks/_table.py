@@ -77,7 +77,7 @@ def describe_parity(row: Row) -> str:
 def point_in_words(row: Row) -> str:
     """Return where in a sweep a row was measured."""
     n, h, w = row.shape
-    words = f"batch {n}x{h}x{w}" if row.tile is None else f"picture {h}x{w}, tile {row.tile}"
+    words = f"batch {n}x{h}x{w}" if row.tile is None else f"picture {h}x{w}, tile {row.tile or 'none'}"
     return f"{words}, {row.streams} in flight" if row.streams > 1 else words
 
 

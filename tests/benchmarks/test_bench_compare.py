@@ -99,16 +99,17 @@ def test_an_improvement_is_reported(compared):
 def test_a_slower_peer_fails_nothing(compared):
     """It is the machine's witness, not ours to mend."""
 
-    def peer(factor):
+    def peer(factor, version):
         def change(data):
             row = json.loads(json.dumps(data["results"][0]))
             row |= {"name": "torch", "kind": "peer", "spec": None, "sha256": "", "difference": 1e-6}
+            row["provider"] = f"PyTorch eager, CPU, version {version}"
             row["timings"]["latency"]["values"] = [factor * value for value in CALM]
             data["results"].append(row)
 
         return change
 
-    status, out, _ = compared(peer(1), peer(1.5))
+    status, out, _ = compared(peer(1, "2.13.0"), peer(1.5, "2.14.0"))
     assert status == 0
     assert "look whether the machine is" in out
 
@@ -222,6 +223,16 @@ def test_another_machine_is_refused_before_anything_is_measured(measured, tmp_pa
     (tmp_path / "old.json").write_text(json.dumps(data))
     assert main([str(tmp_path / "no-such.onnx"), "--compare", str(tmp_path / "old.json")]) == 1
     assert "another machine" in capsys.readouterr().err
+
+
+def test_the_saved_results_become_a_report(measured, tmp_path, capsys):
+    """Whoever is sent the JSON wants the plots without the machine."""
+    (tmp_path / "a.json").write_text(json.dumps(measured))
+    assert main([str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]) == 0
+    assert "verified, at least" in capsys.readouterr().out
+    page = (tmp_path / "a.html").read_text()
+    assert "model.fp16.onnx" in page
+    assert "</html>" in page
 
 
 def test_results_come_back_from_their_file_as_they_were(measured, tmp_path):
