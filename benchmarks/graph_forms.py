@@ -1,23 +1,33 @@
-"""Declared memory traffic of one net in several graph forms, on any machine: no GPU is needed.
+"""One net in several graph forms: kernels, declared memory traffic, and time.
 
     python -m esrgan_deploy.benchmarks.graph_forms [checkpoint]
 
-TensorRT for RTX builds each as static fp16 plans, and its builder logs every kernel with the tensors it reads
-and writes. The sum of their bytes per input pixel is exactly repeatable. It is what the compiler declares, not
-a time: caches are not in it.
+TensorRT for RTX builds each as static fp16 plans on any machine, and its builder logs every kernel with the tensors
+it reads and writes. The sum of their bytes per input pixel is exactly repeatable. It is what the compiler declares,
+not a time: caches are not in it. Times are taken with ONNX Runtime on the processor, fp32, in turns, which says
+nothing of a GPU; where there is an NVIDIA GPU, the plans are timed on it as well.
 """
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from esrgan_deploy._console import one_line_errors
 from esrgan_deploy._files import replaced_atomically
+from esrgan_deploy._flavour import gpu_is_usable
+from esrgan_deploy._optional import require
+from esrgan_deploy.benchmarks._machine import describe_machine
+from esrgan_deploy.benchmarks._measure import Timing, measure
 
 __all__ = ["main", "traffic_of_forms"]
+
+CPU_SIDE = 48
+"""Side of the picture that the processor is timed with, at most: it is hundreds of times as slow as a GPU."""
 
 
 @one_line_errors("graph_forms")
@@ -32,32 +42,37 @@ def main(argv: list[str] | None = None) -> int:
         "checkpoint", nargs="?", type=Path, help="default: an RRDB of 2 blocks with random weights"
     )
     parser.add_argument("--side", type=int, default=128, help="side of the picture in pixels (default: 128)")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="how long to time, 0 for not at all (default: 30)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
-    figures = traffic_of_forms(args.checkpoint, side=args.side)
-    flat = figures["forms"]["flat"]
-    print(f"{figures['net']}, fp16, {args.side}x{args.side}, {figures['tensorrt']}")
-    print(f"{'form':18} {'kernels':>8} {'bytes/LR px':>12} {'of flat':>8} {'largest fp32 difference':>24}")
-    for name, form in figures["forms"].items():
-        share = form["bytes_per_pixel"] / flat["bytes_per_pixel"]
-        differs = figures["difference"][name]
-        print(f"{name:18} {form['kernels']:8} {form['bytes_per_pixel']:12,.0f} {share:8.1%} {differs:24.1e}")
+    figures = traffic_of_forms(args.checkpoint, side=args.side, seconds=args.seconds, threads=args.threads)
+    print(_table(figures, args.side))
     if args.json is not None:
         with replaced_atomically(args.json) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
-def traffic_of_forms(checkpoint: Path | None = None, *, side: int = 128) -> dict[str, Any]:
-    """Build one net in each form and return what each declares.
+def traffic_of_forms(
+    checkpoint: Path | None = None, *, side: int = 128, seconds: float = 0.0, threads: int | None = None
+) -> dict[str, Any]:
+    """Build one net in each form and return what each declares and takes.
 
     Args:
         checkpoint: A checkpoint; None makes an RRDB of 2 blocks, 64 features, with random weights.
         side: Height and width of the picture in pixels.
+        seconds: How long to time all forms together, on each device; 0 leaves the times out.
+        threads: Threads of ONNX Runtime; None lets it choose.
 
     Returns:
-        ``{"net": …, "tensorrt": …, "difference": {"flat": 0.0, …},
-        "forms": {"flat": {"kernels", "bytes_per_pixel"}, …}}``; a difference is of the fp32 outputs.
+        ``{"net": …, "tensorrt": …, "difference": {"flat": 0.0, …}, "largest_output": …,
+        "forms": {"flat": {"kernels", "bytes_per_pixel"}, …}, "times": {"processor": …, "gpu": …}}``; a
+        difference is of the fp32 outputs. A time is None where it was not taken, else ``{"on": …, "forms":
+        {"flat": {"seconds": [one for each round], "of_flat": …, "low": …, "high": …}}}`` with the median and the
+        quartiles of the ratio to flat, round by round: below 1 is faster.
 
     Raises:
         EngineBuildError: TensorRT cannot build it.
@@ -72,6 +87,7 @@ def traffic_of_forms(checkpoint: Path | None = None, *, side: int = 128) -> dict
     from esrgan_deploy.export._graph import clone, save, to_bytes
     from esrgan_deploy.export._ort import run, session_of
     from esrgan_deploy.export._precision import to_precision
+    from esrgan_deploy.export._regroup import regroup
     from esrgan_deploy.export._rewrite import fold_scales, nest_concats
     from esrgan_deploy.export._rrdbnet import RRDBNet
     from esrgan_deploy.export._source import describe_spec
@@ -98,10 +114,19 @@ def traffic_of_forms(checkpoint: Path | None = None, *, side: int = 128) -> dict
     nest_concats(nested)
     nest_concats(folded)
     fold_scales(folded)
-    graphs = {"flat": flat, "nested": nested, "nested, 0.2 folded": folded}
+    wide, wide_folded = clone(flat), clone(folded)
+    regroup(wide)
+    regroup(wide_folded)
+    graphs = {
+        "flat": flat,
+        "nested": nested,
+        "nested, 0.2 folded": folded,
+        "regrouped": wide,
+        "regrouped, 0.2 folded": wide_folded,
+    }
     picture = np.random.default_rng(0).random((1, spec.in_channels, 32, 32), np.float32)
     outputs = [run(session_of(to_bytes(graph)), picture)[0].astype(float) for graph in graphs.values()]
-    forms, tensorrt = {}, ""
+    forms, tensorrt, gpu = {}, "", None
     with tempfile.TemporaryDirectory(prefix="esrgan-forms-") as folder:
         for i, (name, graph) in enumerate(graphs.items()):
             path = Path(folder) / f"{i}.onnx"
@@ -113,6 +138,10 @@ def traffic_of_forms(checkpoint: Path | None = None, *, side: int = 128) -> dict
                 "kernels": len(built.layers),
                 "bytes_per_pixel": declared_bytes_per_pixel(built.layers, side * side),
             }
+        if seconds > 0 and gpu_is_usable():
+            gpu = _times_on_gpu(
+                dict(zip(graphs, sorted(Path(folder).glob("*.plan")), strict=True)), side, seconds
+            )
     return {
         "net": describe_spec(spec),
         "tensorrt": tensorrt,
@@ -120,8 +149,101 @@ def traffic_of_forms(checkpoint: Path | None = None, *, side: int = 128) -> dict
             name: float(np.abs(outputs[0] - output).max())
             for name, output in zip(graphs, outputs, strict=True)
         },
+        "largest_output": float(np.abs(outputs[0]).max()),
         "forms": forms,
+        "times": {
+            "processor": _times_on_processor(
+                {name: to_bytes(graph) for name, graph in graphs.items()},
+                min(side, CPU_SIDE),
+                seconds,
+                threads,
+            ),
+            "gpu": gpu,
+        },
     }
+
+
+def _times_on_processor(
+    graphs: dict[str, bytes], side: int, seconds: float, threads: int | None
+) -> dict[str, Any] | None:
+    if seconds <= 0:
+        return None
+    import numpy as np
+
+    ort = require("onnxruntime", extra="cpu")
+    settings = ort.SessionOptions()
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    sessions = [
+        ort.InferenceSession(graph, settings, providers=["CPUExecutionProvider"]) for graph in graphs.values()
+    ]
+    source = sessions[0].get_inputs()[0]
+    batch = np.random.default_rng(0).random((1, source.shape[1], side, side), np.float32)
+
+    def runner(session: Any) -> Callable[[], object]:
+        return lambda: session.run(None, {source.name: batch})
+
+    timings = measure([runner(session) for session in sessions], seconds=seconds, most_warmups=4)
+    used = f"ONNX Runtime {ort.__version__}, fp32, {side}x{side}, threads {threads or 'all'}"
+    return {
+        "on": f"{describe_machine()['cpu']}, {used}",
+        "forms": _compared(graphs, timings),
+    }
+
+
+def _times_on_gpu(plans: dict[str, Path], side: int, seconds: float) -> dict[str, Any]:
+    import numpy as np
+
+    from esrgan_deploy.runtime import SessionOptions, open_session
+
+    # Built a moment ago in a folder of this process: there is no manifest, and none is needed.
+    sessions = [open_session(plan, SessionOptions(trust=True)) for plan in plans.values()]
+    try:
+        info = sessions[0].info
+        batch = np.random.default_rng(0).random(info.batch_shape(1, side, side)).astype(info.dtype)
+
+        def runner(session: Any) -> Callable[[], object]:
+            return lambda: session.run(batch)
+
+        timings = measure([runner(session) for session in sessions], seconds=seconds, most_warmups=4)
+        return {"on": f"{info.provider}, {side}x{side}, copies included", "forms": _compared(plans, timings)}
+    finally:
+        for session in sessions:
+            session.close()
+
+
+def _compared(names: Iterable[str], timings: Sequence[Timing]) -> dict[str, Any]:
+    compared = {}
+    for name, timing in zip(names, timings, strict=True):
+        ratios = [one / flat for one, flat in zip(timing.values, timings[0].values, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        compared[name] = {"seconds": list(timing.values), "of_flat": middle, "low": low, "high": high}
+    return compared
+
+
+def _table(figures: dict[str, Any], side: int) -> str:
+    flat = figures["forms"]["flat"]
+    lines = [
+        f"{figures['net']}, fp16, {side}x{side}, {figures['tensorrt']}",
+        f"{'form':22} {'kernels':>8} {'bytes/LR px':>12} {'of flat':>8} {'largest fp32 difference':>24}",
+    ]
+    for name, form in figures["forms"].items():
+        share = form["bytes_per_pixel"] / flat["bytes_per_pixel"]
+        differs = figures["difference"][name]
+        lines.append(
+            f"{name:22} {form['kernels']:8} {form['bytes_per_pixel']:12,.0f} {share:8.1%} {differs:24.1e}"
+        )
+    for device, times in figures["times"].items():
+        if times is None:
+            lines.append(f"time on the {device}: not taken")
+            continue
+        lines.append(f"time over flat, round by round, median (quartiles), on the {device}: {times['on']}")
+        lines += [
+            f"{name:22} {form['of_flat']:8.3f} ({form['low']:.3f} to {form['high']:.3f}), "
+            f"median {statistics.median(form['seconds']) * 1e3:.1f} ms of {len(form['seconds'])}"
+            for name, form in times["forms"].items()
+        ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
