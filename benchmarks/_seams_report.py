@@ -11,7 +11,7 @@ from esrgan_deploy.benchmarks._subject import session_options
 from esrgan_deploy.runtime import open_session, read_picture
 from esrgan_deploy.runtime._auto_tile import SEAM_LEVELS, TileChoice, choose_tiling
 from esrgan_deploy.runtime._memory import MemoryFacts, device_memory, processor_memory
-from esrgan_deploy.runtime._seams import SeamCurve, measure_seams
+from esrgan_deploy.runtime._seams import NotMeasurableError, SeamCurve, measure_seams
 from esrgan_deploy.runtime._session import SessionInfo
 from esrgan_deploy.runtime._tiling_store import store_tiling
 
@@ -41,11 +41,11 @@ def run_seams(
     """
     session = open_session(path, session_options(options or BenchOptions()))
     try:
-        if session.info.min_shape[1:] == session.info.max_shape[1:]:
-            return {"file": path.name, "skipped": _one_size(session.info)}
         curve = measure_seams(session, pictures=None if pictures is None else _read(pictures))
         memory = _memory_of(session.info)
         choice = choose_tiling(session.info, memory=memory, curve=curve)
+    except NotMeasurableError as error:
+        return {"file": path.name, "skipped": str(error)}
     finally:
         session.close()
     return {
@@ -79,13 +79,6 @@ def seams_table(seams: dict[str, Any]) -> str:
         lines.append(f"warning: {choice.warning}")
     lines.append(f"kept in the manifest: {seams['kept']}")
     return "\n".join(lines)
-
-
-def _one_size(info: SessionInfo) -> str:
-    rows, columns = info.max_shape[1:]
-    return (
-        f"it takes {columns}x{rows} only, so nothing untiled can be compared; use the .onnx it was built from"
-    )
 
 
 def _memory_of(info: SessionInfo) -> MemoryFacts:

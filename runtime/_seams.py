@@ -14,7 +14,7 @@ from esrgan_deploy.runtime._drawn import drawn_picture
 from esrgan_deploy.runtime._samples import check_finite, pixels_to_network
 from esrgan_deploy.runtime._session import Session, SessionInfo
 
-__all__ = ["HALOS", "SeamCurve", "measure_seams"]
+__all__ = ["HALOS", "NotMeasurableError", "SeamCurve", "measure_seams"]
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +25,10 @@ LEAST_MARGIN = 16
 
 DRAWN = 4
 POSITIONS = 2
+
+
+class NotMeasurableError(InferenceError):
+    """The net takes no picture that is larger than a tile."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +114,8 @@ def measure_seams(
         tile: Edge of the tiles in input pixels; made smaller where the net or the pictures ask for it.
 
     Raises:
-        InferenceError: The net takes one size only, no picture is large enough, or the net failed.
+        InferenceError: No picture is large enough, or the net failed.
+        NotMeasurableError: The net takes one size only, or sizes too much alike.
         ValueError: A halo is negative.
     """
     if not halos or min(halos) < 0:
@@ -161,8 +166,9 @@ def _geometry(
         raise InferenceError(
             f"the largest picture has {side} pixels on its shorter side; {info.name} needs {needed} to show seams"
         )
-    raise InferenceError(
-        f"{info.name} takes at most {side} pixels a side and at least {least}, which leaves nothing untiled to "
+    (least_rows, least_columns), (rows, columns) = info.min_shape[1:], info.max_shape[1:]
+    raise NotMeasurableError(
+        f"{info.name} takes {least_columns}x{least_rows} to {columns}x{rows} pixels, which leaves nothing untiled to "
         "compare a tile with; measure the .onnx graph that it was built from"
     )
 

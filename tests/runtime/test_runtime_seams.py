@@ -113,7 +113,7 @@ def test_halos_and_pictures_that_do_not_fit_are_left_out(make: Make) -> None:
 @pytest.mark.parametrize(
     ("size", "pictures", "says"),
     [
-        (("n", 64, 64), None, r"at most 64 pixels a side and at least 64.*\.onnx"),
+        (("n", 64, 64), None, r"takes 64x64 to 64x64 pixels.*\.onnx"),
         (("n", "h", "w"), [np.zeros((20, 300, 3), np.uint8)], "20 pixels on its shorter side"),
         (("n", "h", "w"), [], "no picture"),
     ],

@@ -1,0 +1,106 @@
+"""What `esrgan-bench --seams` measures, says and keeps."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from esrgan_deploy import InferenceError, MediaError
+from esrgan_deploy._manifest import Artefact, Manifest, save_manifest
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.benchmarks._seams_report import run_seams, seams_table
+from esrgan_deploy.runtime._drawn import drawn_picture
+from esrgan_deploy.runtime._tiling_store import load_tiling
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A graph of one 5x5 convolution x1 with the manifest beside it."""
+    return write(tmp_path, ("n", "h", "w"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two pictures, one of them too small, and something else."""
+    from PIL import Image
+
+    made = tmp_path / "pictures"
+    made.mkdir()
+    Image.fromarray(drawn_picture(1, 120)).save(made / "b.png")
+    Image.fromarray(drawn_picture(2, 20)).save(made / "a.png")
+    (made / "notes.txt").write_text("no picture")
+    return made
+
+
+def write(folder: Path, size: tuple[Any, Any, Any]) -> Path:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.random.default_rng(0).normal(0, 0.2, (3, 3, 5, 5)).astype(np.float32)
+    node = helper.make_node("Conv", ["input", "w"], ["output"], pads=[2, 2, 2, 2])
+    n, h, w = size
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [n, 3, h, w])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [n, 3, h, w])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    path = folder / "model.onnx"
+    saved = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    saved.ir_version = 10
+    onnx.save(saved, path)
+    spec = ModelSpec(
+        architecture="onnx", scale=1, in_channels=3, out_channels=3, features=0, blocks=0, growth=0, source_sha256=""
+    )  # fmt: skip
+    artefact = Artefact.from_file(path, kind="onnx")
+    save_manifest(Manifest(spec=spec, source="a.onnx", artefacts=(artefact,)), folder / "model.json")
+    return path
+
+
+def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path, folder: Path) -> None:
+    """A figure that is printed and not kept has to be measured again by everyone."""
+    seams = run_seams(model, pictures=folder)
+    assert seams["curve"]["pictures"] == ["b.png"]
+    assert seams["choice"]["halo"] == 2
+    assert seams["kept"] == "model.json"
+    kept = load_tiling(model)
+    assert kept is not None
+    assert kept.curve.to_json() == seams["curve"]
+    # It lies in the results' JSON, and is printed from there.
+    text = seams_table(json.loads(json.dumps(seams)))
+    line = next(line for line in text.splitlines() if line.endswith("<- under half a level from here on"))
+    assert line.split()[0] == "2"
+    assert "b.png" in text
+    assert "halo 2, where seams were measured" in text
+    assert text.endswith("kept in the manifest: model.json")
+
+
+def test_nothing_is_kept_where_it_is_not_wanted_or_has_no_place(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    """A measurement must not end in an error because a model was given without its manifest."""
+    assert run_seams(model, pictures=folder / "b.png", store=False)["kept"] == "not asked for"
+    assert load_tiling(model) is None
+    (tmp_path / "bare").mkdir()
+    bare = Path(shutil.copy(model, tmp_path / "bare" / "model.onnx"))
+    assert "no manifest" in run_seams(bare, pictures=folder)["kept"]
+
+
+def test_a_net_of_one_size_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    """It takes nothing untiled to compare with; the other artefacts of the run still have theirs."""
+    seams = run_seams(write(tmp_path, (1, 64, 48)))
+    assert "takes 48x64 to 48x64 pixels" in seams["skipped"]
+    assert "not measured" in seams_table(seams)
+
+
+def test_a_folder_without_pictures_is_refused(model: Path, tmp_path: Path) -> None:
+    """Drawn pictures in their place would be taken for the photographs asked for."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MediaError, match="holds no picture"):
+        run_seams(model, pictures=tmp_path / "empty")
+    with pytest.raises(InferenceError, match="no file"):
+        run_seams(tmp_path / "none.onnx")
