@@ -137,6 +137,10 @@ def _parse(parser: Any, graph: Graph, log: BuildLog, stop: Stop, subject: str) -
 def _configure(trt: Any, config: Any, options: BuildOptions, log: BuildLog, subject: str) -> None:
     # DETAILED makes the builder log each kernel with its tensors, and adds names, not work, to the plan.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # Else a running plan asks for the memory of its profile's largest shape, however small the tile.
+    resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
+    if resize is not None:
+        config.set_preview_feature(resize, True)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.optimization_level is not None:

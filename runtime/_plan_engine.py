@@ -53,7 +53,6 @@ class PlanEngine:
         self.name = admitted.path.name
         self._admitted = admitted
         self._lock = threading.Lock()
-        self._warned = False
         self._runtime, self._engine = _loaded(admitted)
         self._read_tensors()
         config = getattr(self._engine, "create_runtime_config", lambda: None)()
@@ -166,10 +165,9 @@ class PlanEngine:
 
     def give_up_capture(self, reason: InferenceError) -> None:
         """Go on without captured graphs, and say so once."""
-        self.captured = False
         with self._lock:
-            warned, self._warned = self._warned, True
-        if not warned:
+            first, self.captured = self.captured, False
+        if first:
             warnings.warn(
                 f"the work of {self.name} cannot be captured as a CUDA graph ({reason}): each batch is enqueued "
                 "piece by piece, which costs the processor some more. cuda_graph=False says so from the start",

@@ -68,16 +68,18 @@ class FakeContext:
         assert engine.driver.current, "no context is current"
         shape, addresses, memory, version = self.shape, dict(self.addresses), self.memory, self.version
         captured = engine.driver.streams[stream].captured is not None
+        if captured and engine.refuses_capture:
+            engine.logger.last_error = "operation not permitted when stream is capturing"
+            return False
         if captured and engine.uncapturable:
             engine.driver.cuStreamSynchronize(stream)
-        # Held weakly: the graph does not keep it in TensorRT either.
-        origin = weakref.ref(self) if captured else None
+        # Held weakly: neither a stream nor a graph keeps it in TensorRT either.
+        origin = weakref.ref(self)
 
         def run() -> None:
-            if origin is not None:
-                context = origin()
-                assert context is not None, "a graph is launched whose context is gone"
-                assert context.version == version, "a graph is launched whose context was changed"
+            context = origin()
+            assert context is not None, "work is run whose context is gone"
+            assert not captured or context.version == version, "a graph is launched whose context was changed"
             engine.compute(shape, addresses, memory)
 
         engine.driver.streams[stream].push(run)
@@ -143,7 +145,7 @@ class FakeEngine:
         self.configs: list[Any] = []
         self.cache: FakeCache | None = None
         self.refuses = ""
-        self.uncapturable = False
+        self.uncapturable = self.refuses_capture = False
         self.executions = 0
         self.names = ["input", "output", *(["health"] if health else [])]
         self.profile = tuple(self._batch(*sides) for sides in ((1, 1, 1), (1, 8, 8), most))

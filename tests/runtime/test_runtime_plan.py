@@ -192,6 +192,21 @@ def test_a_capture_that_fails_is_said_once_and_does_without(rig: Rig, noise: Noi
     with_plan.close()
 
 
+def test_work_that_is_refused_under_capture_is_enqueued_without(rig: Rig, noise: Noise) -> None:
+    """The stream has to be out of its capture by then, or the next batches are recorded and never run."""
+    gpu = rig()
+    gpu.engine.refuses_capture = True
+    with_plan = gpu.open()
+    slot = with_plan.slot()
+    through(slot, noise(1, 8, 8, 3))
+    picture = noise(1, 8, 8, 3, seed=4)
+    with pytest.warns(RuntimeWarning, match="not permitted when stream is capturing"):
+        np.testing.assert_array_equal(through(slot, picture), enlarged(picture))
+    slot.close()
+    with_plan.close()
+    assert gpu.driver.left() == {}
+
+
 @pytest.mark.parametrize("call", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"])
 def test_each_step_of_a_capture_may_fail(rig: Rig, noise: Noise, call: str) -> None:
     """A stream that stays in its capture never runs anything again."""
