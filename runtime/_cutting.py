@@ -1,12 +1,20 @@
 """Which tiles a picture is cut into, and into which when memory runs out."""
 
+import dataclasses
 import threading
+import warnings
+from pathlib import Path
+from typing import Literal
 
-from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._errors import EsrganDeployError, InferenceError
+from esrgan_deploy.runtime._auto_tile import SEAM_LEVELS, TileChoice, choose_tiling
+from esrgan_deploy.runtime._memory import MemoryFacts, device_memory, processor_memory
+from esrgan_deploy.runtime._seams import SeamCurve
 from esrgan_deploy.runtime._session import SessionInfo
-from esrgan_deploy.runtime._tiling import TileOptions, TilePlan, plan_tiles
+from esrgan_deploy.runtime._tiling import AUTO_TILE, TileOptions, TilePlan, plan_tiles
+from esrgan_deploy.runtime._tiling_store import load_tiling
 
-__all__ = ["Cutter"]
+__all__ = ["Cutter", "cutter_for"]
 
 
 class Cutter:
@@ -15,11 +23,14 @@ class Cutter:
     Args:
         info: What the model takes.
         options: How pictures are to be cut.
+        largest: Edge of the largest tile that ``"auto"`` makes.
         batch: Tiles that go through the net together, where the model allows it.
     """
 
-    def __init__(self, info: SessionInfo, options: TileOptions, *, batch: int = 1) -> None:
-        self._info, self._options = info, options
+    def __init__(
+        self, info: SessionInfo, options: TileOptions, *, largest: int = AUTO_TILE, batch: int = 1
+    ) -> None:
+        self._info, self._options, self._largest = info, options, largest
         self._lock = threading.Lock()
         self._batch = max(info.min_shape[0], min(batch, info.max_shape[0]))
         self._limit: int | None = None
@@ -33,12 +44,15 @@ class Cutter:
         info, tile = self._info, self._options.tile
         with self._lock:
             limit, batch = self._limit, self._batch
-        if limit is not None and not (tile == "auto" and max(height, width) <= limit):
-            tile = limit if tile in ("auto", 0) else min(tile, limit)
-        return plan_tiles(
+        largest = self._largest
+        if limit is not None:
+            largest = min(largest, limit)
+            tile = tile if tile == "auto" else limit if tile == 0 else min(tile, limit)
+        plan = plan_tiles(
             height,
             width,
             tile=tile,
+            largest=largest,
             halo=self._options.halo,
             multiple=info.size_multiple,
             scale=info.scale,
@@ -46,6 +60,9 @@ class Cutter:
             least=info.min_shape[1:],
             most=info.max_shape[1:],
         )
+        # Places of a batch that no tile fills cost as much as those that one does.
+        fitting = max(info.min_shape[0], min(batch, plan.count))
+        return plan if fitting == batch else dataclasses.replace(plan, batch=fitting)
 
     def smaller(self, plan: TilePlan) -> tuple[TilePlan, str]:
         """Return a plan for the same picture that needs about half the memory, and say so in a phrase.
@@ -76,6 +93,59 @@ class Cutter:
         if _pixels(smaller) >= _pixels(plan):
             raise InferenceError(f"{name}: memory ran out with the smallest tile that the model takes")
         return smaller, said
+
+
+def cutter_for(
+    info: SessionInfo, path: Path | None, *, tile: int | Literal["auto"], halo: int | None
+) -> Cutter:
+    """Return what cuts pictures for an artefact: as asked, and where nothing was, as measured and as memory allows.
+
+    Args:
+        info: Of its session.
+        path: The artefact, beside which the measurement of its seams is looked for; None where it has no file.
+        tile: As `TileOptions` takes it.
+        halo: The same, or None for the measured one.
+
+    Raises:
+        ValueError: Tile and halo do not fit each other.
+    """
+    # Before anything is looked up, so that a wrong number is refused as such.
+    TileOptions(tile=tile, halo=halo or 0)
+    curve = _measured(path) if halo is None else None
+    if tile == "auto":
+        choice = choose_tiling(info, memory=_memory(info), curve=curve)
+        if halo is None:
+            if choice.warning:
+                warnings.warn(f"{info.name}: {choice.warning}", RuntimeWarning, stacklevel=4)
+            halo = choice.halo
+        options = TileOptions(tile="auto", halo=halo)
+        return Cutter(info, options, largest=max(choice.tile, 2 * halo + 1), batch=_batch(info, choice))
+    if halo is None:
+        found = curve.halo_for(SEAM_LEVELS) if curve else None
+        usual = TileOptions().halo if found is None else found
+        # A small tile is what was asked for; most of it should not be halo.
+        halo = usual if tile == 0 or tile > 2 * usual else (tile - 1) // 4
+    return Cutter(info, TileOptions(tile=tile, halo=halo))
+
+
+def _batch(info: SessionInfo, choice: TileChoice) -> int:
+    # On a processor one tile at a time leaves nothing idle, and holds the least.
+    return choice.batch if info.device >= 0 else 1
+
+
+def _measured(path: Path | None) -> SeamCurve | None:
+    stored = None if path is None else load_tiling(path)
+    return None if stored is None else stored.curve
+
+
+def _memory(info: SessionInfo) -> MemoryFacts:
+    if info.device >= 0:
+        try:
+            return device_memory(info.device)
+        except (EsrganDeployError, ImportError):
+            # A session that computes on a GPU by other means than the driver's bindings; what is free is unknown.
+            return MemoryFacts(free_bytes=4 * 2**30, l2_bytes=None, kind="gpu")
+    return processor_memory()
 
 
 def _pixels(plan: TilePlan) -> int:

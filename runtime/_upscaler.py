@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._crew import Crew
-from esrgan_deploy.runtime._cutting import Cutter
+from esrgan_deploy.runtime._cutting import cutter_for
 from esrgan_deploy.runtime._frames import check_picture, job_of
 from esrgan_deploy.runtime._guard import Guard
 from esrgan_deploy.runtime._job import Job
@@ -99,7 +99,7 @@ class Upscaler:
         precision: Literal["fp32", "fp16", "bf16"] | None = None,
         compile: bool = False,  # noqa: A002 - the word that PyTorch's users know
     ) -> None:
-        tiles = TileOptions(tile=tile, halo=16 if halo is None else halo)
+        TileOptions(tile=tile, halo=halo or 0)
         ordinals = _ordinals(devices)
         if streams is not None and streams < 1:
             raise ValueError(f"streams is {streams}; it is at least 1, or None for the usual number")
@@ -122,7 +122,13 @@ class Upscaler:
             sessions = model if isinstance(model, Sequence) else [model]
             lanes = borrowed_lanes(sessions, slots=streams)  # type: ignore[arg-type]
         self._lanes = tuple(lanes)
-        self._cutter = Cutter(lanes[0].info, tiles)
+        try:
+            self._cutter = cutter_for(lanes[0].info, path, tile=tile, halo=halo)
+        except BaseException:
+            # Warnings may be errors here.
+            for lane in lanes:
+                lane.close()
+            raise
         self._guard = Guard(path, options[0])
         self._crew = Crew(lanes, self._guard, self._cutter.smaller)
         self._process = os.getpid()
@@ -230,8 +236,7 @@ class Upscaler:
     def run(self, array: object, *, stream: object | None = None, out: object | None = None) -> object:
         """Enlarge one batch that is on the device already, on the caller's stream: no copy, no waiting.
 
-        The watchdog does not look at what stays on the device; the result's ``health``, where it has one, is there
-        to be looked at.
+        The watchdog does not look at what stays on the device: to look at it would be to wait for it.
 
         Args:
             array: ``(N, H, W, C)`` uint8 or ``(N, C, H, W)`` floating as `info` states, C-contiguous, with

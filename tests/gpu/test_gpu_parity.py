@@ -1,0 +1,120 @@
+"""Each backend computes what PyTorch computes, in each precision and form."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from esrgan_deploy import Upscaler
+from esrgan_deploy._parity import BOUNDS, Comparer, judged, planar
+from esrgan_deploy.runtime import Session, SessionOptions, Slot, open_session
+
+CASES = [
+    *[("pytorch", precision, "float") for precision in ("fp32", "fp16", "bf16")],
+    *[("onnxruntime", *rest) for rest in (("fp32", "float"), ("fp16", "float"), ("fp16", "uint8"))],
+    *[
+        (backend, precision, form)
+        for backend in ("tensorrt", "tensorrt-rtx")
+        for precision in ("fp32", "fp16", "bf16")
+        for form in ("float", "uint8")
+    ],
+]
+
+SIZES = [(1, 16, 16), (1, 33, 47), (1, 128, 128), (3, 40, 24)]
+
+
+@pytest.mark.parametrize(("backend", "precision", "form"), CASES)
+def test_the_picture_is_pytorchs(
+    opened: Callable[..., Session],
+    reference: Session,
+    picture: Callable[..., np.ndarray],
+    record: Callable[..., None],
+    backend: str,
+    precision: str,
+    form: str,
+) -> None:
+    """Nobody else shows it: a shipped table of the field hides a loss of 3.6 dB."""
+    session = opened(backend, precision, form)
+    comparer = Comparer("waves", session.info.provider)
+    for number, height, width in SIZES:
+        lr = np.stack([picture(height, width, seed) for seed in range(number)])
+        batch = lr if session.info.form == "uint8" else planar(lr).astype(session.info.dtype)
+        comparer.add(f"{number}x{height}x{width}", reference.run(planar(lr)), session.run(batch))
+    figures, held = judged([comparer.result()], precision, session.info.form)
+    record(provider=session.info.provider, bounds=str(BOUNDS[precision]), **figures[0])
+    assert held, figures[0]["breaches"]
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_a_quantised_plan_computes_its_graph(
+    opened: Callable[..., Session],
+    artefact: Callable[..., Path],
+    picture: Callable[..., np.ndarray],
+    record: Callable[..., None],
+    backend: str,
+    precision: str,
+) -> None:
+    """Against the same Q/DQ graph in ONNX Runtime: what differs is arithmetic alone."""
+    session = opened(backend, precision)
+    graph = open_session(
+        artefact(backend, precision).with_suffix(".onnx"), SessionOptions(providers=("cpu",))
+    )
+    lr = picture(96, 96)[None]
+    comparer = Comparer("waves, against ONNX Runtime", session.info.provider)
+    expected = graph.run(planar(lr).astype(graph.info.dtype)).astype(np.float32)
+    comparer.add("96x96", expected, session.run(planar(lr).astype(session.info.dtype)))
+    graph.close()
+    figures, held = judged([comparer.result()], precision, session.info.form)
+    record(provider=session.info.provider, **figures[0])
+    assert held, figures[0]["breaches"]
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch"])
+def test_tiles_leave_no_seam(
+    opened: Callable[..., Session],
+    picture: Callable[..., np.ndarray],
+    record: Callable[..., None],
+    backend: str,
+) -> None:
+    """Half a level is what rounding hides."""
+    session = opened(backend, "fp32")
+    lr = picture(200, 180).astype(np.float32) / 255
+    with Upscaler(session, tile=0) as whole, Upscaler(session, tile=96, halo=16) as tiled:
+        difference = np.abs(whole.upscale(lr) - tiled.upscale(lr)).max() * 255
+    record(levels=float(difference))
+    assert difference < 0.5
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_a_graph_and_plain_enqueues_agree(
+    artefact: Callable[..., Path],
+    opened: Callable[..., Session],
+    picture: Callable[..., np.ndarray],
+    record: Callable[..., None],
+    clock: Callable[[Callable[[], Any]], float],
+    backend: str,
+) -> None:
+    """What is captured must be what is enqueued; and the addresses in it must be those of the slot."""
+    graphed = opened(backend, "fp16", "uint8")
+    plain = open_session(artefact(backend, "fp16", "uint8"), SessionOptions(cuda_graph=False))
+    slots = graphed.slot(), plain.slot()
+    spent: dict[str, list[float]] = {"graph": [], "plain": []}
+    for seed in range(12):
+        side = 64 if seed < 6 else 80
+        made: list[np.ndarray] = []
+        for slot, times in zip(slots, spent.values(), strict=True):
+            slot.prepare((1, side, side))[...] = picture(side, side, seed)
+
+            def go(slot: Slot = slot, made: list[np.ndarray] = made) -> None:
+                slot.start()
+                made.append(slot.finish().batch.copy())
+
+            times.append(clock(go))
+        np.testing.assert_array_equal(made[0], made[1])
+    record(seconds=spent)
+    for slot in slots:
+        slot.close()
+    plain.close()

@@ -1,0 +1,117 @@
+"""Slots, streams, several threads: the pictures stay those of one batch at a time."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from esrgan_deploy import Upscaler
+from esrgan_deploy.runtime import Session
+
+BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch")
+
+
+def case(backend: str) -> tuple[str, str]:
+    """The precision and form that a backend is used in: frames of 8 bits where it has them."""
+    return ("fp16", "float") if backend == "pytorch" else ("fp16", "uint8")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_in_flight_are_those_of_one_at_a_time(
+    opened: Callable[..., Session],
+    picture: Callable[..., np.ndarray],
+    record: Callable[..., None],
+    clock: Callable[[Callable[[], Any]], float],
+    backend: str,
+) -> None:
+    """Buffers that two batches share would mix two frames."""
+    session = opened(backend, *case(backend))
+    frames = [picture(90, 120, seed) for seed in range(16)]
+    with Upscaler(session, tile=0, streams=1) as one:
+        expected = [one.upscale(frame) for frame in frames]
+        alone = clock(lambda: [one.upscale(frame) for frame in frames])
+    with Upscaler(session, tile=0, streams=3) as three:
+        made = list(three.stream(frames))
+        together = clock(lambda: list(three.stream(frames)))
+    for number, (a, b) in enumerate(zip(expected, made, strict=True)):
+        # cuDNN may choose another kernel for another stream; a mixed-up frame differs by far more.
+        assert np.abs(a.astype(int) - b).max() <= 1, f"frame {number}"
+    record(
+        fps_one_slot=len(frames) / alone,
+        fps_three_slots=len(frames) / together,
+        provider=session.info.provider,
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sizes_that_change_in_mid_stream(
+    opened: Callable[..., Session], picture: Callable[..., np.ndarray], backend: str
+) -> None:
+    """A graph that was captured for one shape must not be launched for another."""
+    session = opened(backend, *case(backend))
+    frames = [picture(40 + 13 * (seed % 4), 64 + 7 * (seed % 3), seed) for seed in range(18)]
+    with Upscaler(session, tile=0, streams=3) as up:
+        for lr, hr in zip(frames, up.stream(frames), strict=True):
+            assert hr.shape == (4 * lr.shape[0], 4 * lr.shape[1], 3)
+            small = hr.reshape(lr.shape[0], 4, lr.shape[1], 4, 3).mean(axis=(1, 3))
+            assert np.abs(small - lr).mean() < 12, "that is another frame"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_threads_on_one_upscaler(
+    opened: Callable[..., Session], picture: Callable[..., np.ndarray], backend: str
+) -> None:
+    """A CUDA context is current in one thread at a time, and 16 of them use it."""
+    session = opened(backend, *case(backend))
+    frames = [picture(48, 48, seed) for seed in range(16)]
+    with Upscaler(session) as up:
+        expected = [up.upscale(frame) for frame in frames]
+        wrong: list[Any] = []
+
+        def client(number: int) -> None:
+            try:
+                for _ in range(4):
+                    error = np.abs(up.upscale(frames[number]).astype(int) - expected[number]).max()
+                    wrong.extend([number] if error > 1 else [])
+            except BaseException as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_memory_stays_where_it_is(
+    opened: Callable[..., Session],
+    picture: Callable[..., np.ndarray],
+    record: Callable[..., None],
+    backend: str,
+) -> None:
+    """A service runs for weeks. Device memory is read from the driver, so that no allocator's cache hides it."""
+    session = opened(backend, *case(backend))
+    frame = picture(32, 32)
+    with Upscaler(session) as up:
+        for _ in range(50):
+            up.upscale(frame)
+        before, started = _used(), time.perf_counter()
+        for _ in range(1000):
+            up.upscale(frame)
+        grown = _used() - before
+        record(bytes_grown=grown, microseconds_per_frame=(time.perf_counter() - started) * 1e3)
+    assert grown <= 2 * 2**20
+
+
+def _used() -> int:
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free
