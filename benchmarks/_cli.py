@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         path = getattr(report, flag)
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f"--{flag} {path}: there is no folder {path.absolute().parent}")
+    if report.json is not None and not _may_replace(report.json):
+        parser.error(f"--json {report.json}: that file is there and holds no results; give another name")
     saved = [path for path in args.models if path.suffix.lower() == ".json"]
     if saved and len(args.models) > 1:
         parser.error(f"{saved[0]} holds results; give it alone, or give artefacts")
@@ -112,6 +115,17 @@ def _save_html(results: "Results", path: Path) -> None:
     text = html_report(results.to_json())
     with replaced_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _may_replace(path: Path) -> bool:
+    # `--json out/model.json` would replace the manifest of what is measured.
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(data, dict) and "results" in data
 
 
 def _fields(options: Callable[..., Any], args: argparse.Namespace) -> Any:

@@ -13,7 +13,8 @@ import torch
 from esrgan_deploy._manifest import load_manifest, save_manifest
 from esrgan_deploy._metrics import psnr, ssim
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.benchmarks._cli import _PEERS, _parser
+from esrgan_deploy.benchmarks._bench import _difference
+from esrgan_deploy.benchmarks._cli import _PEERS, _parser, main
 from esrgan_deploy.benchmarks._measure import Timing, measure
 from esrgan_deploy.benchmarks._options import BenchOptions, ReportOptions
 from esrgan_deploy.benchmarks._peers import PEERS
@@ -118,16 +119,14 @@ def test_the_same_artefact_twice_is_refused(made):
     assert "is given twice" in result.stderr
 
 
-def test_a_shape_that_a_model_does_not_take_is_one_line(tmp_path):
-    """The runtime's own text names neither the flag nor what is allowed."""
-    folder = tmp_path / "out"
-    spec = dataclasses.replace(SPEC, scale=2, unshuffle=2, size_multiple=2)
-    torch.save(RRDBNet(spec).state_dict(), tmp_path / "net.pth")
-    export_model(tmp_path / "net.pth", folder, ExportOptions(plan=False))
-    result = _bench(folder / "model.onnx", "--shape", "9x8", "--no-peaks")
-    assert result.returncode == 1
-    (line,) = result.stderr.strip().splitlines()
-    assert "multiples of 2, not 9x8" in line
+def test_a_nan_is_as_far_off_as_a_picture_can_be():
+    """Compared as a number it would be under every bound."""
+    first = np.zeros((1, 3, 2, 2), np.float32)
+    broken = first.copy()
+    broken[0, 0, 0, 0] = np.nan
+    assert _difference(broken, first) == 1.0
+    assert _difference(first + np.float32(0.25), first) == 0.25
+    assert _difference(first[:, :, :1], first) is None
 
 
 def test_a_manifest_of_another_file_is_no_proof(made, tmp_path):
@@ -188,6 +187,16 @@ def test_every_flag_is_a_field_and_every_field_a_flag():
     ]
     assert sorted(flags) == sorted(fields)
     assert _PEERS == PEERS
+
+
+def test_the_manifest_is_not_replaced_by_results(made, capsys):
+    """`--json out/model.json` is the name that comes to mind, and it is taken."""
+    before = (made / "model.json").read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(made / "model.onnx"), "--json", str(made / "model.json")])
+    assert stopped.value.code == 2
+    assert "holds no results" in capsys.readouterr().err
+    assert (made / "model.json").read_bytes() == before
 
 
 def test_measure_takes_turns():

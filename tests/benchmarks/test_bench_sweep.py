@@ -1,8 +1,10 @@
 """Sweeps measure every combination, and each thing in its own way."""
 
 import collections
+import dataclasses
 import json
 import os
+import shutil
 import types
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +26,17 @@ from esrgan_deploy.benchmarks._subject import open_subject
 from esrgan_deploy.benchmarks._sweep import Point, parse_axis, points
 from esrgan_deploy.benchmarks._table import table
 from esrgan_deploy.runtime import Made, SessionInfo
+
+
+INFO = SessionInfo(
+    name="x",
+    form="float",
+    dtype=np.dtype(np.float32),
+    in_channels=3,
+    out_channels=3,
+    scale=Fraction(1),
+    provider="x",
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +70,41 @@ def test_a_sweep_measures_each_point(model, tmp_path, capsys):
 
 def test_a_sweep_over_tiles_counts_the_pixels_of_the_picture(model):
     """Counting those of the tiles would make the halo's cost a gain."""
-    options = BenchOptions(shape=(1, 40, 48), seconds=0.05, sweep=(parse_axis("tile=40,48"),), peaks=False)
+    options = BenchOptions(shape=(1, 40, 48), seconds=0.05, sweep=(parse_axis("tile=0,40"),), peaks=False)
     results = bench([model], options)
-    assert [row.tile for row in results.rows] == [40, 48]
+    assert [row.tile for row in results.rows] == [0, 40]
     for row in results.rows:
         assert row.pixels == 40 * 48
         assert row.megapixels_per_second("latency") == pytest.approx(
             40 * 48 / row.timings["latency"].median / 1e6
         )
     assert "picture 40x48, tile 40" in table(results)
+    assert "picture 40x48, tile none" in table(results)
     with pytest.raises(InferenceError, match="cuts one picture, not a batch of 2"):
         bench([model], BenchOptions(shape=(2, 40, 48), sweep=(parse_axis("tile=40"),), peaks=False))
+
+
+def test_seams_and_peers_are_part_of_the_results(model, tmp_path, capsys):
+    """What is printed and not kept cannot be shown or compared later."""
+    for path in model.parent.iterdir():
+        shutil.copy(path, tmp_path)
+    arguments = ["--shape", "8x8", "--seconds", "0.05", "--no-peaks", "--seams", "--peers", "onnxruntime"]
+    page, saved = tmp_path / "r.html", tmp_path / "r.results.json"
+    assert main([str(tmp_path / model.name), *arguments, "--json", str(saved), "--html", str(page)]) == 0
+    data = json.loads(saved.read_text())
+    peer = data["results"][1]
+    assert (peer["name"], peer["kind"], peer["sha256"]) == ("onnxruntime", "peer", "")
+    assert len(peer["timings"]["latency"]["values"]) == len(
+        data["results"][0]["timings"]["latency"]["values"]
+    )
+    assert peer["difference"] < 1e-5
+    (ratio,) = data["ratios"]
+    assert (ratio["name"], ratio["to"]) == ("onnxruntime", "model.onnx")
+    assert data["seams"]["model.onnx"]["curve"]
+    out = capsys.readouterr().out
+    assert "seams of model.onnx" in out
+    assert "held against the fp32 graph" in out
+    assert "onnxruntime" in page.read_text()
 
 
 def test_artefacts_are_held_against_the_first_on_what_was_timed(model):
@@ -83,16 +120,18 @@ def test_artefacts_are_held_against_the_first_on_what_was_timed(model):
 def test_memory_is_that_of_a_process_of_its_own(model):
     """A child's getrusage begins with the peak of its parent, which has PyTorch and all else loaded."""
     ballast = np.ones(300 * 2**20, np.uint8)
-    found = measure_memory(model, Point(shape=(1, 8, 8)), BenchOptions(threads=1))
+    found, _ = measure_memory(model, Point(shape=(1, 8, 8)), BenchOptions(threads=1))
     ours = Path("/proc/self/status").read_text()
     peak = next(int(line.split()[1]) * 1024 for line in ours.splitlines() if line.startswith("VmHWM"))
     assert found["host"] + 200 * 2**20 < peak
     assert ballast.nbytes < peak
     assert found["host_before"] < found["host"]
     assert found["device"] is None
-    bigger = measure_memory(model, Point(shape=(1, 512, 512)), BenchOptions(threads=1))
+    bigger, _ = measure_memory(model, Point(shape=(1, 512, 512)), BenchOptions(threads=1))
     assert bigger["host"] > found["host"] + 512 * 512 * 16 * 3 * 4
-    assert measure_memory(model.with_name("none.onnx"), Point(shape=(1, 8, 8)), BenchOptions()) is None
+    nothing, why = measure_memory(model.with_name("none.onnx"), Point(shape=(1, 8, 8)), BenchOptions())
+    assert nothing is None
+    assert "there is no file" in why
 
 
 def test_the_machines_own_peak_is_measured_or_said_not_to_be():
@@ -142,6 +181,18 @@ def test_warming_up_ends_only_when_it_is_calm():
     assert calls.count("half") == 1
 
 
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((1, 9, 8), "multiples of 2, not 9x8"), ((1, 64, 64), "1x2x2 to 4x32x32, not 1x64x64")],
+)
+def test_a_shape_that_a_model_does_not_take_is_refused_in_its_own_words(shape, words):
+    """The runtime's text names neither the flag nor what is allowed."""
+    info = dataclasses.replace(INFO, size_multiple=2, min_shape=(1, 2, 2), max_shape=(4, 32, 32))
+    session = types.SimpleNamespace(info=info)
+    with pytest.raises(InferenceError, match=words):
+        open_subject(session, Path("x"), Point(shape=shape), BenchOptions())
+
+
 class _Slot:
     """Takes note of what is in flight."""
 
@@ -170,16 +221,7 @@ class _Slot:
 def test_throughput_keeps_every_slot_busy_and_in_order():
     """With fewer in flight than asked for, the figure is that of another setting."""
     log, slots = [], iter(range(9))
-    info = SessionInfo(
-        name="x",
-        form="float",
-        dtype=np.dtype(np.float32),
-        in_channels=3,
-        out_channels=3,
-        scale=Fraction(1),
-        provider="x",
-    )
-    session = types.SimpleNamespace(info=info, slot=lambda: _Slot(log, next(slots)))
+    session = types.SimpleNamespace(info=INFO, slot=lambda: _Slot(log, next(slots)))
     subject = open_subject(session, Path("x"), Point(shape=(1, 4, 4), streams=3), BenchOptions())
     subject.samplers["throughput"]()
     log.clear()
