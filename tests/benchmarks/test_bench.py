@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from esrgan_deploy._manifest import load_manifest, save_manifest
 from esrgan_deploy._metrics import psnr, ssim
@@ -22,7 +21,6 @@ from esrgan_deploy.benchmarks._quality import measure_quality
 from esrgan_deploy.benchmarks.graph_forms import traffic_of_forms
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
-from esrgan_deploy.export._rrdbnet import RRDBNet
 
 # Of the net that `tiny_export` exports.
 SPEC = ModelSpec(

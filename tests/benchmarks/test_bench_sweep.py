@@ -27,7 +27,6 @@ from esrgan_deploy.benchmarks._sweep import Point, parse_axis, points
 from esrgan_deploy.benchmarks._table import table
 from esrgan_deploy.runtime import Made, SessionInfo
 
-
 INFO = SessionInfo(
     name="x",
     form="float",
