@@ -3,8 +3,9 @@
     python -m esrgan_deploy.benchmarks.leak [model] [--calls 10000] [--json FILE]
 
 Frames of changing size go through `Upscaler.upscale`, `submit` and `stream`, and the resident memory of the process
-is read every now and then. What it grows by per 1,000 calls is the slope of a line through the readings after the
-first fifth, in which buffers and heap find their size. Linux only: elsewhere there is no /proc to read.
+is read every now and then. What it grows by per 1,000 calls is the median slope between two readings after the first
+fifth, in which buffers and heap find their size; one step of the heap later on is no slope, and shows between the two
+columns of MiB. Linux only: elsewhere there is no /proc to read.
 """
 
 import argparse
@@ -107,10 +108,13 @@ def growth_of_ways(model: Path | None = None, *, calls: int, threads: int | None
 
 
 def slope(readings: list[tuple[int, int]]) -> float:
-    """Return the growth per call, by a line of least squares through ``(calls, bytes)``."""
+    """Return the growth per call through ``(calls, bytes)``: the median over all pairs (Theil and Sen).
+
+    The heap grows in steps. By least squares a single one in thousands of calls looks like a leak.
+    """
     calls, sizes = np.array(readings, np.float64).T
-    centred = calls - calls.mean()
-    return float((centred * (sizes - sizes.mean())).sum() / (centred**2).sum())
+    first, second = np.triu_indices(len(calls), 1)
+    return float(np.median((sizes[second] - sizes[first]) / (calls[second] - calls[first])))
 
 
 def _upscale(up: Upscaler, frames: Iterator[Frame]) -> Iterator[object]:

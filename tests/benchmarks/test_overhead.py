@@ -59,6 +59,7 @@ def test_the_command_prints_ratio_and_microseconds_of_each_size(net, tmp_path, c
         assert size["microseconds"]["median"] == pytest.approx(
             statistics.median((a - b) * 1e6 for a, b in pairs), abs=1e-6
         )
+        assert size["processor_microseconds"]["median"] != size["microseconds"]["median"]
         assert size["over_bare"]["low"] <= size["over_bare"]["median"] <= size["over_bare"]["high"]
     # Pixels are converted in the one and not in the other.
     assert statistics.median(small["seconds"]["bare"]) > statistics.median(small["seconds"]["session"])
@@ -87,6 +88,9 @@ def test_a_leak_is_the_slope_of_the_readings():
     rising = [(calls, 1000 + 3 * calls) for calls in range(0, 1000, 10)]
     assert slope(rising) == pytest.approx(3)
     assert abs(slope([(calls, 5000 + calls % 20) for calls in range(0, 1000, 10)])) < 0.01
+    # One step of the heap in the middle is none; a step every hundred calls is one.
+    assert slope([(calls, 700_000 * (calls > 400)) for calls in range(0, 1000, 10)]) == 0
+    assert slope([(calls, calls // 100 * 4096) for calls in range(0, 1000, 10)]) == pytest.approx(41, rel=0.1)
 
 
 def test_every_way_is_called_as_often_as_asked(net, tmp_path, capsys):
