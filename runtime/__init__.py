@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esrgan_deploy.runtime._default import default_model
+    from esrgan_deploy.runtime._output import open_output
     from esrgan_deploy.runtime._picture import Picture
     from esrgan_deploy.runtime._picture_reader import read_picture
     from esrgan_deploy.runtime._picture_writer import write_picture
     from esrgan_deploy.runtime._session import Made, Session, SessionInfo, SessionOptions, Slot, open_session
     from esrgan_deploy.runtime._tiling import Span, Tile, TilePlan, plan_tiles
-    from esrgan_deploy.runtime._upscaler import Upscaler
+    from esrgan_deploy.runtime._upscaler import Upscaler, UpscalerStats
 
 __all__ = [
     "Made",
@@ -26,7 +27,9 @@ __all__ = [
     "Tile",
     "TilePlan",
     "Upscaler",
+    "UpscalerStats",
     "default_model",
+    "open_output",
     "open_session",
     "plan_tiles",
     "read_picture",
@@ -35,12 +38,13 @@ __all__ = [
 
 _MODULES = {
     "_default": ("default_model",),
+    "_output": ("open_output",),
     "_picture": ("Picture",),
     "_picture_reader": ("read_picture",),
     "_picture_writer": ("write_picture",),
     "_session": ("Made", "Session", "SessionInfo", "SessionOptions", "Slot", "open_session"),
     "_tiling": ("Span", "Tile", "TilePlan", "plan_tiles"),
-    "_upscaler": ("Upscaler",),
+    "_upscaler": ("Upscaler", "UpscalerStats"),
 }
 
 

@@ -1,5 +1,6 @@
 """What an array must be to be a picture, and the jobs that are made of one."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._alpha import bound_alpha, fill_hidden
-from esrgan_deploy.runtime._job import Job, Progress
+from esrgan_deploy.runtime._job import Job, Progress, Task
+from esrgan_deploy.runtime._output import empty_output, release_rows
 from esrgan_deploy.runtime._samples import peak_of
 from esrgan_deploy.runtime._tiling import TilePlan
 
@@ -18,6 +20,9 @@ Array = npt.NDArray[Any]
 # How far above 1 or below 0 a float sample may lie before it is taken for a picture of another range; filters
 # overshoot a little, and what they overshoot is clipped.
 OVERSHOOT = 0.1
+
+# Bytes of an output that are had without asking.
+SMALL = 2**26
 
 
 def check_picture(lr: Array) -> None:
@@ -71,8 +76,17 @@ def job_of(lr: Array, plan: TilePlan, *, channels: int, out: Array | None, progr
             target[:, :, -1] = peak_of(lr.dtype)
         return result
 
+    def placed(task: Task) -> None:
+        # The last tile of a row: that part of a memory map need not stay in memory. Where another tile of the row
+        # is still on its way, its pages come back.
+        for tile in task.tiles:
+            if tile.column.keep_stop == plan.width:
+                release_rows(result, *task.plan.out_range(tile.row))
+
     layers = _layers(source, target, alpha if shaped else None, channels)
-    return Job(layers, plan, last=last, progress=progress)
+    return Job(
+        layers, plan, last=last, placed=placed if isinstance(result, np.memmap) else None, progress=progress
+    )
 
 
 def _layers(source: Array, target: Array, alpha: Array | None, net: int) -> list[tuple[Array, Array]]:
@@ -99,13 +113,7 @@ def _checked(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if 0 in shape:
-        raise InferenceError(f"the output would be {shape[1]}x{shape[0]} pixels; give a larger picture")
-    try:
+    # Asking how much memory is free takes longer than a small picture does.
+    if 0 < math.prod(shape) * dtype.itemsize < SMALL:
         return np.empty(shape, dtype)
-    except (MemoryError, ValueError) as error:
-        size = float(np.prod(shape, dtype=np.float64)) * dtype.itemsize / 2**30
-        raise InferenceError(
-            f"the output of {shape[1]}x{shape[0]} pixels takes {size:.1f} GiB, which is not to be had; give "
-            "a memory map as out, or cut the picture"
-        ) from error
+    return empty_output(shape, dtype)

@@ -39,6 +39,7 @@ class Job:
         layers: Source and target views, enlarged one after another: all colours at once, then alpha.
         plan: How each of them is cut.
         last: Makes the result once every batch is in place.
+        placed: Called after each batch that is in place.
         progress: Called with the tiles done and the tiles in all, in order, by whatever thread did the last ones.
     """
 
@@ -48,6 +49,7 @@ class Job:
         plan: TilePlan,
         *,
         last: Callable[[], Array],
+        placed: Callable[[Task], None] | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.future: Future[Array] = Future()
@@ -57,6 +59,7 @@ class Job:
         self.begun = False
         self.settled = False
         self._layers = tuple(layers)
+        self._placed = placed
         self._progress = progress
         self._order = threading.Lock()
         self._running = 0
@@ -97,6 +100,8 @@ class Job:
     def report(self, task: Task) -> None:
         """Count a batch that is in place. What the caller's progress raises is raised here."""
         # Its own lock, so that the numbers rise from call to call and a slow callback holds up nobody else.
+        if self._placed is not None:
+            self._placed(task)
         with self._order:
             if task.plan is not self.plan:
                 return

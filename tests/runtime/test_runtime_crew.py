@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esrgan_deploy import InferenceError, Upscaler
+from esrgan_deploy.runtime import open_output
 from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
 
 Noise = Callable[..., np.ndarray]
@@ -586,3 +588,25 @@ def test_sessions_of_two_models_are_refused(sessions: ModuleType) -> None:
         Upscaler([sessions.NearestSession(scale=2), sessions.NearestSession(scale=4, device=1)])
     with pytest.raises(InferenceError, match="at least one"):
         Upscaler([])
+
+
+def test_a_memory_map_is_let_go_of_row_by_row(sessions: ModuleType, tmp_path: Any) -> None:
+    """An output of 100 GiB would otherwise fill the memory before the system writes it out."""
+    lr = np.tile(np.arange(250, dtype=np.uint8), 8)[None, :, None].repeat(3000, 0).repeat(3, 2)
+    shape = (12000, 8000, 3)
+    with (
+        Upscaler(sessions.NearestSession(scale=4), tile=250, halo=5) as up,
+        open_output(tmp_path / "large.npy", shape, np.uint8) as out,
+    ):
+        up.upscale(lr[:300], out=out[:1200])
+        before = resident()
+        up.upscale(lr, out=out)
+        # Two rows of tiles, 23 MB each, are on their way; all of it is 288 MB.
+        assert resident() - before < 90 * 2**20
+    np.testing.assert_array_equal(np.load(tmp_path / "large.npy", mmap_mode="r")[::4, ::4], lr)
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory, those of files among them."""
+    with Path("/proc/self/status").open() as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
