@@ -199,8 +199,7 @@ def _row(
 
 
 def _peers(first: _Entry, point: Point, options: BenchOptions, opened: contextlib.ExitStack) -> list[Any]:
-    # Peers know nothing of tiles.
-    if not options.peers or point.tile is not None:
+    if not options.peers:
         return []
     from esrgan_deploy.benchmarks._peers import open_peers
 

@@ -13,6 +13,9 @@ from esrgan_deploy.benchmarks._table import point_in_words
 
 __all__ = ["Change", "check_machine", "compare", "describe_changes"]
 
+# A change of the machine's own peak that is worth a line.
+WITNESS = 0.05
+
 # A digit that is no part of a name: "ONNX Runtime 1.32.0, CPU" and "… 1.33.0, CPU" may be compared.
 _VERSION = re.compile(r"\s\d+(\.\d+)+[\w.+-]*")
 
@@ -135,6 +138,7 @@ def describe_changes(changes: list[Change], old: Results, new: Results, path: Pa
             f"{change.new.median * 1e3:.2f} ms, {change.share:+.1%}, spread {change.old.spread:.0%} and "
             f"{change.new.spread:.0%}{unstable}: {_words(change)}"
         )
+    lines += _witnesses(old, new)
     lines += _versions(old, new)
     have, had = ({row.name for row in side.rows} for side in (new, old))
     if have - had:
@@ -150,6 +154,18 @@ def _words(change: Change) -> str:
     if change.verdict == "slower":
         return "slower, a peer: look whether the machine is"
     return change.verdict
+
+
+def _witnesses(old: Results, new: Results) -> Iterator[str]:
+    # The roof is the best of many: where it moved, the whole machine did, by its clock or by what ran beside.
+    then, now = ((side.peaks or {}).get("compute", {}) for side in (old, new))
+    for name in then.keys() & now.keys():
+        share = now[name]["flops"] / then[name]["flops"] - 1
+        if abs(share) > WITNESS:
+            yield (
+                f"the machine's own peak in {name} changed by {share:+.0%} meanwhile, so it is not only the artefacts "
+                "that changed: measure both again with nothing running beside"
+            )
 
 
 def _versions(old: Results, new: Results) -> Iterator[str]:

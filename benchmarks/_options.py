@@ -57,6 +57,8 @@ class BenchOptions:
         names = [axis.name for axis in self.sweep]
         if len(set(names)) != len(names):
             raise ValueError(f"sweep names an axis twice: {', '.join(names)}")
+        if self.peers and "tile" in names:
+            raise ValueError("peers run whole batches; leave them out, or the axis tile")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

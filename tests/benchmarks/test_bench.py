@@ -18,8 +18,10 @@ from esrgan_deploy.benchmarks._measure import Timing, measure
 from esrgan_deploy.benchmarks._options import BenchOptions, ReportOptions
 from esrgan_deploy.benchmarks._peers import PEERS
 from esrgan_deploy.benchmarks._quality import measure_quality
+from esrgan_deploy.benchmarks._schema import Row
 from esrgan_deploy.benchmarks.graph_forms import traffic_of_forms
-from esrgan_deploy.engines import BuildOptions, ShapeRange
+from esrgan_deploy.engines import BuildOptions, ShapeRange, engine_from_onnx
+from esrgan_deploy.engines._rebuild import built_fields
 from esrgan_deploy.export import ExportOptions, export_model
 
 # Of the net that `tiny_export` exports.
@@ -168,6 +170,7 @@ def test_a_plan_without_a_gpu_is_one_line_and_exit_1(made):
         ["--sweep", "batch=1,1"],
         ["--sweep", "batch=1", "--sweep", "batch=2"],
         ["--sweep", "batch=1", "model.onnx"],
+        ["--sweep", "tile=64", "--peers", "torch"],
         [],
     ],
 )
@@ -185,6 +188,30 @@ def test_every_flag_is_a_field_and_every_field_a_flag():
     ]
     assert sorted(flags) == sorted(fields)
     assert _PEERS == PEERS
+
+
+def test_the_traffic_of_a_plan_of_one_size_is_kept_and_held_against_the_copy(made, tmp_path):
+    """Without it nobody sees whether a plan is bound by memory; a guess for a range of sizes would be worse."""
+    found = {}
+    for name, shapes in (("one", "1x32x32"), ("range", "1x16x16:1x32x32:1x48x48")):
+        build = BuildOptions(flavour="tensorrt_rtx", shapes=ShapeRange.parse(shapes))
+        result = engine_from_onnx(made / "model.fp16.onnx", tmp_path / f"{name}.plan", build)
+        found[name] = built_fields(result, build)["declared_bytes_per_pixel"]
+    assert found["range"] is None
+    # At least the picture in fp16 in and sixteen times out.
+    assert found["one"] > 2 * 3 * 17
+    timing = Timing(warmups=(), values=(0.5,))
+    row = Row(
+        name="x",
+        shape=(1, 32, 32),
+        timings={"latency": timing},
+        bytes_per_pixel=found["one"],
+        peak_bytes=found["one"] * 32 * 32 * 8,
+        proof="none",
+    )
+    figures = row.figures("latency")
+    assert figures["bytes_per_second"] == pytest.approx(found["one"] * 32 * 32 * 2)
+    assert figures["bandwidth_share"] == pytest.approx(0.25)
 
 
 def test_the_manifest_is_not_replaced_by_results(made, capsys):

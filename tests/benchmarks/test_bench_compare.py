@@ -114,6 +114,19 @@ def test_a_slower_peer_fails_nothing(compared):
     assert "look whether the machine is" in out
 
 
+def test_a_machine_that_changed_meanwhile_is_said(compared):
+    """A clock that was throttled would be taken for a regression."""
+
+    def peak(flops):
+        def change(data):
+            data["peaks"] = {"compute": {"fp32": {"flops": flops, "how": "x"}}, "copy": None, "missing": {}}
+
+        return change
+
+    assert "own peak in fp32 changed by -30%" in compared(peak(1e12), peak(0.7e12))[1]
+    assert "own peak" not in compared(peak(1e12), peak(0.98e12))[1]
+
+
 def _machine(data):
     data["environment"]["cpu"] = "another one"
 
