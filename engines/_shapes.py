@@ -75,6 +75,10 @@ class ShapeRange:
         shapes = {(n, height, width) for n, height, width in ends} | {self.opt}
         return tuple(sorted(shapes, key=lambda shape: (shape[0] * shape[1] * shape[2], shape)))
 
+    def holds(self, shape: tuple[int, ...]) -> bool:
+        """Whether a plan of this range takes a batch of ``(N, H, W)``."""
+        return all(low <= size <= high for low, size, high in zip(self.min, shape, self.max, strict=True))
+
     def checked(self, size_multiple: int) -> "ShapeRange":
         """Return the same range for a model whose heights and widths are multiples of ``size_multiple``.
 

@@ -10,15 +10,15 @@ from esrgan_deploy import _optional
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
 from esrgan_deploy._parity import Pairs, planar
-from esrgan_deploy.engines import preflight
+from esrgan_deploy.engines import ShapeRange, preflight
 from esrgan_deploy.export._artefacts import Interchange, prove_graph, write_graph, write_interchange
-from esrgan_deploy.export._golden import golden_pictures, noise_pictures, save_golden
+from esrgan_deploy.export._golden import fitted_picture, golden_pictures, noise_pictures, save_golden
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._plan import build_plan, plan_flavour
 from esrgan_deploy.export._probe import activation_maxima, overflow_warnings
 from esrgan_deploy.export._reference import reference_pairs
 from esrgan_deploy.export._source import Source, open_source
-from esrgan_deploy.export._verify import pictures_in, verify_shapes
+from esrgan_deploy.export._verify import affordable, pictures_in, verify_shapes
 
 __all__ = ["MANIFEST", "export_model"]
 
@@ -92,7 +92,7 @@ def _make(
         # What cannot be built is refused before minutes are spent on its proof.
         for graph in graphs.values():
             preflight(graph, shapes, memory_limit=options.build.memory_limit)
-    sets = _reference_sets(source, base, options, say)
+    sets = _reference_sets(source, base, options, shapes if plan else None, say)
     warnings = _warnings(source, base, options, sets)
     for warning in warnings:
         say(f"warning: {warning}")
@@ -150,10 +150,20 @@ def _make_precision(
 
 
 def _reference_sets(
-    source: Source, base: Interchange, options: ExportOptions, say: Callable[[str], None]
+    source: Source,
+    base: Interchange,
+    options: ExportOptions,
+    shapes: ShapeRange | None,
+    say: Callable[[str], None],
 ) -> dict[str, Pairs]:
     channels, multiple = source.spec.in_channels, base.size_multiple
     pictures = {"noise": noise_pictures(channels, multiple), "golden": golden_pictures(channels, multiple)}
+    if shapes is not None and not any(shapes.holds(lr.shape[:3]) for lr in pictures["golden"].values()):
+        # Without one that it takes, a plan could be verified nowhere.
+        if affordable(shapes.min, source.spec.flops_per_pixel):
+            pictures["golden"]["fitted"] = fitted_picture(channels, shapes.min)
+        else:
+            say(f"no golden picture of {shapes}: PyTorch would take too long to make one")
     if options.images is not None:
         pictures["images"] = pictures_in(options.images, channels, multiple)
     say(f"running {source.against}, on {sum(map(len, pictures.values()))} pictures")

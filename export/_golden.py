@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._files import replaced_atomically
 
-__all__ = ["golden_pictures", "noise_pictures", "save_golden"]
+__all__ = ["fitted_picture", "golden_pictures", "noise_pictures", "save_golden"]
 
 Picture = npt.NDArray[np.uint8]
 
@@ -33,6 +33,22 @@ def golden_pictures(channels: int, multiple: int = 1) -> dict[str, Picture]:
         "saturated": _saturated(29, 32),
     }
     return {name: _fit(picture, channels, multiple) for name, picture in drawn.items()}
+
+
+def fitted_picture(channels: int, shape: tuple[int, int, int]) -> Picture:
+    """Return a drawn picture of a size, ``(N, H, W, C)`` uint8, each of the N turned another way.
+
+    For plans that take none of the sizes of `golden_pictures`, such as those of one fixed size.
+
+    Args:
+        channels: 1 or 3, or whatever the net reads.
+        shape: ``(N, H, W)``.
+    """
+    number, height, width = shape
+    drawn = _texture(height, width)
+    drawn[: height // 2, : width // 2] = _edges(height, width)[: height // 2, : width // 2]
+    turned = [np.roll(drawn, n * 7, axis=(0, 1)) for n in range(number)]
+    return np.concatenate([_fit(picture, channels, 1) for picture in turned])
 
 
 def noise_pictures(channels: int, multiple: int = 1) -> dict[str, Picture]:

@@ -1,5 +1,6 @@
 """Holds a graph against PyTorch, on pictures and on shapes."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._reference import Reference
 from esrgan_deploy.export._rounding import measured_as, rounding_model
 
-__all__ = ["SHAPE_BUDGET", "pictures_in", "verify_graph", "verify_shapes"]
+__all__ = ["SHAPE_BUDGET", "affordable", "pictures_in", "verify_graph", "verify_shapes"]
 
 SHAPE_BUDGET = 4e11
 """Floating-point operations that proving one shape may cost: a few seconds on two cores, for each side."""
@@ -81,11 +82,12 @@ def verify_shapes(
     wanted = [(1, m, m), (1, 17 * m, 9 * m), (3, 5 * m, 11 * m)]
     left_out = []
     for n, h, w in dict.fromkeys(shapes):
-        cost = n * h * w * (flops_per_pixel or SHAPE_BUDGET / 256**2)
-        if cost <= SHAPE_BUDGET:
+        if affordable((n, h, w), flops_per_pixel):
             wanted.append((n, h, w))
         else:
-            left_out.append(f"{n}x{h}x{w} was not run here: {cost / 1e12:.1f} TFLOP")
+            left_out.append(
+                f"{n}x{h}x{w} was not run here: {_cost((n, h, w), flops_per_pixel) / 1e12:.1f} TFLOP"
+            )
     session = session_of(path)
     on = "shapes " + " ".join("x".join(map(str, shape)) for shape in dict.fromkeys(wanted))
     comparer = Comparer(on, "fp32 (ONNX Runtime CPU)", structure=False)
@@ -98,6 +100,15 @@ def verify_shapes(
         except ValueError as error:
             raise ParityError(f"{path.name}: {error}") from error
     return comparer.result(), left_out
+
+
+def affordable(shape: tuple[int, int, int], flops_per_pixel: int | None) -> bool:
+    """Whether a batch of ``(N, H, W)`` costs no more than `SHAPE_BUDGET`."""
+    return _cost(shape, flops_per_pixel) <= SHAPE_BUDGET
+
+
+def _cost(shape: tuple[int, int, int], flops_per_pixel: int | None) -> float:
+    return math.prod(shape) * (flops_per_pixel or SHAPE_BUDGET / 256**2)
 
 
 def graph_input(session: object, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:

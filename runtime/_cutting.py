@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from esrgan_deploy._errors import EsrganDeployError, InferenceError
-from esrgan_deploy.runtime._auto_tile import SEAM_LEVELS, TileChoice, choose_tiling
+from esrgan_deploy.runtime._auto_tile import PRUDENCE, SEAM_LEVELS, TileChoice, choose_tiling
 from esrgan_deploy.runtime._memory import MemoryFacts, device_memory, processor_memory
 from esrgan_deploy.runtime._seams import SeamCurve
 from esrgan_deploy.runtime._session import SessionInfo
@@ -121,7 +121,7 @@ def cutter_for(
         options = TileOptions(tile="auto", halo=halo)
         return Cutter(info, options, largest=max(choice.tile, 2 * halo + 1), batch=_batch(info, choice))
     if halo is None:
-        found = curve.halo_for(SEAM_LEVELS) if curve else None
+        found = curve.halo_for(SEAM_LEVELS / PRUDENCE) if curve else None
         usual = TileOptions().halo if found is None else found
         # A small tile is what was asked for; most of it should not be halo.
         halo = usual if tile == 0 or tile > 2 * usual else (tile - 1) // 4

@@ -400,3 +400,18 @@ def test_explain_lists_the_kernels_of_the_graph_that_is_built(exported, tmp_path
     assert "model.fp16.onnx at 1x32x48, tensorrt_rtx" in result.stdout
     assert "convolutions: 36 in fp16" in result.stdout
     assert "declared traffic:" in result.stdout
+
+
+def test_a_plan_of_one_size_has_a_golden_picture_of_that_size(rrdb_spec, rrdb_weights, tmp_path):
+    """Without one, verify=True could say nothing about it on the machine that runs it."""
+    spec = rrdb_spec(features=8, growth=4, blocks=1)
+    torch.save(rrdb_weights(spec), tmp_path / "net.pth")
+    build = BuildOptions(shapes=ShapeRange.parse("2x64x48"))
+    export_model(tmp_path / "net.pth", tmp_path / "out", ExportOptions(plan=True, build=build))
+    with np.load(tmp_path / "out" / "model.golden.npz") as golden:
+        assert golden["fitted.input"].shape == (2, 64, 48, 3)
+        assert golden["fitted.output"].shape == (2, 3, 256, 192)
+        assert not np.array_equal(golden["fitted.input"][0], golden["fitted.input"][1])
+    export_model(tmp_path / "net.pth", tmp_path / "open", ExportOptions(plan=False))
+    with np.load(tmp_path / "open" / "model.golden.npz") as golden:
+        assert "fitted.input" not in golden
