@@ -144,7 +144,7 @@ def _memory(info: SessionInfo) -> MemoryFacts:
             return device_memory(info.device)
         except (EsrganDeployError, ImportError):
             # A session that computes on a GPU by other means than the driver's bindings; what is free is unknown.
-            return MemoryFacts(free_bytes=4 * 2**30, l2_bytes=None, kind="gpu")
+            return MemoryFacts(free_bytes=8 * 2**30, l2_bytes=None, kind="gpu")
     return processor_memory()
 
 
