@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._quality import paired_pictures
+from esrgan_deploy.benchmarks._findings import difference_of, ratios_of, roof_of, under_roof, warnings_of
 from esrgan_deploy.benchmarks._known import Known, known_of
 from esrgan_deploy.benchmarks._machine import describe_machine, machine_state
-from esrgan_deploy.benchmarks._measure import Sampler, Timing, paired_ratio, sample, timed
+from esrgan_deploy.benchmarks._measure import Sampler, Timing, sample, timed
 from esrgan_deploy.benchmarks._memory import measure_memory
 from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks._peaks import best_of, measure_peaks
@@ -23,7 +21,7 @@ from esrgan_deploy.benchmarks._quality import measure_quality
 from esrgan_deploy.benchmarks._schema import Results, Row
 from esrgan_deploy.benchmarks._subject import Subject, open_subject, session_options
 from esrgan_deploy.benchmarks._sweep import Point, points
-from esrgan_deploy.runtime import Session, SessionInfo, open_session
+from esrgan_deploy.runtime import Session, open_session
 
 __all__ = ["bench"]
 
@@ -63,11 +61,14 @@ def bench(models: Sequence[Path], options: BenchOptions, *, command: str = "") -
     seams = _seams(models, names, options)
     state = {"before": machine_state()}
     rows: list[Row] = []
+    ratios: list[dict[str, Any]] = []
     with contextlib.ExitStack() as opened:
         entries = [_open(path, name, options, opened) for path, name in zip(models, names, strict=True)]
         roofs = _roofs(entries, options)
         for point in points(options.shape, options.streams, options.sweep):
-            rows += _measure_point(entries, point, options, state)
+            measured = _measure_point(entries, point, options, state)
+            ratios += ratios_of(measured)
+            rows += measured
         # Again, so that a machine that slowed down meanwhile does not lower its own roof.
         after = _roofs(entries, options)
         peaks = best_of(roofs, after) if roofs and after else None
@@ -79,7 +80,7 @@ def bench(models: Sequence[Path], options: BenchOptions, *, command: str = "") -
             for name, path in zip(names, models, strict=True)
         }
         rows = [dataclasses.replace(row, quality=quality.get(row.name)) for row in rows]
-    rows = [_under_roof(row, infos.get(row.name), peaks) for row in rows]
+    rows = [under_roof(row, infos.get(row.name), peaks) for row in rows]
     environment = describe_machine()
     return Results(
         command=command,
@@ -89,9 +90,9 @@ def bench(models: Sequence[Path], options: BenchOptions, *, command: str = "") -
         options=dataclasses.asdict(options),
         peaks=peaks,
         rows=tuple(rows),
-        ratios=tuple(_ratios(rows)),
+        ratios=tuple(ratios),
         seams=seams,
-        warnings=tuple(_warnings(rows, state, environment)),
+        warnings=tuple(warnings_of(rows, state, environment)),
     )
 
 
@@ -141,7 +142,7 @@ def _measure_point(
             return {name: timing for (owner, name), timing in taken.items() if owner == i}
 
         rows = [
-            _row(entry, subject, point, options, timings(i), _difference(pictures[i], pictures[0]))
+            _row(entry, subject, point, options, timings(i), difference_of(pictures[i], pictures[0]))
             for i, (entry, subject) in enumerate(zip(entries, subjects, strict=True))
         ]
         rows += [
@@ -221,89 +222,8 @@ def _roofs(entries: Sequence[_Entry], options: BenchOptions) -> dict[str, Any] |
     if not options.peaks:
         return None
     device = max(entry.session.info.device for entry in entries)
-    kinds = [kind for entry in entries if (kind := _roof_of(entry.session.info, entry.known.precision))]
+    kinds = [kind for entry in entries if (kind := roof_of(entry.session.info, entry.known.precision))]
     return measure_peaks(device, options.threads, kinds)
-
-
-def _roof_of(info: SessionInfo, precision: str) -> str | None:
-    # The kind of matrix product that an artefact is held against. ONNX Runtime computes fp16 in fp32 on a processor.
-    if info.device >= 0:
-        return precision or None
-    if info.provider.startswith("ONNX Runtime") and precision in ("fp32", "fp16"):
-        return "fp32"
-    return "fp32" if precision == "fp32" else None
-
-
-def _under_roof(row: Row, info: SessionInfo | None, peaks: dict[str, Any] | None) -> Row:
-    if peaks is None or info is None:
-        return row
-    found = peaks["compute"].get(_roof_of(info, row.precision))
-    copy = peaks["copy"]
-    return dataclasses.replace(
-        row,
-        peak_flops=found["flops"] if found else None,
-        peak_bytes=copy["bytes_per_second"] if copy else None,
-    )
-
-
-def _difference(made: npt.NDArray[np.float32], first: npt.NDArray[np.float32]) -> float | None:
-    if made.shape != first.shape:
-        return None
-    difference = float(np.abs(made - first).max())
-    # A NaN is as far off as a picture can be.
-    return difference if np.isfinite(made).all() and np.isfinite(difference) else 1.0
-
-
-def _ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    made = []
-    firsts: dict[Any, Row] = {}
-    for row in rows:
-        first = firsts.setdefault((row.shape, row.tile, row.streams if row.kind == "artefact" else None), row)
-        # A peer has no streams of its own: it stands beside the first artefact at that shape.
-        if row.kind == "peer":
-            first = next(
-                r for r in rows if r.kind == "artefact" and (r.shape, r.tile) == (row.shape, row.tile)
-            )
-        if first is row:
-            continue
-        for name in row.timings.keys() & first.timings.keys():
-            low, median, high = paired_ratio(first.timings[name].values, row.timings[name].values)
-            made.append(
-                {
-                    "name": row.name,
-                    "to": first.name,
-                    "timing": name,
-                    "shape": row.shape,
-                    "streams": row.streams,
-                    "tile": row.tile,
-                    "low": low,
-                    "median": median,
-                    "high": high,
-                }
-            )
-    return made
-
-
-def _warnings(rows: Sequence[Row], state: dict[str, Any], environment: dict[str, Any]) -> list[str]:
-    found = []
-    load, cores = (state["before"]["load"] or [0.0])[0], environment["usable_cores"] or 1
-    if load > cores / 2:
-        found.append(
-            f"the load was {load:.1f} on {cores} cores before anything was measured: other work ran beside"
-        )
-    found += [
-        f"{row.name} made a sample that is as far off as it can be, or no finite one"
-        for row in rows
-        if row.difference == 1.0
-    ]
-    found += [
-        f"{row.name} is above the peak that was measured: the matrix product was disturbed, or the convolutions "
-        "multiply less than is counted (Winograd)"
-        for row in rows
-        for name in row.timings
-        if (row.figures(name)["compute_share"] or 0) > 1
-    ]
-    return list(dict.fromkeys(found))
 
 
 def _names(models: Sequence[Path]) -> list[str]:

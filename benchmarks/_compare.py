@@ -163,8 +163,8 @@ def _witnesses(old: Results, new: Results) -> Iterator[str]:
         share = now[name]["flops"] / then[name]["flops"] - 1
         if abs(share) > WITNESS:
             yield (
-                f"the machine's own peak in {name} changed by {share:+.0%} meanwhile, so it is not only the artefacts "
-                "that changed: measure both again with nothing running beside"
+                f"the machine's own peak in {name} changed by {share:+.0%} meanwhile, so it is not only the "
+                "artefacts that changed: measure both again with nothing running beside"
             )
 
 

@@ -12,8 +12,8 @@ import pytest
 from esrgan_deploy._manifest import load_manifest, save_manifest
 from esrgan_deploy._metrics import psnr, ssim
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.benchmarks._bench import _difference
 from esrgan_deploy.benchmarks._cli import _PEERS, _parser, main
+from esrgan_deploy.benchmarks._findings import difference_of
 from esrgan_deploy.benchmarks._measure import Timing, measure
 from esrgan_deploy.benchmarks._options import BenchOptions, ReportOptions
 from esrgan_deploy.benchmarks._peers import PEERS
@@ -124,9 +124,9 @@ def test_a_nan_is_as_far_off_as_a_picture_can_be():
     first = np.zeros((1, 3, 2, 2), np.float32)
     broken = first.copy()
     broken[0, 0, 0, 0] = np.nan
-    assert _difference(broken, first) == 1.0
-    assert _difference(first + np.float32(0.25), first) == 0.25
-    assert _difference(first[:, :, :1], first) is None
+    assert difference_of(broken, first) == 1.0
+    assert difference_of(first + np.float32(0.25), first) == 0.25
+    assert difference_of(first[:, :, :1], first) is None
 
 
 def test_a_manifest_of_another_file_is_no_proof(made, tmp_path):

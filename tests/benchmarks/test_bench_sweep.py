@@ -88,6 +88,7 @@ def test_seams_and_peers_are_part_of_the_results(model, tmp_path, capsys):
     for path in model.parent.iterdir():
         shutil.copy(path, tmp_path)
     arguments = ["--shape", "8x8", "--seconds", "0.05", "--no-peaks", "--seams", "--peers", "onnxruntime"]
+    arguments += ["--sweep", "streams=1,2"]
     page, saved = tmp_path / "r.html", tmp_path / "r.results.json"
     assert main([str(tmp_path / model.name), *arguments, "--json", str(saved), "--html", str(page)]) == 0
     data = json.loads(saved.read_text())
@@ -97,8 +98,11 @@ def test_seams_and_peers_are_part_of_the_results(model, tmp_path, capsys):
         data["results"][0]["timings"]["latency"]["values"]
     )
     assert peer["difference"] < 1e-5
-    (ratio,) = data["ratios"]
-    assert (ratio["name"], ratio["to"]) == ("onnxruntime", "model.onnx")
+    # Of each point with the values of that point: those of another one are of other rounds.
+    assert [(ratio["name"], ratio["to"]) for ratio in data["ratios"]] == [("onnxruntime", "model.onnx")] * 2
+    for i, ratio in enumerate(data["ratios"]):
+        ours, theirs = (row["timings"]["latency"]["values"] for row in data["results"][2 * i : 2 * i + 2])
+        assert ratio["median"] == pytest.approx(np.median(np.divide(ours, theirs)))
     assert data["seams"]["model.onnx"]["curve"]
     out = capsys.readouterr().out
     assert "seams of model.onnx" in out
