@@ -109,7 +109,7 @@ def _measure_point(
     with contextlib.ExitStack() as opened:
         subjects = []
         for entry in entries:
-            subject = open_subject(entry.session, entry.path, point, options)
+            subject = open_subject(entry.session, entry.path, point)
             opened.callback(subject.close)
             subjects.append(subject)
         peers = _peers(entries[0], point, options, opened)

@@ -73,7 +73,7 @@ def _main(question: dict[str, Any]) -> dict[str, int | None]:
     used = _device_used(options.device)
     session = open_session(question["model"], session_options(options))
     try:
-        subject = open_subject(session, Path(question["model"]), at, options)
+        subject = open_subject(session, Path(question["model"]), at)
         for _ in range(RUNS):
             for sampler in subject.samplers.values():
                 sampler()

@@ -19,6 +19,8 @@ def open_onnxruntime(task: PeerTask) -> Peer:
     ort = require("onnxruntime", extra="cpu")
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
+    # As the artefacts are opened: threads that spin after their batch slow whatever takes the next turn.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if task.threads is not None:
         settings.intra_op_num_threads = task.threads
     available = ort.get_available_providers()

@@ -17,6 +17,7 @@ from esrgan_deploy.benchmarks._measure import Sampler
 from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks._sweep import Point
 from esrgan_deploy.runtime import Session, SessionInfo, SessionOptions, Slot, Upscaler
+from esrgan_deploy.runtime._cutting import cutter_for
 
 __all__ = ["Subject", "noise", "open_subject", "session_options"]
 
@@ -46,20 +47,19 @@ class Subject:
     close: Callable[[], None]
 
 
-def open_subject(session: Session, path: Path, point: Point, options: BenchOptions) -> Subject:
+def open_subject(session: Session, path: Path, point: Point) -> Subject:
     """Make an artefact ready to be timed at one point.
 
     Args:
         session: Of the artefact, open.
         path: The artefact.
         point: Shape, streams and tile.
-        options: How it is opened, where tiles want another session.
 
     Raises:
         InferenceError: It does not take that shape.
     """
     if point.tile is not None:
-        return _tiles(path, point, options)
+        return _tiles(session, path, point, point.tile)
     return _batches(session, point)
 
 
@@ -71,6 +71,8 @@ def session_options(options: BenchOptions) -> SessionOptions:
         threads=options.threads,
         precision=options.precision,
         trust=options.trust,
+        # Several take turns, and the idle threads of one would take the processor from the next for a second.
+        spin=False,
     )
 
 
@@ -121,6 +123,10 @@ def _batches(session: Session, point: Point) -> Subject:
     done: list[Callable[[], None]] = [slot.close for slot in slots]
     if info.device < 0:
         notes["device"] = "the processor is the device: no upload, no download, one time"
+        if info.provider.startswith("ONNX Runtime"):
+            notes["threads"] = (
+                "ONNX Runtime's do not spin between batches, so that they leave the others alone"
+            )
     else:
         try:
             samplers["device"], release = device_sampler(session, batch)
@@ -161,25 +167,16 @@ def _burst(slots: list[Slot], begin: Callable[[Slot], None], latency: Sampler) -
     return once
 
 
-def _tiles(path: Path, point: Point, options: BenchOptions) -> Subject:
+def _tiles(session: Session, path: Path, point: Point, tile: int) -> Subject:
     if point.shape[0] != 1:
         raise InferenceError(
             f"a sweep over tiles cuts one picture, not a batch of {point.shape[0]}; use a shape of 1xHxW"
         )
-    # By its path, as a pipeline opens it: the halo that was measured for it and its fallbacks come with it.
-    upscaler = Upscaler(
-        path,
-        tile=point.tile or 0,
-        providers=options.providers,
-        threads=options.threads,
-        devices=[options.device],
-        streams=point.streams,
-        trust=options.trust,
-        precision=options.precision,
-    )
-    samples = np.random.default_rng(0).integers(
-        0, 256, (*point.shape[1:], upscaler.info.in_channels), np.uint8
-    )
+    # The halo that a pipeline would get, which was measured for this file; the session is the one that is open.
+    height, width = point.shape[1:]
+    halo = cutter_for(session.info, path, tile=tile, halo=None).plan(height, width).halo
+    upscaler = Upscaler(session, tile=tile, halo=halo, streams=point.streams)
+    samples = np.random.default_rng(0).integers(0, 256, (height, width, session.info.in_channels), np.uint8)
 
     def latency() -> float:
         start = time.perf_counter()
@@ -194,7 +191,7 @@ def _tiles(path: Path, point: Point, options: BenchOptions) -> Subject:
     return Subject(
         samplers={"latency": latency},
         notes={"throughput": why, "device": why},
-        streams=point.streams or upscaler.info.slots,
+        streams=point.streams or session.info.slots,
         output=output,
         close=upscaler.close,
     )

@@ -83,6 +83,8 @@ class SessionOptions:
         precision: ``"fp32"``, ``"fp16"`` or ``"bf16"`` of a checkpoint that PyTorch runs; None means fp32.
         compile: Whether PyTorch compiles the net (``torch.compile``).
         cuda_graph: Whether a plan's work for one batch is captured once and launched as one CUDA graph.
+        spin: Whether ONNX Runtime's threads on the CPU wait for the next batch by spinning, for a second and more:
+            a little faster where nothing else runs, and much slower for whatever does.
     """
 
     device: int = 0
@@ -93,6 +95,7 @@ class SessionOptions:
     precision: Literal["fp32", "fp16", "bf16"] | None = None
     compile: bool = False
     cuda_graph: bool = True
+    spin: bool = True
 
     def __post_init__(self) -> None:
         if self.device < 0:
