@@ -29,7 +29,7 @@ def test_frames_in_flight_are_those_of_one_at_a_time(
 ) -> None:
     """Buffers that two batches share would mix two frames."""
     session = opened(backend, *case(backend))
-    frames = [picture(90, 120, seed) for seed in range(16)]
+    frames = [picture(60, 80, seed) for seed in range(12)]
     with Upscaler(session, tile=0, streams=1) as one:
         expected = [one.upscale(frame) for frame in frames]
         alone = clock(lambda: [one.upscale(frame) for frame in frames])
@@ -53,11 +53,11 @@ def test_sizes_that_change_in_mid_stream(
     """A graph that was captured for one shape must not be launched for another."""
     session = opened(backend, *case(backend))
     frames = [picture(40 + 13 * (seed % 4), 64 + 7 * (seed % 3), seed) for seed in range(18)]
+    with Upscaler(session, tile=0, streams=1) as one:
+        expected = [one.upscale(frame) for frame in frames]
     with Upscaler(session, tile=0, streams=3) as up:
-        for lr, hr in zip(frames, up.stream(frames), strict=True):
-            assert hr.shape == (4 * lr.shape[0], 4 * lr.shape[1], 3)
-            small = hr.reshape(lr.shape[0], 4, lr.shape[1], 4, 3).mean(axis=(1, 3))
-            assert np.abs(small - lr).mean() < 12, "that is another frame"
+        for number, (a, b) in enumerate(zip(expected, up.stream(frames), strict=True)):
+            assert np.abs(a.astype(int) - b).max() <= 1, f"frame {number}"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -92,19 +92,21 @@ def test_memory_stays_where_it_is(
     opened: Callable[..., Session],
     picture: Callable[..., np.ndarray],
     record: Callable[..., None],
+    repeats: int,
     backend: str,
 ) -> None:
     """A service runs for weeks. Device memory is read from the driver, so that no allocator's cache hides it."""
     session = opened(backend, *case(backend))
     frame = picture(32, 32)
     with Upscaler(session) as up:
-        for _ in range(50):
+        for _ in range(repeats // 10):
             up.upscale(frame)
         before, started = _used(), time.perf_counter()
-        for _ in range(1000):
+        for _ in range(repeats):
             up.upscale(frame)
         grown = _used() - before
-        record(bytes_grown=grown, microseconds_per_frame=(time.perf_counter() - started) * 1e3)
+        spent = (time.perf_counter() - started) / repeats
+        record(frames=repeats, bytes_grown=grown, microseconds_per_frame=spent * 1e6)
     assert grown <= 2 * 2**20
 
 

@@ -1,0 +1,38 @@
+"""The suite for a machine with a GPU works, as far as a machine without one can show it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_the_gpu_suite_can_be_rehearsed_on_a_processor(tmp_path):
+    """It runs once in a while, on a machine that is lent for half an hour; what is broken in it is found too late."""
+    environment = {**os.environ, "ESRGAN_GPU_SUITE": "rehearse", "ESRGAN_GPU_RESULTS": str(tmp_path)}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "tests/gpu",
+        "-p",
+        "no:cacheprovider",
+        "--tb=short",
+    ]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-4000:]
+    report = json.loads((tmp_path / "gpu_rehearsal.json").read_text())
+    assert "nothing of a GPU was shown" in report["on"]
+    # PyTorch and ONNX Runtime went through all of it, and the report says what it did not show.
+    for backend in ("pytorch", "onnxruntime"):
+        assert len([name for name in report["shown"] if backend in name]) >= 5, backend
+    assert len([reason for reason in report["not shown"].values() if "a plan needs a GPU" in reason]) > 20
+    assert report["shown"]["test_does_this_card_take_the_plan[tensorrt-rtx]"]["taken"] is False
