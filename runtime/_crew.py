@@ -103,9 +103,9 @@ class Crew:
                 for job in tuple(self._active):
                     job.fail(CancelledError("the Upscaler was closed"))
             self._changed.notify_all()
-            ended = [job for job in self._active if job.ended]
+            ended = [job for job in self._active if self._claim(job)]
         for job in ended:
-            self._settle(job)
+            self._conclude(job)
         me = threading.current_thread()
         with self._changed:
             # Those that run in a caller's thread are waited for as well; not those of a callback that closes.
@@ -159,10 +159,11 @@ class Crew:
                 begun = self._begin(job)
                 if begun:
                     task, slot = job.take(), lane.enter()
+                over = not begun and self._claim(job)
             if begun:
                 self._perform(lane, slot, task)
-            else:
-                self._settle(job)
+            elif over:
+                self._conclude(job)
 
     def _trim(self) -> bool:
         # Drop jobs that have nothing left to take; true if one is left at the front.
@@ -198,22 +199,23 @@ class Crew:
             kept = self._answer(lane, task, error, crowded=crowded)
         else:
             kept = True
+        unused: list[Slot] = []
         with self._changed:
             if slot is not None:
                 lane.proved = max(lane.proved, task.pixels)
             self.batches += 1
             job.release()
-            unused = [slot] if slot is not None and lane.lost else []
             if kept:
-                lane.leave(None if unused else slot)
-            unused += lane.take_idle() if lane.lost else []
-            self._changed.notify_all()
+                lane.leave(slot)
+            if lane.lost:
+                unused = lane.take_idle()
             # When the last device is lost, what waits in the queue ends here as well.
-            ended = [one for one in self._active if one.ended]
+            ended = [one for one in self._active if self._claim(one)]
+            self._changed.notify_all()
         for idle in unused:
             _close_quietly(idle)
         for one in ended:
-            self._settle(one)
+            self._conclude(one)
 
     def _answer(self, lane: Lane, task: Task, error: BaseException, *, crowded: bool) -> bool:
         """Decide what a failure means for the job and the lane; whether the lane keeps the place."""
@@ -277,11 +279,14 @@ class Crew:
         self._return(task)
         return f"{said} ({error})"
 
-    def _settle(self, job: Job) -> None:
-        with self._changed:
-            if job.settled or not job.ended:
-                return
-            job.settled = True
+    def _claim(self, job: Job) -> bool:
+        # Under the lock: whoever gets a true here, and nobody else, concludes the job.
+        if job.claimed or not job.ended:
+            return False
+        job.claimed = True
+        return True
+
+    def _conclude(self, job: Job) -> None:
         result: Array | None = None
         if job.error is None:
             try:
@@ -289,18 +294,21 @@ class Crew:
             except BaseException as error:
                 job.fail(error)
         with self._changed:
-            # Before the future is, so that what waits on it may submit the next one.
+            # Before the future is told, so that what waits on it may submit the next one.
+            job.settled = True
             self._active.discard(job)
-            with contextlib.suppress(ValueError):
+            if job in self._queue:
                 self._queue.remove(job)
             self._changed.notify_all()
-        # It may have been cancelled by whoever holds it.
-        with contextlib.suppress(InvalidStateError):
+        try:
             if job.error is not None:
                 job.future.set_exception(job.error)
             else:
                 assert result is not None
                 job.future.set_result(result)
+        except InvalidStateError:
+            # It was cancelled by whoever holds it.
+            pass
 
     def _wait(self, job: Job) -> Array:
         try:
@@ -310,9 +318,9 @@ class Crew:
                 # Ctrl-C. What is being done still writes to the target: wait for it, begin nothing more.
                 with self._changed:
                     job.fail(error)
-                    ended = job.ended
-                if ended:
-                    self._settle(job)
+                    over = self._claim(job)
+                if over:
+                    self._conclude(job)
                 with self._changed:
                     while not job.settled:
                         self._changed.wait()

@@ -16,6 +16,9 @@ from esrgan_deploy.runtime._tiling_store import load_tiling
 
 __all__ = ["Cutter", "cutter_for"]
 
+# Sizes whose plan is remembered: a film has one, a service a few.
+KEPT = 64
+
 
 class Cutter:
     """Plans tiles for one model, and remembers what did not fit. Used by any thread.
@@ -34,6 +37,7 @@ class Cutter:
         self._lock = threading.Lock()
         self._batch = max(info.min_shape[0], min(batch, info.max_shape[0]))
         self._limit: int | None = None
+        self._known: dict[tuple[int, int, int | None, int], TilePlan] = {}
 
     def plan(self, height: int, width: int) -> TilePlan:
         """Return how a picture of that size is cut.
@@ -41,9 +45,19 @@ class Cutter:
         Raises:
             InferenceError: No tile of the asked size can be placed.
         """
+        # With what it was planned for, so that a plan from before memory ran out is not found again.
+        key = (height, width, self._limit, self._batch)
+        known = self._known.get(key)
+        if known is None:
+            known = self._planned(*key)
+            with self._lock:
+                if len(self._known) >= KEPT:
+                    self._known.clear()
+                self._known[key] = known
+        return known
+
+    def _planned(self, height: int, width: int, limit: int | None, batch: int) -> TilePlan:
         info, tile = self._info, self._options.tile
-        with self._lock:
-            limit, batch = self._limit, self._batch
         largest = self._largest
         if limit is not None:
             largest = min(largest, limit)

@@ -57,6 +57,7 @@ class Job:
         self.last = last
         self.error: BaseException | None = None
         self.begun = False
+        self.claimed = False
         self.settled = False
         self._layers = tuple(layers)
         self._placed = placed

@@ -88,8 +88,8 @@ def _spread(picture: Array, *, enough: float = FLAT) -> float:
     peak = 255.0 if picture.dtype == np.uint8 else 1.0
 
     def between(samples: Array) -> float:
-        ends = np.clip([float(samples.min()) / peak, float(samples.max()) / peak], 0.0, 1.0)
-        return float(ends[1] - ends[0])
+        low, high = float(samples.min()) / peak, float(samples.max()) / peak
+        return min(max(high, 0.0), 1.0) - min(max(low, 0.0), 1.0)
 
     # A picture that is one value has to be read to its end; any other shows it in a few samples.
     flat = picture.reshape(-1)
