@@ -23,8 +23,8 @@ def _blocks(language):
 
 def test_the_readme_has_the_blocks_that_are_run_here():
     """A new block would otherwise be run by nothing."""
-    assert [len(_blocks("bash")), len(_blocks("python"))] == [4, 1]
-    assert README.count("```") == 2 * 5
+    assert [len(_blocks("bash")), len(_blocks("python"))] == [5, 1]
+    assert README.count("```") == 2 * 6
     assert _blocks("bash")[0].strip() == "python3 scripts/quickstart.py"
 
 
@@ -72,7 +72,17 @@ def test_the_commands_and_the_code_run(tmp_path):
         [sys.executable, "-c", _blocks("python")[0]], cwd=tmp_path, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "(360, 640, 3)"
+    assert result.stdout.split("\n") == ["(360, 640, 3)", "(360, 640, 3)", ""]
+    result = subprocess.run(
+        ["bash", "-c", "set -e\n" + _blocks("bash")[3]],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "halo" in result.stdout
+    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_the_training_commands_run(tmp_path):
@@ -84,7 +94,7 @@ def test_the_training_commands_run(tmp_path):
         picture = np.random.default_rng(number).integers(0, 256, (160, 200, 3), np.uint8)
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{number}.jpg")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    script = "set -e\n" + _blocks("bash")[3]
+    script = "set -e\n" + _blocks("bash")[4]
     result = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
