@@ -17,7 +17,7 @@ from esrgan_deploy.runtime._job import Job, Task
 from esrgan_deploy.runtime._lane import Lane
 from esrgan_deploy.runtime._session import Slot
 from esrgan_deploy.runtime._tile_runner import run_batch
-from esrgan_deploy.runtime._tiling import TilePlan
+from esrgan_deploy.runtime._tiling import Tile, TilePlan
 
 __all__ = ["Crew"]
 
@@ -50,6 +50,7 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self._closing = False
         self._closed = False
+        self._apart = 0
         self.batches = 0
         self.halvings = 0
         self.lost: list[str] = []
@@ -73,6 +74,45 @@ class Crew:
         if lane is not None:
             self._perform(lane, slot, task)
         return self._wait(job)
+
+    def at_once(self, plan: TilePlan, tiles: tuple[Tile, ...], source: Array, target: Array) -> bool:
+        """Do one batch in the caller's thread with a slot that is free; false where it is for the queue to do.
+
+        A job, a future and a hand-over take longer than a small picture. What fails for want of memory, or with the
+        device, is left to the queue as well, which meets it again and answers it.
+
+        Raises:
+            InferenceError: The batch failed for another reason.
+        """
+        with self._changed:
+            lane = None if self._closing or self._queue else self._free_lane()
+            slot = None if lane is None else lane.enter_again()
+            if lane is None or slot is None:
+                return False
+            self._apart += 1
+        kept: Slot | None = None
+        try:
+            run_batch(
+                slot,
+                lane.info,
+                plan,
+                tiles,
+                source,
+                target,
+                judge=lambda made, given: self._guard.check(made, given, lane.info, plan, tiles, source),
+            )
+            kept = slot
+        except (OutOfMemoryError, DeviceLostError):
+            return False
+        finally:
+            if kept is None:
+                _close_quietly(slot)
+            with self._changed:
+                lane.leave(kept)
+                self.batches += 1
+                self._apart -= 1
+                self._changed.notify_all()
+        return True
 
     def submit(self, job: Job) -> None:
         """Queue a job, and wait while more pictures are on their way than twice the batches that fit in flight."""
@@ -109,7 +149,7 @@ class Crew:
         me = threading.current_thread()
         with self._changed:
             # Those that run in a caller's thread are waited for as well; not those of a callback that closes.
-            while any(not job.settled for job in self._active) and me not in self._threads:
+            while (self._active or self._apart) and me not in self._threads:
                 self._changed.wait()
             if self._closed:
                 return

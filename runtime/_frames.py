@@ -13,7 +13,7 @@ from esrgan_deploy.runtime._output import empty_output, release_rows
 from esrgan_deploy.runtime._samples import peak_of
 from esrgan_deploy.runtime._tiling import TilePlan
 
-__all__ = ["check_picture", "job_of"]
+__all__ = ["check_picture", "job_of", "new_result"]
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +35,7 @@ def check_picture(lr: Array) -> None:
         raise InferenceError(
             f"an array of shape {lr.shape} is no picture; give (H, W) or (H, W, 1..4) with at least one pixel"
         )
-    if lr.dtype not in (np.uint8, np.uint16, np.float32):
+    if lr.dtype.char not in "BHf":
         raise InferenceError(
             f"a picture of {lr.dtype} is not taken; give uint8, uint16, or float32 in the range 0..1"
         )
@@ -64,7 +64,7 @@ def job_of(lr: Array, plan: TilePlan, *, channels: int, out: Array | None, progr
     """
     source = lr[:, :, None] if lr.ndim == 2 else lr
     shape = (*plan.out_size, *lr.shape[2:])
-    result = _empty(shape, lr.dtype) if out is None else _checked(out, shape, lr.dtype)
+    result = new_result(shape, lr.dtype) if out is None else _checked(out, shape, lr.dtype)
     target = result[:, :, None] if lr.ndim == 2 else result
     alpha = source[:, :, -1] if source.shape[2] in (2, 4) else None
     shaped = alpha is not None and bool((alpha != peak_of(lr.dtype)).any())
@@ -112,7 +112,12 @@ def _checked(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return out
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def new_result(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an array for a result, its samples undefined.
+
+    Raises:
+        InferenceError: It has no pixel, or memory is short.
+    """
     # Asking how much memory is free takes longer than a small picture does.
     if 0 < math.prod(shape) * dtype.itemsize < SMALL:
         return np.empty(shape, dtype)

@@ -39,6 +39,10 @@ class Lane:
         self.free -= 1
         return self._idle.pop() if self._idle else None
 
+    def enter_again(self) -> Slot | None:
+        """Take a place with a slot that was used before; None, and no place, where there is none."""
+        return self.enter() if self._idle else None
+
     def leave(self, slot: Slot | None) -> None:
         """Give a place back, with a slot that can be used again."""
         self.free += 1

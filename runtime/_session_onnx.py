@@ -50,6 +50,7 @@ class OnnxSession:
         self._cuda = _cuda_for(wanted, options.device)
         try:
             self._graph = _opened(ort, path, options, wanted)
+            self._input = self._graph.get_inputs()[0].name
             active = self._graph.get_providers()
             if not on_cuda(active[0]):
                 self._close_cuda()
@@ -153,7 +154,7 @@ class OnnxSession:
 
     def _run(self, batch: npt.NDArray[Any]) -> Made:
         graph = self._open_graph()
-        return Made(*map(np.asarray, graph.run(None, {graph.get_inputs()[0].name: batch})))
+        return Made(*map(np.asarray, graph.run(None, {self._input: batch})))
 
     def _open_graph(self) -> Any:
         graph = self._graph

@@ -101,6 +101,11 @@ class TilePlan:
         """``(rows, columns)`` that the net makes of one tile."""
         return self._scaled(self.tile[0]), self._scaled(self.tile[1])
 
+    @functools.cached_property
+    def all_tiles(self) -> tuple[Tile, ...]:
+        """All of `tiles`, for a plan of few."""
+        return tuple(self.tiles())
+
     def tiles(self) -> Iterator[Tile]:
         """Yield the tiles by rows, so that the output fills from the top."""
         for row, column in itertools.product(self.rows, self.columns):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._crew import Crew
 from esrgan_deploy.runtime._cutting import cutter_for
-from esrgan_deploy.runtime._frames import check_picture, job_of
+from esrgan_deploy.runtime._frames import check_picture, job_of, new_result
 from esrgan_deploy.runtime._guard import Guard
 from esrgan_deploy.runtime._job import Job
 from esrgan_deploy.runtime._opening import borrowed_lanes, model_path, open_lanes
@@ -133,6 +133,7 @@ class Upscaler:
         self._crew = Crew(lanes, self._guard, self._cutter.smaller)
         self._process = os.getpid()
         self._pictures = 0
+        self._channels = lanes[0].info.in_channels
         # Threads and device memory end with the last reference, or with the interpreter.
         self._finalizer = weakref.finalize(self, _abandon, self._crew, self._guard)
 
@@ -184,6 +185,15 @@ class Upscaler:
         Raises:
             InferenceError: The array is not such a picture, the model failed or made NaN, or memory is short.
         """
+        if out is None and progress is None and lr.ndim == 3 and lr.shape[2] == self._channels:
+            self._refuse_fork()
+            check_picture(lr)
+            plan = self.plan(lr.shape[0], lr.shape[1])
+            if plan.count <= plan.batch:
+                made = new_result((*plan.out_size, lr.shape[2]), lr.dtype)
+                if self._crew.at_once(plan, plan.all_tiles, lr, made):
+                    self._pictures += 1
+                    return made
         return self._crew.run(self._job(lr, out=out, progress=progress))
 
     def submit(self, lr: Array, *, out: Array | None = None) -> Future[Array]:

@@ -1,5 +1,7 @@
 """Whether what a session made is a picture."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,8 +15,6 @@ FLAT = 0.5 / 255
 
 CONTENT = 16 / 255
 """Spread of the input above which its picture cannot be one value: the toe of a video's limited range."""
-
-_PROBES = 256
 
 
 def judge(made: Made, info: SessionInfo, used: int, *, given: Array | None = None) -> str | None:
@@ -40,13 +40,18 @@ def judge(made: Made, info: SessionInfo, used: int, *, given: Array | None = Non
     if made.health is not None:
         return _judge_health(made.health[:used])
     for number, picture in enumerate(made.batch[:used], start=1):
-        where = f"in picture {number} of {used}"
-        if info.form == "float" and not np.isfinite(picture).all():
-            return f"NaN or infinite samples {where}"
-        if given is not None and _spread(picture) <= FLAT:
-            content = _spread(given[number - 1], enough=CONTENT)
+        # A NaN anywhere is both the least and the greatest sample, so two passes say all there is to say.
+        low, high = float(picture.min()), float(picture.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return f"NaN or infinite samples in picture {number} of {used}"
+        if given is not None and _spread(picture, low, high) <= FLAT:
+            source = given[number - 1]
+            content = _spread(source, float(source.min()), float(source.max()))
             if content > CONTENT:
-                return f"one value only {where} (of an input with a spread of at least {content * 255:.0f} levels)"
+                return (
+                    f"one value only in picture {number} of {used} (of an input with a spread of "
+                    f"{content * 255:.0f} levels)"
+                )
     return None
 
 
@@ -83,15 +88,7 @@ def _judge_health(health: npt.NDArray[np.float32]) -> str | None:
     )
 
 
-def _spread(picture: Array, *, enough: float = FLAT) -> float:
-    """Return the spread after clipping to 0..1; where a few samples differ by more than ``enough``, of those."""
+def _spread(picture: Array, low: float, high: float) -> float:
+    """Return the spread of the samples after clipping, in 0..1."""
     peak = 255.0 if picture.dtype == np.uint8 else 1.0
-
-    def between(samples: Array) -> float:
-        low, high = float(samples.min()) / peak, float(samples.max()) / peak
-        return min(max(high, 0.0), 1.0) - min(max(low, 0.0), 1.0)
-
-    # A picture that is one value has to be read to its end; any other shows it in a few samples.
-    flat = picture.reshape(-1)
-    few = between(flat[:: max(1, flat.size // _PROBES)])
-    return few if few > enough else between(flat)
+    return min(max(high / peak, 0.0), 1.0) - min(max(low / peak, 0.0), 1.0)

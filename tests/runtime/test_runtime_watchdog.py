@@ -208,7 +208,7 @@ def test_without_figures_one_value_is_bad_only_where_the_input_is_known_to_have_
     assert judge(Made(dark), info, 2, given=dark) is None
     assert judge(Made(content), info, 2, given=content) is None
     wrong = judge(Made(dark), info, 2, given=content)
-    assert wrong == "one value only in picture 2 of 2 (of an input with a spread of at least 255 levels)"
+    assert wrong == "one value only in picture 2 of 2 (of an input with a spread of 255 levels)"
 
 
 def test_one_lit_sample_of_many_is_a_picture() -> None:
