@@ -4,6 +4,8 @@ import ctypes
 import dataclasses
 from typing import Any
 
+from esrgan_deploy.runtime._dlpack_types import DLTensor
+
 __all__ = ["DlpackTensor", "read_dlpack"]
 
 # DLDataTypeCode.
@@ -12,24 +14,9 @@ BFLOAT, BOOL = 4, 6
 READ_ONLY = 1
 
 
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
 class _Managed(ctypes.Structure):
     # Only the front of the structure is read; the capsule's own destructor releases it.
-    _fields_ = (("tensor", _Tensor),)
+    _fields_ = (("tensor", DLTensor),)
 
 
 class _Versioned(ctypes.Structure):
@@ -39,7 +26,7 @@ class _Versioned(ctypes.Structure):
         ("context", ctypes.c_void_p),
         ("deleter", ctypes.c_void_p),
         ("flags", ctypes.c_uint64),
-        ("tensor", _Tensor),
+        ("tensor", DLTensor),
     )
 
 
@@ -92,7 +79,7 @@ def read_dlpack(obj: Any, *, stream: int | None) -> DlpackTensor:
     raise ValueError(f"its DLPack capsule is called {name!r}; known are 'dltensor' and 'dltensor_versioned'")
 
 
-def _read(tensor: _Tensor, capsule: object, *, read_only: bool) -> DlpackTensor:
+def _read(tensor: DLTensor, capsule: object, *, read_only: bool) -> DlpackTensor:
     axes = range(tensor.ndim)
     return DlpackTensor(
         pointer=(tensor.data or 0) + tensor.byte_offset,

@@ -4,6 +4,8 @@ import ctypes
 import itertools
 from typing import Any
 
+from esrgan_deploy.runtime._dlpack_types import DLTensor
+
 __all__ = ["dlpack_capsule"]
 
 NAME = b"dltensor"
@@ -11,27 +13,12 @@ NAME = b"dltensor"
 CODES = {"uint8": (1, 8), "float16": (2, 16), "float32": (2, 32), "bfloat16": (4, 16)}
 
 
-class _Tensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
 _Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
 
 class _Managed(ctypes.Structure):
-    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _Deleter))
+    _fields_ = (("tensor", DLTensor), ("context", ctypes.c_void_p), ("deleter", _Deleter))
 
 
 # What a consumer still holds, by the address of its structure: it has only that address to give back.
@@ -55,7 +42,7 @@ def dlpack_capsule(
     # Written out, although DLPack takes NULL for C-contiguous: not every consumer does.
     steps = [*itertools.accumulate(reversed(shape[1:]), lambda step, size: step * size, initial=1)][::-1]
     sizes, strides = axes(*shape), axes(*steps)
-    tensor = _Tensor(pointer, *device, len(shape), code, bits, 1, sizes, strides, 0)
+    tensor = DLTensor(pointer, *device, len(shape), code, bits, 1, sizes, strides, 0)
     managed = _Managed(tensor, None, _release)
     address = ctypes.addressof(managed)
     _held[address] = (managed, sizes, strides, owner)

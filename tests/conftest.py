@@ -1,7 +1,9 @@
 """Fixtures that every room's tests share."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,26 +27,35 @@ def assets() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rrdb_spec() -> Callable[..., Any]:
+    """Make a specification of an RRDBNet; small unless told otherwise."""
+    from esrgan_deploy import ModelSpec
+
+    def make(**fields: int) -> ModelSpec:
+        wanted = {"scale": 4, "features": 8, "blocks": 2, "growth": 4, "unshuffle": 1} | fields
+        return ModelSpec(
+            architecture="rrdbnet",
+            in_channels=3,
+            out_channels=3,
+            source_sha256="0" * 64,
+            size_multiple=wanted["unshuffle"],
+            **wanted,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., Any]) -> Path:
     """A folder that esrgan-export made of a tiny RRDBNet, its plan among it; no test may change it."""
     import torch
 
-    from esrgan_deploy._spec import ModelSpec
     from esrgan_deploy.engines import BuildOptions, ShapeRange
     from esrgan_deploy.export import ExportOptions, export_model
     from esrgan_deploy.export._rrdbnet import RRDBNet
 
     folder = tmp_path_factory.mktemp("tiny")
-    spec = ModelSpec(
-        architecture="rrdbnet",
-        scale=4,
-        in_channels=3,
-        out_channels=3,
-        features=8,
-        blocks=1,
-        growth=4,
-        source_sha256="",
-    )
+    spec = rrdb_spec(blocks=1)
     torch.manual_seed(0)
     torch.save(RRDBNet(spec).state_dict(), folder / "net.pth")
     build = BuildOptions(flavour="tensorrt_rtx", shapes=ShapeRange.parse("1x16x16:1x32x32:1x48x48"))

@@ -12,24 +12,6 @@ Weights = dict[str, Tensor]
 
 
 @pytest.fixture(scope="session")
-def rrdb_spec() -> Callable[..., ModelSpec]:
-    """Make a specification of an RRDBNet; small unless told otherwise."""
-
-    def make(**fields: int) -> ModelSpec:
-        wanted = {"scale": 4, "features": 8, "blocks": 2, "growth": 4, "unshuffle": 1} | fields
-        return ModelSpec(
-            architecture="rrdbnet",
-            in_channels=3,
-            out_channels=3,
-            source_sha256="0" * 64,
-            size_multiple=wanted["unshuffle"],
-            **wanted,
-        )
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def rrdb_weights() -> Callable[..., Weights]:
     """Make random weights of an RRDBNet with the names and the order of BasicSR's rrdbnet_arch.py."""
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from esrgan_deploy._errors import ExportError
+from esrgan_deploy._parity import to_levels
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._forms import to_uint8_form
 from esrgan_deploy.export._graph import clone, save, to_bytes
 from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._outscale import resize_output, resize_ratio
-from esrgan_deploy._parity import to_levels
 from esrgan_deploy.export._precision import to_precision
 from esrgan_deploy.export._reference import resized
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats

@@ -103,26 +103,16 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., Any]) -> Path:
     """The shipped model's weights; for a rehearsal those of a net that takes a processor no time."""
     folder = tmp_path_factory.mktemp("weights")
     if not REHEARSAL:
         return Path(shutil.copy(default_model().with_suffix(".safetensors"), folder / "model.safetensors"))
     import torch
 
-    from esrgan_deploy import ModelSpec
     from esrgan_deploy.export._rrdbnet import RRDBNet
 
-    spec = ModelSpec(
-        architecture="rrdbnet",
-        scale=4,
-        in_channels=3,
-        out_channels=3,
-        features=8,
-        blocks=1,
-        growth=4,
-        source_sha256="",
-    )
+    spec = rrdb_spec(blocks=1)
     torch.manual_seed(0)
     net = RRDBNet(spec)
     with torch.no_grad():

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,9 @@ HERE = {"embed_asyncio", "embed_numpy", "embed_pytorch"}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., ModelSpec]) -> Path:
     """A small x4 net with random weights."""
-    spec = ModelSpec(
-        architecture="rrdbnet",
-        scale=4,
-        in_channels=3,
-        out_channels=3,
-        features=8,
-        blocks=1,
-        growth=4,
-        source_sha256="",
-    )
+    spec = rrdb_spec(blocks=1)
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
     torch.save(RRDBNet(spec).state_dict(), path)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._rrdbnet import RRDBNet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,20 +38,11 @@ def test_the_test_command_is_what_ci_runs():
     assert _blocks("bash")[1].strip() in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_the_commands_and_the_code_run(tmp_path):
+def test_the_commands_and_the_code_run(tmp_path, rrdb_spec):
     """The main job and the embedding, word for word, in a folder that holds what they name."""
     from PIL import Image
 
-    spec = ModelSpec(
-        architecture="rrdbnet",
-        scale=4,
-        in_channels=3,
-        out_channels=3,
-        features=8,
-        blocks=1,
-        growth=4,
-        source_sha256="",
-    )
+    spec = rrdb_spec(blocks=1)
     torch.manual_seed(0)
     torch.save(RRDBNet(spec).state_dict(), tmp_path / "model.pth")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(

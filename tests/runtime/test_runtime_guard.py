@@ -23,24 +23,17 @@ Noise = Callable[..., np.ndarray]
 
 pytestmark = pytest.mark.slow
 
-SPEC = ModelSpec(
-    architecture="rrdbnet",
-    scale=4,
-    in_channels=3,
-    out_channels=3,
-    features=8,
-    blocks=1,
-    growth=4,
-    source_sha256="",
-)
-
 
 @pytest.fixture(scope="module", params=["float", "uint8"])
-def overflowing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def overflowing(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    rrdb_spec: Callable[..., ModelSpec],
+) -> Path:
     """The export of a net whose features of bright pictures pass 65504, and whose dark ones do not."""
     folder = tmp_path_factory.mktemp("overflow")
     torch.manual_seed(0)
-    net = RRDBNet(SPEC)
+    net = RRDBNet(rrdb_spec(blocks=1))
     with torch.no_grad():
         # Up in two steps and down in two, because each weight must be one that float16 has.
         net.conv_first.weight.mul_(3e4)
