@@ -2,11 +2,12 @@
 
 Importing this package loads numpy at most; ONNX Runtime and Pillow are loaded by what needs them.
 
-Where to look: ``_upscaler`` is what pipelines embed. Under it lie ``_crew``, ``_job`` and ``_lane`` (the queue and who
-works it off), ``_cutting``, ``_tiling``, ``_auto_tile`` and ``_seams`` (tiles), ``_tile_runner``, ``_samples``, ``_guard``
-and ``_watchdog`` (one batch, and whether it is a picture). ``_session`` is the protocol; ``_session_onnx`` with ``_ort_*``
-and ``_session_plan`` with ``_plan_*`` and ``_slot_plan`` answer to it, over ``_cuda*`` and ``_foreign`` (the device, and
-arrays of other libraries). ``_trust`` and ``_golden`` decide what may be loaded. ``_picture*`` and its formats are files.
+Where to look: ``_upscaler`` is what pipelines embed. Under it lie ``_crew``, ``_job`` and ``_lane`` (the
+queue and who works it off), ``_cutting``, ``_tiling``, ``_auto_tile`` and ``_seams`` (tiles),
+``_tile_runner``, ``_samples``, ``_guard`` and ``_watchdog`` (one batch, and whether it is a picture).
+``_session`` is the protocol; ``_session_onnx`` with ``_ort_*`` and ``_session_plan`` with ``_plan_*`` and
+``_slot_plan`` answer to it, over ``_cuda*`` and ``_foreign`` (the device, and arrays of other libraries).
+``_trust`` and ``_golden`` decide what may be loaded. ``_picture*`` and its formats are files.
 """
 
 import importlib
