@@ -222,7 +222,12 @@ def load_results(path: Path) -> Results:
         OSError: It cannot be read.
     """
     try:
-        return Results.from_json(json.loads(path.read_text(encoding="utf-8")))
+        results = Results.from_json(json.loads(path.read_text(encoding="utf-8")))
+        for row in results.rows:
+            for name, timing in row.timings.items():
+                if not timing.values or min(timing.values) <= 0:
+                    raise ValueError(f"{row.name}: its {name} holds no times above 0")
+        return results
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchmarkError(
             f"{path} holds no results that can be read ({error}). "

@@ -27,10 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.showwarning = _as_note
     try:
-        TileOptions(tile=options.tile, **({} if options.halo is None else {"halo": options.halo}))
+        # With the halo that was measured for the model it may still not fit; that is known when it is open.
+        TileOptions(tile=options.tile, halo=options.halo or 0)
     except ValueError as error:
         parser.error(str(error))
-    return _upscale(options)
+    try:
+        return _upscale(options)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def _upscale(options: argparse.Namespace) -> int:
@@ -55,6 +59,8 @@ def _upscale(options: argparse.Namespace) -> int:
         rebuild=options.rebuild,
         verify=options.verify,
     ) as upscaler:
+        if options.verify:
+            print(f"{upscaler.info.name}: computes here what PyTorch computed of the golden pictures")
         output = options.output or source.with_name(f"{source.stem}_x{float(upscaler.info.scale):g}.png")
         check_output(output, source=source, force=options.force)
         plan = upscaler.plan(*picture.pixels.shape[:2])

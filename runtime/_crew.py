@@ -21,6 +21,9 @@ from esrgan_deploy.runtime._tiling import Tile, TilePlan
 
 __all__ = ["Crew"]
 
+# Pictures that may be on their way however few batches are.
+LEAST_WAITING = 4
+
 Array = npt.NDArray[Any]
 
 
@@ -118,7 +121,7 @@ class Crew:
         """Queue a job, and wait while more pictures are on their way than twice the batches that fit in flight."""
         with self._changed:
             self.refuse_closed()
-            while len(self._active) >= 2 * self.places + 2:
+            while len(self._active) >= max(2 * self.places, LEAST_WAITING):
                 self._changed.wait()
                 self.refuse_closed()
             self._active.add(job)
@@ -141,7 +144,10 @@ class Crew:
             self._closing = True
             if cancel:
                 for job in tuple(self._active):
-                    job.fail(CancelledError("the Upscaler was closed"))
+                    if not job.begun and job.future.cancel():
+                        job.fail(CancelledError())
+                    elif job.has_task:
+                        job.fail(InferenceError("the Upscaler was closed before this picture was done"))
             self._changed.notify_all()
             ended = [job for job in self._active if self._claim(job)]
         for job in ended:

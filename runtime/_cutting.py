@@ -136,9 +136,7 @@ def cutter_for(
         return Cutter(info, options, largest=max(choice.tile, 2 * halo + 1), batch=_batch(info, choice))
     if halo is None:
         found = curve.halo_for(SEAM_LEVELS / PRUDENCE) if curve else None
-        usual = TileOptions().halo if found is None else found
-        # A small tile is what was asked for; most of it should not be halo.
-        halo = usual if tile == 0 or tile > 2 * usual else (tile - 1) // 4
+        halo = TileOptions().halo if found is None else found
     return Cutter(info, TileOptions(tile=tile, halo=halo))
 
 

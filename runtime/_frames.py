@@ -31,6 +31,11 @@ def check_picture(lr: Array) -> None:
     Raises:
         InferenceError: Its shape, dtype or range is none that a picture has.
     """
+    if not isinstance(lr, np.ndarray):
+        raise InferenceError(
+            f"a {type(lr).__name__} is no picture; give a numpy array (np.asarray(picture)), or to run() what lies "
+            "on a device"
+        )
     if lr.ndim not in (2, 3) or (lr.ndim == 3 and lr.shape[2] not in (1, 2, 3, 4)) or lr.size == 0:
         raise InferenceError(
             f"an array of shape {lr.shape} is no picture; give (H, W) or (H, W, 1..4) with at least one pixel"
@@ -104,6 +109,8 @@ def _layers(source: Array, target: Array, alpha: Array | None, net: int) -> list
 
 
 def _checked(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if not isinstance(out, np.ndarray):
+        raise InferenceError(f"out is a {type(out).__name__}; give a numpy array, such as a memory map")
     if out.shape != shape or out.dtype != dtype or not out.flags.writeable:
         kind = "" if out.flags.writeable else " read-only"
         raise InferenceError(

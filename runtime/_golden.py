@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from esrgan_deploy._errors import ExportError, InferenceError, ParityError
+from esrgan_deploy._files import sha256_of
 from esrgan_deploy._manifest import Artefact, Manifest, find_manifest, load_manifest
 from esrgan_deploy._parity import BOUNDS, Comparer, Comparison, Pairs, judged, planar
 from esrgan_deploy.runtime._session import Session, SessionInfo
@@ -38,6 +39,10 @@ def verify_golden(session: Session, path: Path) -> tuple[Comparison, ...]:
         ParityError: A bound is breached, with the figures, or the output has another size.
     """
     manifest, folder = _manifest_of(path), path.parent
+    listed = manifest.artefact(path.name)
+    # The pairs would hold for a file that differs in one bit as well; they were not made for it.
+    if listed is None or listed.sha256 != sha256_of(path):
+        raise _unverified(path, f"it is not the file of that name in its manifest. {_AGAIN}")
     precision = _precision(session.info, manifest, path)
     pairs = _golden_pairs(manifest, folder, path)
     comparisons, _ = verify_session(session, {"golden": pairs})
@@ -93,7 +98,9 @@ def _manifest_of(path: Path) -> Manifest:
     place = find_manifest(path)
     if place is None:
         raise _unverified(
-            path, f"no manifest lies beside it. {_AGAIN}, and keep model.json with the artefact"
+            path,
+            "no manifest lies beside it. Run: esrgan-export -o out, with its checkpoint or, for the model that ships "
+            "without one, and keep model.json with the artefact",
         )
     try:
         return load_manifest(place)

@@ -10,7 +10,7 @@ from esrgan_deploy.runtime._default import default_model
 from esrgan_deploy.runtime._lane import Lane
 from esrgan_deploy.runtime._session import PLANS, Session, SessionOptions, open_session
 
-__all__ = ["borrowed_lanes", "model_path", "open_lanes"]
+__all__ = ["borrowed_lanes", "model_path", "open_lanes", "refuse_idle"]
 
 
 def model_path(model: str | Path | None) -> Path:
@@ -32,8 +32,17 @@ def open_lanes(
     *,
     slots: int | None,
     verify: bool = False,
+    insist: bool = False,
 ) -> list[Lane]:
     """Open one artefact on each device, and run its golden pairs there if asked to; all of them or none.
+
+    Args:
+        path: The artefact.
+        devices: Their ordinals.
+        options: How to open it, for each of them.
+        slots: Batches in flight on each.
+        verify: Whether to run the golden pairs.
+        insist: Whether it must compute on those devices, because somebody named them.
 
     Raises:
         EsrganDeployError: One cannot be opened.
@@ -43,7 +52,7 @@ def open_lanes(
         for device, how in zip(devices, options, strict=True):
             session = open_session(path, how)
             lanes.append(Lane(session, slots=slots))
-            if len(devices) > 1 and session.info.device != device:
+            if insist and session.info.device != device:
                 raise InferenceError(
                     f"{path.name} runs on {session.info.provider}, not on the GPU {device} of devices="
                     f"{list(devices)}; leave devices out, or give a plan or the provider cuda"
@@ -59,6 +68,18 @@ def open_lanes(
     return lanes
 
 
+def refuse_idle(path: Path, *, precision: str | None, compile: bool) -> None:  # noqa: A002
+    """Refuse options of PyTorch for what PyTorch does not run.
+
+    Raises:
+        ValueError: One was given for a graph or a plan.
+    """
+    if path.suffix.lower() in (".onnx", *PLANS) and (precision is not None or compile):
+        raise ValueError(
+            f"precision and compile are for checkpoints, which PyTorch runs; {path.name} computes as it was exported"
+        )
+
+
 def borrowed_lanes(sessions: Sequence[Session], *, slots: int | None) -> list[Lane]:
     """Return lanes over sessions that somebody else closes.
 
@@ -67,6 +88,9 @@ def borrowed_lanes(sessions: Sequence[Session], *, slots: int | None) -> list[La
     """
     if not sessions:
         raise InferenceError("an empty list of sessions enlarges nothing; give at least one")
+    for session in sessions:
+        if not hasattr(session, "info"):
+            raise ValueError(f"model is {session!r}; it is a path, an open session, several, or None")
     first = sessions[0].info
     for other in (session.info for session in sessions[1:]):
         if (other.form, other.scale, other.in_channels) != (first.form, first.scale, first.in_channels):
@@ -85,7 +109,7 @@ def _best_in(folder: Path) -> Path:
         except EsrganDeployError:
             continue
     if len(manifests) != 1:
-        found = "the artefacts of several models" if manifests else "no manifest of an export"
+        found = "the artefacts of several models" if manifests else "no manifest that can be read"
         raise InferenceError(
             f"{folder} holds {found}; give the artefact itself, such as {folder / 'model.onnx'}"
         )

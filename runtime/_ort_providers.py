@@ -55,7 +55,7 @@ def _full(available: Sequence[str], wanted: Sequence[str]) -> list[str]:
         if key not in by_name:
             raise InferenceError(
                 f"this ONNX Runtime has no provider {name!r}, only {', '.join(sorted(by_name))}; "
-                "CUDA comes with: pip install 'esrgan-deploy[cuda]'"
+                "CUDA comes with: pip uninstall onnxruntime, then pip install 'esrgan-deploy[cuda]'"
             )
         chosen.append(by_name[key])
     return chosen

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -102,9 +103,11 @@ class SessionOptions:
             raise ValueError(f"device is {self.device}; it is 0 or more, as nvidia-smi counts")
         if self.providers is not None and not self.providers:
             raise ValueError("providers is empty; name at least one, or None to let the library choose")
-        if self.threads is not None and self.threads < 1:
+        # A thousand threads on two cores take a minute to do nothing.
+        most = max(64, 2 * (os.cpu_count() or 1))
+        if self.threads is not None and not (type(self.threads) is int and 1 <= self.threads <= most):
             raise ValueError(
-                f"threads is {self.threads}; it is at least 1, or None to let the library choose"
+                f"threads is {self.threads!r}; it is 1 to {most} here, or None to let the library choose"
             )
         if self.rebuild not in ("never", "auto"):
             raise ValueError(f"rebuild is {self.rebuild!r}; it is 'never' or 'auto'")
@@ -230,7 +233,9 @@ def open_session(path: str | Path, options: SessionOptions | None = None) -> Ses
     path, options = Path(path), options or SessionOptions()
     suffix = path.suffix.lower()
     if not path.exists():
-        raise InferenceError(f"there is no file {path}; give an .onnx or .plan that esrgan-export wrote")
+        raise InferenceError(
+            f"there is no file {path}; give an .onnx or .plan that esrgan-export wrote, or a checkpoint"
+        )
     if path.is_dir():
         raise InferenceError(f"{path} is a folder; give the artefact in it, such as {path / 'model.onnx'}")
     if suffix in PLANS:
@@ -246,7 +251,10 @@ def open_session(path: str | Path, options: SessionOptions | None = None) -> Ses
         raise InferenceError(
             f"{path} is a checkpoint, not a graph. Run: esrgan-export {path} -o out, then use out/model.onnx"
         )
-    raise InferenceError(f"{path} ends in {suffix or 'no suffix'}; a model ends in .onnx or .plan")
+    raise InferenceError(
+        f"{path} ends in {suffix or 'no suffix'}; a model ends in .onnx or .plan, a checkpoint in "
+        f"{', '.join(CHECKPOINTS)}"
+    )
 
 
 def _registered(suffix: str) -> Callable[[Path, SessionOptions], Session] | None:

@@ -33,7 +33,7 @@ class TileOptions:
     halo: int = 16
 
     def __post_init__(self) -> None:
-        if self.tile != "auto" and (not isinstance(self.tile, int) or self.tile < 0):
+        if self.tile != "auto" and (type(self.tile) is not int or self.tile < 0):
             raise ValueError(f"tile is {self.tile!r}; it is 'auto', 0 for untiled, or a number of pixels")
         if not isinstance(self.halo, int) or self.halo < 0:
             raise ValueError(f"halo is {self.halo!r}; it is a number of pixels, 0 or more")

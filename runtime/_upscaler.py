@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
@@ -18,7 +19,7 @@ from esrgan_deploy.runtime._cutting import cutter_for
 from esrgan_deploy.runtime._frames import check_picture, job_of, new_result
 from esrgan_deploy.runtime._guard import Guard
 from esrgan_deploy.runtime._job import Job
-from esrgan_deploy.runtime._opening import borrowed_lanes, model_path, open_lanes
+from esrgan_deploy.runtime._opening import borrowed_lanes, model_path, open_lanes, refuse_idle
 from esrgan_deploy.runtime._session import Session, SessionInfo, SessionOptions
 from esrgan_deploy.runtime._tiling import TileOptions, TilePlan
 
@@ -63,7 +64,7 @@ class Upscaler:
         tile: Edge of the tiles in input pixels, 0 for the whole picture at once, ``"auto"`` for tiles that fit
             memory where the picture is larger than they are.
         halo: Input pixels around each tile that are computed and thrown away, so that no seam shows; None takes
-            what was measured for this artefact, else 16.
+            what was measured for this artefact (``esrgan-bench --seams``), else 16.
         providers: ONNX Runtime execution providers in order of preference, such as ``["cpu"]``; None takes
             CUDA where it is present, and the CPU.
         threads: CPU threads; None lets the library choose.
@@ -101,6 +102,7 @@ class Upscaler:
     ) -> None:
         TileOptions(tile=tile, halo=halo or 0)
         ordinals = _ordinals(devices)
+        providers = (providers,) if isinstance(providers, str) else providers
         if streams is not None and streams < 1:
             raise ValueError(f"streams is {streams}; it is at least 1, or None for the usual number")
         options = [
@@ -117,7 +119,10 @@ class Upscaler:
         ]
         path = model_path(model) if model is None or isinstance(model, (str, Path)) else None
         if path is not None:
-            lanes = open_lanes(path, ordinals, options, slots=streams, verify=verify)
+            refuse_idle(path, precision=precision, compile=compile)
+            lanes = open_lanes(
+                path, ordinals, options, slots=streams, verify=verify, insist=devices is not None
+            )
         else:
             sessions = model if isinstance(model, Sequence) else [model]
             lanes = borrowed_lanes(sessions, slots=streams)  # type: ignore[arg-type]
@@ -185,9 +190,9 @@ class Upscaler:
         Raises:
             InferenceError: The array is not such a picture, the model failed or made NaN, or memory is short.
         """
+        self._refuse_fork()
+        check_picture(lr)
         if out is None and progress is None and lr.ndim == 3 and lr.shape[2] == self._channels:
-            self._refuse_fork()
-            check_picture(lr)
             plan = self.plan(lr.shape[0], lr.shape[1])
             if plan.count <= plan.batch:
                 made = new_result((*plan.out_size, lr.shape[2]), lr.dtype)
@@ -199,8 +204,9 @@ class Upscaler:
     def submit(self, lr: Array, *, out: Array | None = None) -> Future[Array]:
         """Begin to enlarge a picture and return a future of what `upscale` returns.
 
-        Waits while twice as many pictures are on their way as batches fit in flight. The picture must not be
-        changed until the future is done. A future that has not begun can be cancelled.
+        Waits while twice as many pictures are on their way as batches fit in flight, at least four, so that memory
+        stays bounded. The picture must not be changed until the future is done. A future that has not begun can be
+        cancelled.
 
         Raises:
             InferenceError: The array is not a picture, or the Upscaler is closed.
@@ -212,9 +218,9 @@ class Upscaler:
     def stream(self, frames: Iterable[Array]) -> Iterator[Array]:
         """Enlarge frames one after another; results come in order, and those behind are on their way already.
 
-        Frames are taken in the caller's thread, only as many ahead as keep the devices busy, and may change their
-        size. What the iterator raises comes after the frames before it. When the consumer stops, no more frames
-        are taken and what has not begun is dropped.
+        Frames are taken in the caller's thread, only as many ahead as keep the devices busy, and copied, so that a
+        source may fill one buffer again and again. Their size may change. What the iterator raises comes after the
+        frames before it. When the consumer stops, no more frames are taken and what has not begun is dropped.
 
         Args:
             frames: Pictures as `upscale` takes them.
@@ -229,7 +235,8 @@ class Upscaler:
             while True:
                 while failure is None and source is not None and len(ahead) <= self._crew.places:
                     try:
-                        ahead.append(self.submit(next(source)))
+                        # A decoder that fills one buffer again and again would change what is on its way.
+                        ahead.append(self.submit(np.array(next(source))))
                     except StopIteration:
                         source = None  # type: ignore[assignment]
                     except Exception as error:
@@ -281,7 +288,8 @@ class Upscaler:
         """Finish what was submitted and release the devices; a second call does nothing.
 
         Args:
-            cancel: Drop what has not begun instead.
+            cancel: Cancel what has not begun instead, and give up what has batches left to do; its future raises
+                InferenceError.
         """
         if os.getpid() != self._process:
             # The parent's threads and device memory are not this process' to release.
@@ -312,9 +320,11 @@ class Upscaler:
     ) -> Job:
         self._refuse_fork()
         check_picture(lr)
-        self._pictures += 1
+        self._crew.refuse_closed()
         plan = self.plan(lr.shape[0], lr.shape[1])
-        return job_of(lr, plan, channels=self.info.in_channels, out=out, progress=progress)
+        job = job_of(lr, plan, channels=self._channels, out=out, progress=progress)
+        self._pictures += 1
+        return job
 
     def _refuse_fork(self) -> None:
         if os.getpid() != self._process:
@@ -327,6 +337,8 @@ class Upscaler:
 def _ordinals(devices: Sequence[int] | None) -> tuple[int, ...]:
     if devices is None:
         return (0,)
+    if isinstance(devices, int):
+        raise ValueError(f"devices is {devices}; it is a list, such as [{devices}]")
     if not devices or len(set(devices)) != len(devices):
         raise ValueError(f"devices is {list(devices)}; name each device once, and at least one")
     return tuple(devices)

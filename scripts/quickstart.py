@@ -12,7 +12,11 @@ from _environment import ROOT, ready
 
 
 def main() -> None:
+    if len(sys.argv) > 2 or sys.argv[1:] in (["-h"], ["--help"]):
+        sys.exit(__doc__)
     picture = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "docs" / "pictures" / "harbour.png"
+    if not picture.is_file():
+        sys.exit(f"there is no picture {picture}")
     scripts = ready(".venv", "export,cpu,rtx,media")
     run(scripts / "esrgan-export", "-o", "out", "--plan", "--force")
     enlarged = Path("out") / f"{picture.stem}_x4.png"

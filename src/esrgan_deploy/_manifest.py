@@ -40,8 +40,8 @@ class Artefact:
         driver: Newest CUDA version that the driver there knew, ``13000`` for 13.0.
         dtypes: Number of convolution kernels by dtype that the builder reported, for a plan.
         build_seconds: Time that the build took, for a plan.
-        declared_bytes_per_pixel: Bytes that a plan's kernels declare to read and write per input pixel; None where the
-            plan takes a range of sizes, whose tensors have none.
+        declared_bytes_per_pixel: Bytes that a plan's kernels declare to read and write per input pixel; None where
+            the plan takes a range of sizes, whose tensors have none.
         verified: True when it was run and held its bounds, False when it breached one, None when nothing
             here could run it.
         parity: What was measured, one dictionary per comparison.

@@ -71,12 +71,14 @@ def test_a_halo_that_was_asked_for_is_taken(measured: Path) -> None:
     assert cutter_for(INFO, measured, tile="auto", halo=200).plan(2000, 2000).halo == 200
 
 
-@pytest.mark.parametrize("tile", [1, 2, 9, 30, 33])
-def test_a_tile_smaller_than_two_halos_is_still_cut(tile: int) -> None:
-    """`tile=32` alone was an error before anyone had named a halo."""
-    plan = cutter_for(INFO, None, tile=tile, halo=None).plan(100, 100)
-    assert plan.tile == (tile, tile)
-    assert 2 * plan.halo < tile
+def test_a_tile_that_leaves_nothing_between_two_halos_is_refused(measured: Path) -> None:
+    """A halo that shrinks without a word shows seams of a hundred levels."""
+    with pytest.raises(ValueError, match="leaves nothing between two halos of 16"):
+        cutter_for(INFO, None, tile=32, halo=None)
+    # The measured one is 8.
+    assert cutter_for(INFO, measured, tile=32, halo=None).plan(100, 100).halo == 8
+    with pytest.raises(ValueError, match="leaves nothing between two halos of 8"):
+        cutter_for(INFO, measured, tile=16, halo=None)
 
 
 def test_memory_that_is_short_makes_small_tiles_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

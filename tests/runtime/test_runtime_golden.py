@@ -13,6 +13,7 @@ import pytest
 
 from esrgan_deploy._errors import InferenceError, ParityError
 from esrgan_deploy._files import sha256_of
+from esrgan_deploy._manifest import amend_artefact
 from esrgan_deploy._parity import Comparer, Comparison, judged
 from esrgan_deploy.runtime import SessionInfo, open_session
 from esrgan_deploy.runtime._golden import verify_golden
@@ -166,9 +167,23 @@ def test_only_the_pictures_that_fit_are_run(folder: Path) -> None:
 def test_a_net_of_another_scale_is_caught(folder: Path, make: Callable[..., Path]) -> None:
     """A file that was exchanged makes pictures of another size."""
     other = make("nearest", scale=2, name="other.onnx")
-    shutil.copy(other, folder / "model.onnx")
+    path = folder / "model.onnx"
+    shutil.copy(other, path)
+    with pytest.raises(InferenceError, match="not the file of that name in its manifest"):
+        _verify(path)
+    amend_artefact(folder / "model.json", "model.onnx", sha256=sha256_of(path), size=path.stat().st_size)
     with pytest.raises(ParityError, match="the output is"):
-        _verify(folder / "model.onnx")
+        _verify(path)
+
+
+def test_a_file_that_differs_in_one_bit_is_not_the_one_that_was_proved(folder: Path) -> None:
+    """The pairs may hold all the same: one weight of thousands changes a picture by less than a level."""
+    path = folder / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InferenceError, match="not the file of that name in its manifest"):
+        _verify(path)
 
 
 def test_whole_levels_are_not_judged_as_floats() -> None:
