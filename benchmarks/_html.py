@@ -98,7 +98,7 @@ def _speeds(rows: Sequence[dict[str, Any]]) -> str:
             if values:
                 body.append(_speed(row, name, values, _dict(given)))
         notes += [
-            f"{row.get('name')}: no {name}, {why}" for name, why in _dict(row.get("notes")).items() if why
+            f"{row.get('name')}: {name}: {why}" for name, why in _dict(row.get("notes")).items() if why
         ]
     if not body:
         return "<p>Nothing was measured.</p>"
