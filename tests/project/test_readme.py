@@ -33,6 +33,14 @@ def test_every_link_and_picture_is_there():
         assert (ROOT / target).is_file(), target
 
 
+def test_what_was_measured_has_its_results_and_no_gaps():
+    """A figure without the file that it came from cannot be looked up, nor compared with the next one."""
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert re.findall(r"@[A-Z]+@", page) == []
+    for target in re.findall(r"\]\(\.\./(benchmarks/results/[^)]+)\)", page):
+        assert (ROOT / target).is_file(), target
+
+
 def test_the_test_command_is_what_ci_runs():
     """It cannot run itself from within; CI runs it, word for word."""
     assert _blocks("bash")[1].strip() in (ROOT / ".ci" / "run").read_text().splitlines()
