@@ -97,9 +97,7 @@ def _speeds(rows: Sequence[dict[str, Any]]) -> str:
             values = _values(given)
             if values:
                 body.append(_speed(row, name, values, _dict(given)))
-        notes += [
-            f"{row.get('name')}: {name}: {why}" for name, why in _dict(row.get("notes")).items() if why
-        ]
+        notes += [f"{row.get('name')}: {name}: {why}" for name, why in _dict(row.get("notes")).items() if why]
     if not body:
         return "<p>Nothing was measured.</p>"
     qualities = [f"{row.get('name')}: {line}" for row in rows if (line := _quality(row))]
