@@ -16,7 +16,7 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks._sweep import Point
 
-__all__ = ["measure_memory"]
+__all__ = ["host_peak", "measure_memory"]
 
 # Batches before the peak is read: the second one sees what the first has left behind.
 RUNS = 2
@@ -69,7 +69,7 @@ def _main(question: dict[str, Any]) -> dict[str, int | None]:
     fields = question["options"]
     fields["providers"] = tuple(fields["providers"]) if fields["providers"] else None
     options = BenchOptions(**fields)
-    before = _host_peak()
+    before = host_peak()
     used = _device_used(options.device)
     session = open_session(question["model"], session_options(options))
     try:
@@ -83,10 +83,11 @@ def _main(question: dict[str, Any]) -> dict[str, int | None]:
         subject.close()
     finally:
         session.close()
-    return {"host": _host_peak(), "host_before": before, "device": device}
+    return {"host": host_peak(), "host_before": before, "device": device}
 
 
-def _host_peak() -> int | None:
+def host_peak() -> int | None:
+    """Return the largest resident memory of this process so far, in bytes; None where the system does not say."""
     # Not getrusage: its figure outlives exec, so that a child would report the peak of what started it.
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

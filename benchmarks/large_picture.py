@@ -87,6 +87,7 @@ def peak_of_picture(model: str | None, width: int, height: int, tile: int, *, ma
 
     from esrgan_deploy import Upscaler
     from esrgan_deploy.benchmarks._machine import describe_machine
+    from esrgan_deploy.benchmarks._memory import host_peak
     from esrgan_deploy.runtime import open_output
 
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
@@ -109,13 +110,8 @@ def peak_of_picture(model: str | None, width: int, height: int, tile: int, *, ma
             "tiles": plan.count,
             "memory map": mapped,
             "seconds": seconds,
-            "peak_gib": _peak() / 2**30,
+            "peak_gib": (host_peak() or 0) / 2**30,
         }
-
-
-def _peak() -> int:
-    with Path("/proc/self/status").open() as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
 
 
 if __name__ == "__main__":

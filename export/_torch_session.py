@@ -25,7 +25,7 @@ from esrgan_deploy.runtime._foreign import (
     check_output,
     stream_handle,
 )
-from esrgan_deploy.runtime._session import Made, SessionInfo, SessionOptions, Slot
+from esrgan_deploy.runtime._session import SLOTS_ON_GPU, Made, SessionInfo, SessionOptions, Slot
 from esrgan_deploy.runtime._slot_host import HostSlot
 
 __all__ = ["TorchSession"]
@@ -94,6 +94,7 @@ class TorchSession:
             spec=spec,
             precision=precision,
             device=-1 if self._device.index is None else self._device.index,
+            slots=2 if self._device.index is None else SLOTS_ON_GPU,
         )
 
     @property

@@ -20,7 +20,7 @@ from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._faults import OutOfMemoryError
 from esrgan_deploy.runtime._plan_fit import rebuild_command
 from esrgan_deploy.runtime._runtime_cache import CacheKey, RuntimeCache
-from esrgan_deploy.runtime._session import SessionInfo
+from esrgan_deploy.runtime._session import SLOTS_ON_GPU, SessionInfo
 from esrgan_deploy.runtime._trust import Admitted
 
 __all__ = ["PlanEngine"]
@@ -101,6 +101,7 @@ class PlanEngine:
             spec=self._spec(),
             precision=known.precision if known else "",
             device=device.ordinal,
+            slots=SLOTS_ON_GPU,
             watched=self.health is not None,
         )
 

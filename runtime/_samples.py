@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._session import SessionInfo
 
-__all__ = ["check_finite", "network_to_pixels", "peak_of", "pixels_to_network"]
+__all__ = ["network_to_pixels", "peak_of", "pixels_to_network"]
 
 Array = npt.NDArray[Any]
 
@@ -81,21 +80,3 @@ def network_to_pixels(made: Array, target: Array, info: SessionInfo) -> None:
             np.rint(samples, out=samples)
         for channel, plane in enumerate(samples.astype(target.dtype, copy=False)):
             target[rows, :, channel] = plane
-
-
-def check_finite(batch: Array, info: SessionInfo) -> None:
-    """Refuse an output that is not a picture.
-
-    A NaN cast to an integer is often 0: without this a float16 graph that overflowed would give a black
-    picture and no error. The uint8 form casts inside the graph, where nothing can be seen any more.
-
-    Raises:
-        InferenceError: The output holds a NaN or an infinity.
-    """
-    if info.form == "uint8" or np.isfinite(batch).all():
-        return
-    if info.dtype == np.float16:
-        advice = "float16 overflowed; use the fp32 artefact (model.onnx) or a bf16 one"
-    else:
-        advice = "the weights are broken; run: esrgan-export again from a sound checkpoint"
-    raise InferenceError(f"{info.name} made NaN or infinite samples, which is no picture: {advice}")

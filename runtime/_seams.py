@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._drawn import drawn_picture
-from esrgan_deploy.runtime._samples import check_finite, pixels_to_network
-from esrgan_deploy.runtime._session import Session, SessionInfo
+from esrgan_deploy.runtime._samples import pixels_to_network
+from esrgan_deploy.runtime._session import Made, Session, SessionInfo
+from esrgan_deploy.runtime._watchdog import bad_picture_error, judge
 
 __all__ = ["HALOS", "NotMeasurableError", "SeamCurve", "measure_seams"]
 
@@ -211,7 +212,9 @@ def _levels(session: Session, piece: Array) -> Array:
     for slot in batch:
         pixels_to_network(samples, slot, info)
     made = session.run(batch)[0]
-    check_finite(made, info)
+    wrong = judge(Made(made[None]), info, 1)
+    if wrong is not None:
+        raise bad_picture_error(wrong, info)
     levels: Array
     if info.form == "uint8":
         levels = made.transpose(2, 0, 1).astype(np.float32)

@@ -24,6 +24,9 @@ CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 PLANS = (".plan", ".engine", ".trt")
 REGISTRY = "esrgan_deploy.sessions"
 
+# One batch that is uploaded, one that is computed, one that is downloaded.
+SLOTS_ON_GPU = 3
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SessionInfo:

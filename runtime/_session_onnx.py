@@ -23,7 +23,7 @@ from esrgan_deploy.runtime._graph_facts import facts_of_graph
 from esrgan_deploy.runtime._ort_binding import bound, element_type, failure_of, reason_of, run_bound
 from esrgan_deploy.runtime._ort_cuda import OrtCuda, OrtCudaSlot
 from esrgan_deploy.runtime._ort_providers import on_cuda, provider_settings
-from esrgan_deploy.runtime._session import Made, SessionInfo, SessionOptions, Slot
+from esrgan_deploy.runtime._session import SLOTS_ON_GPU, Made, SessionInfo, SessionOptions, Slot
 from esrgan_deploy.runtime._slot_host import HostSlot
 
 __all__ = ["OnnxSession"]
@@ -58,7 +58,8 @@ class OnnxSession:
             provider = f"ONNX Runtime {ort.__version__}, {active[0].removesuffix('ExecutionProvider')}"
             facts = facts_of_graph(path, self._graph, lambda batch: self._run(batch).batch, provider=provider)
             device = options.device if on_cuda(active[0]) else -1
-            self._info = dataclasses.replace(facts, device=device)
+            slots = SLOTS_ON_GPU if device >= 0 else facts.slots
+            self._info = dataclasses.replace(facts, device=device, slots=slots)
         except BaseException:
             self.close()
             raise

@@ -668,3 +668,40 @@ def resident() -> int:
     """Bytes of this process that are in memory, those of files among them."""
     with Path("/proc/self/status").open() as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+
+
+def test_a_small_picture_needs_no_job_once_a_slot_is_there(
+    sessions: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job, a future and two hand-overs are most of what a picture of 16x16 would cost."""
+    session = sessions.NearestSession()
+    lr = frames_of(1)[0]
+    with Upscaler(session) as up:
+        up.upscale(lr)
+        monkeypatch.setattr(Upscaler, "_job", lambda *_, **__: pytest.fail("a job was made"))
+        np.testing.assert_array_equal(up.upscale(lr), squares(lr))
+        assert up.stats.pictures == up.stats.batches == 2
+    assert session.made_slots == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "answered"), [(InferenceError, False), (OutOfMemoryError, True), (DeviceLostError, True)]
+)
+def test_what_fails_at_once_is_answered_as_in_the_queue(
+    sessions: ModuleType, error: type[Exception], answered: bool
+) -> None:
+    """The short way must not be the one on which a slot is lost, or a device's failure is the caller's."""
+    session = sessions.NearestSession(fail=after(1, error, times=1), slots=1)
+    lr = frames_of(1)[0]
+    with Upscaler(session) as up:
+        up.upscale(lr)
+        if answered:
+            np.testing.assert_array_equal(up.upscale(lr), squares(lr))
+        else:
+            with pytest.raises(InferenceError, match="batch 1 failed"):
+                up.upscale(lr)
+        # The slot that failed is closed, its place is free, and another one takes it.
+        np.testing.assert_array_equal(up.upscale(lr), squares(lr))
+        assert session.open_slots == 1
+    assert session.made_slots == 2
+    assert session.open_slots == 0

@@ -338,7 +338,7 @@ def test_on_a_gpu_the_callers_stream_orders_it(make: Callable[..., Path]) -> Non
     path = make("convolved")
     expected = OnnxSession(path, SessionOptions(providers=("cpu",))).run(picture())
     session = OnnxSession(path, SessionOptions(providers=("cuda",)))
-    assert session.info.device == 0
+    assert (session.info.device, session.info.slots) == (0, 3)
     np.testing.assert_allclose(session.run(picture()), expected, atol=1e-4)
     slots = [session.slot() for _ in range(3)]
     for slot in slots:

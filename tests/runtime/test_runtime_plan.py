@@ -42,6 +42,7 @@ def test_what_is_known_of_a_plan(rig: Rig) -> None:
     )
     assert (info.min_shape, info.max_shape) == ((1, 1, 1), (4, 64, 64))
     assert (info.device, info.watched, info.provider) == (0, True, "tensorrt 11.4.0")
+    assert info.slots == 3, "upload, computing and download of three batches overlap"
     info = rig(form="float", rtx=True).open().info
     assert (info.form, info.dtype, info.watched, info.provider) == (
         "float",
