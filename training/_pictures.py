@@ -12,7 +12,7 @@ import numpy.typing as npt
 from esrgan_deploy._errors import TrainingError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._optional import require
-from esrgan_deploy.training._bicubic import bicubic_downscale
+from esrgan_deploy._bicubic import bicubic_downscale
 
 __all__ = ["Pair", "gather"]
 

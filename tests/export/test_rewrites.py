@@ -161,7 +161,7 @@ def test_outscale_is_pytorchs_antialiased_bicubic(traced, outscale):
 
 def test_resized_shrinks_as_the_benchmark_pictures_were_shrunk():
     """The reference itself would be wrong: this holds it to a second, integer implementation."""
-    from esrgan_deploy.training._bicubic import bicubic_downscale
+    from esrgan_deploy._bicubic import bicubic_downscale
 
     picture = np.random.default_rng(1).integers(40, 200, (24, 36, 3), np.uint8)
     planar = torch.from_numpy(picture.transpose(2, 0, 1)[None].astype(np.float32))

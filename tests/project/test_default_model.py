@@ -15,7 +15,7 @@ from esrgan_deploy._parity import planar
 from esrgan_deploy.export import load_checkpoint
 from esrgan_deploy.export._golden import golden_pictures
 from esrgan_deploy.export._ort import run, session_of
-from esrgan_deploy.training._bicubic import bicubic_downscale
+from esrgan_deploy._bicubic import bicubic_downscale
 
 MODELS = resources.files("esrgan_deploy.models")
 

@@ -1,0 +1,136 @@
+"""Computes in PyTorch what the quantised graph will: rounded inputs and weights, fp32 sums."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from esrgan_deploy.export._placement import LARGEST
+from esrgan_deploy.export.quantisation._recipe import Recipe
+from esrgan_deploy.export.quantisation._structure import Layer
+
+__all__ = ["Simulation", "apply_parameters", "rounded"]
+
+
+class Simulation:
+    """A module whose chosen convolutions compute with rounded inputs and weights.
+
+    What is not quantised stays fp32 here; the graph rounds it to fp16 besides, which the export measures.
+
+    Args:
+        module: The generator, in eval mode, with `Recipe.parameters` applied (see `apply_parameters`). Its
+            convolutions' ``forward`` is replaced until `detach`.
+        layers: Its convolutions, as `_structure.layers` gives them.
+        recipe: Steps and formats. Everything in it is quantised until `use` says otherwise.
+    """
+
+    def __init__(self, module: nn.Module, layers: Iterable[Layer], recipe: Recipe) -> None:
+        self.module, self.recipe = module, recipe
+        self._layers = {layer.name: layer for layer in layers}
+        self._on = frozenset(recipe.formats)
+        self._convolutions = {name: _convolution(module, name) for name in recipe.formats}
+        self._rounded: dict[str, Tensor] = {}
+        for name, conv in self._convolutions.items():
+            conv.forward = _Forward(self, conv, name)  # type: ignore[method-assign, assignment]
+
+    def use(self, names: Iterable[str]) -> None:
+        """Quantise these convolutions, all of which the recipe knows, and no others."""
+        self._on = frozenset(names)
+        unknown = self._on - set(self._convolutions)
+        if unknown:
+            raise KeyError(f"the recipe has no {sorted(unknown)}")
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The convolutions that are quantised now."""
+        return self._on
+
+    @contextlib.contextmanager
+    def using(self, names: Iterable[str]) -> Iterator[None]:
+        """Quantise these for the length of a ``with`` block."""
+        before = self._on
+        self.use(names)
+        try:
+            yield
+        finally:
+            self._on = before
+
+    def change(self, recipe: Recipe) -> None:
+        """Take other steps for the same convolutions; the weights are rounded again when next used."""
+        if set(recipe.formats) != set(self._convolutions):
+            raise KeyError("another set of convolutions")
+        self.recipe = recipe
+        self._rounded.clear()
+
+    def forget(self, name: str) -> None:
+        """Round the weights of a convolution again: they have changed in the module."""
+        self._rounded.pop(name, None)
+
+    def detach(self) -> None:
+        """Give the module its own convolutions back."""
+        for conv in self._convolutions.values():
+            conv.__dict__.pop("forward", None)
+
+    @torch.inference_mode()
+    def __call__(self, picture: Tensor) -> Tensor:
+        """Run the module on ``(N, C, H, W)`` float32 0..1."""
+        out: Tensor = self.module(picture)
+        return out
+
+    def forward_of(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        """Run one convolution."""
+        if name not in self._on:
+            return functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+        kind = self.recipe.formats[name]
+        if name not in self._rounded:
+            steps = torch.from_numpy(np.asarray(self.recipe.weights[name], np.float32))
+            if steps.ndim:
+                steps = steps.reshape(-1, 1, 1, 1)
+            self._rounded[name] = rounded(conv.weight.detach(), steps, kind, weights=True)
+        step = torch.tensor(self.recipe.activations[self._layers[name].group])
+        return functional.conv2d(
+            rounded(x, step, kind), self._rounded[name], conv.bias, conv.stride, conv.padding
+        )
+
+
+def rounded(x: Tensor, step: Tensor, kind: str, *, weights: bool = False) -> Tensor:
+    """Return what QuantizeLinear and DequantizeLinear make of a tensor.
+
+    Args:
+        x: Any shape, float32.
+        step: Broadcast to x.
+        kind: ``"int8"``: -128..127, half to even; ``"fp8"``: E4M3, saturating at 448.
+        weights: Integers end at -127 then, as the export writes them.
+    """
+    if kind == "int8":
+        return (x / step).round_().clamp_(-127 if weights else -128, 127).mul_(step)
+    top = LARGEST["fp8"]
+    return (x / step).clamp_(-top, top).to(torch.float8_e4m3fn).to(torch.float32).mul_(step)
+
+
+def apply_parameters(module: nn.Module, recipe: Recipe) -> None:
+    """Put the parameters that a recipe changed into a module, which is changed."""
+    state = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in recipe.parameters.items()}
+    missing = module.load_state_dict(state, strict=False).unexpected_keys
+    if missing:
+        raise KeyError(f"the module has no {sorted(missing)}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Forward:
+    simulation: Simulation
+    conv: nn.Conv2d
+    name: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.simulation.forward_of(self.name, self.conv, x)
+
+
+def _convolution(module: nn.Module, name: str) -> nn.Conv2d:
+    conv = module.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    return conv
