@@ -9,8 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from esrgan_deploy.training import _degrade
 from esrgan_deploy._bicubic import bicubic_downscale
+from esrgan_deploy.training import _degrade
 from esrgan_deploy.training._blur import (
     blur,
     draw_kernel,
