@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from esrgan_deploy._plots import Series, bars, histogram, lines, number, roofline
 from esrgan_deploy.benchmarks._measure import UNSTABLE, Timing
-from esrgan_deploy.benchmarks._plots import Series, bars, histogram, lines, number, roofline
 from esrgan_deploy.benchmarks._style import STYLE
 
 __all__ = ["html_report"]

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
+from esrgan_deploy._plots import Axis, Series, bars, histogram, lines, number, roofline
 from esrgan_deploy.benchmarks._html import html_report
 from esrgan_deploy.benchmarks._measure import Timing
-from esrgan_deploy.benchmarks._plots import Axis, Series, bars, histogram, lines, number, roofline
 from esrgan_deploy.benchmarks._schema import Results, Row
 
 VALUES = (0.0101, 0.0102, 0.0103, 0.0104, 0.0105, 0.0106, 0.0107, 0.0152)

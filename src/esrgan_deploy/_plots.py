@@ -1,4 +1,4 @@
-"""Small plots as inline SVG, coloured by the page's style sheet so that light and dark both work.
+"""Small plots as SVG, coloured by a style sheet so that light and dark both work.
 
 Nothing is written on a plot beside its axes: what a mark stands for is in the key and the caption, where text cannot
 overlap.
@@ -9,7 +9,7 @@ import html
 import math
 from collections.abc import Sequence
 
-__all__ = ["Axis", "Series", "bars", "histogram", "lines", "number", "roofline"]
+__all__ = ["Axis", "Canvas", "Series", "bars", "histogram", "lines", "number", "roofline"]
 
 COLOURS = 8
 """Series are drawn in the classes ``c0`` to ``c7``, again from the first after that."""
@@ -89,7 +89,7 @@ def histogram(values: Sequence[float], label: str, marks: Sequence[float], *, ti
     for value in values:
         counts[min(bins - 1, int(x.share(value) * bins))] += 1
     y = Axis.around([0, max(counts)], "runs", zero=True)
-    canvas = _Canvas(360, 210, x, y)
+    canvas = Canvas(360, 210, x, y)
     for i, count in enumerate(counts):
         if count:
             left, right = (canvas.x(x.low + (x.high - x.low) * edge / bins) for edge in (i, i + 1))
@@ -108,7 +108,7 @@ def lines(series: Sequence[Series], x_label: str, y_label: str, *, title: str, l
     """Draw lines through points, from zero on the y axis, with a key."""
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
-    canvas = _Canvas(
+    canvas = Canvas(
         680, 320, Axis.around(xs, x_label, log=log and min(xs) > 0), Axis.around(ys, y_label, zero=True)
     )
     for i, one in enumerate(series):
@@ -136,7 +136,7 @@ def roofline(
     ys = [*(top for _, top in roofs), *(y for one in points for _, y in one.points)]
     x = Axis(label="operations per byte (FLOP/B)", low=min(xs) / 8, high=max(xs) * 8, log=True)
     y = Axis(label="TFLOP/s", low=min([*ys, x.low * bandwidth / 1e3]) / 1.5, high=max(ys) * 2, log=True)
-    canvas = _Canvas(680, 340, x, y)
+    canvas = Canvas(680, 340, x, y)
     for i, ((_, top), ridge) in enumerate(zip(roofs, ridges, strict=True)):
         path = [(x.low, x.low * bandwidth / 1e3), (ridge, top), (x.high, top)]
         spots = " ".join(f"{canvas.x(a):.1f},{canvas.y(b):.1f}" for a, b in path)
@@ -161,7 +161,7 @@ def bars(values: Sequence[tuple[float, float, float]], label: str, *, title: str
     """
     x = Axis.around([0, line, *(value for three in values for value in three)], label, zero=True)
     y = Axis(label="", low=0, high=len(values))
-    canvas = _Canvas(680, TOP + BOTTOM + 26 * len(values), x, y, numbered=True)
+    canvas = Canvas(680, TOP + BOTTOM + 26 * len(values), x, y, numbered=True)
     for i, (low, middle, high) in enumerate(values):
         top = canvas.y(len(values) - i) + 4
         centre, start = top + 9, canvas.x(0)
@@ -178,8 +178,16 @@ def bars(values: Sequence[tuple[float, float, float]], label: str, *, title: str
     return canvas.svg(title)
 
 
-class _Canvas:
-    """A plot's area with its axes; marks are added on top."""
+class Canvas:
+    """A plot's area with its axes; marks are added on top.
+
+    Args:
+        width: Of the whole, in pixels.
+        height: Of the whole, in pixels.
+        x: The horizontal axis.
+        y: The vertical axis.
+        numbered: Whether the caller numbers the rows itself, so that the vertical axis is left out.
+    """
 
     def __init__(self, width: int, height: int, x: Axis, y: Axis, *, numbered: bool = False) -> None:
         self._width, self._height, self._x, self._y = width, height, x, y
@@ -201,13 +209,15 @@ class _Canvas:
         """Put an element on top."""
         self._parts.append(part)
 
+    def inside(self) -> str:
+        """Return what was drawn, for a place in a larger drawing."""
+        return "".join(self._parts)
+
     def svg(self, title: str) -> str:
         """Return the whole."""
         size = f'viewBox="0 0 {self._width} {self._height}" style="max-width:{self._width}px"'
         label = html.escape(title)
-        return (
-            f'<svg role="img" aria-label="{label}" {size}><title>{label}</title>{"".join(self._parts)}</svg>'
-        )
+        return f'<svg role="img" aria-label="{label}" {size}><title>{label}</title>{self.inside()}</svg>'
 
     def _draw_x(self) -> None:
         bottom = self._height - BOTTOM
