@@ -15,14 +15,15 @@ from esrgan_deploy.export._graph import clone, save
 from esrgan_deploy.export._metadata import describe
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._outscale import resize_output
-from esrgan_deploy.export._placement import QUANTISED, placement
+from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export._precision import to_precision
-from esrgan_deploy.export._qdq import quantise
+from esrgan_deploy.export._qdq import quantise, recipe_of_scales
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._scales import load_scales
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import verify_graph
 from esrgan_deploy.export._watchdog import is_watched, watch
+from esrgan_deploy.export.quantisation._structure import layers
 
 __all__ = ["Interchange", "prove_graph", "refuse_breaches", "write_graph", "write_interchange"]
 
@@ -79,13 +80,15 @@ def write_graph(
         ExportError: A weight does not fit the precision, or the ONNX checker refuses the graph.
         OSError: The folder cannot be written.
     """
-    graph = to_precision(base.graph, precision)
+    graph = clone(base.graph)
     if precision in QUANTISED:
         if source.weights is None:
             raise ExportError(
                 f"{precision} needs activation scales, which {source.name} has not. Run: --precision fp16"
             )
-        quantise(graph, precision, placement(source.spec), load_scales(source.weights, precision))
+        found, scales = layers(source.spec), load_scales(source.weights, precision)
+        quantise(graph, found, recipe_of_scales(graph, found, precision, scales))
+    graph = to_precision(graph, precision)
     if options.watchdog:
         watch(graph)
     if options.form == "uint8":

@@ -1,7 +1,7 @@
-"""Where a generator is quantised: one answer for the export's Q/DQ pass and for training with fake quantisation."""
+"""What the quantised formats can hold, and where training with fake quantisation puts them."""
 
-from esrgan_deploy._errors import ExportError
 from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export.quantisation._structure import layers
 
 __all__ = ["LARGEST", "LEAST_STEP", "QUANTISED", "placement"]
 
@@ -15,23 +15,11 @@ LEAST_STEP = 2.0**-20
 
 
 def placement(spec: ModelSpec) -> dict[str, str]:
-    """Return, for each quantised convolution by its name in the module, whose activation scale it takes.
+    """Return by name of each convolution that training quantises whose activation scale it takes.
 
-    The convolutions of the dense blocks (or of the body of an SRVGGNetCompact) are quantised at their input and
-    in their weights; the first and the last convolution and everything after the trunk stay in floating point,
-    and residual sums take the unquantised trunk. The five convolutions of a dense block share one scale, so
-    that a feature is quantised once and its concatenations never again.
+    Those of the dense blocks, or of the body of an SRVGGNetCompact; see `layers` for the whole net.
 
     Raises:
         ExportError: The architecture is not one whose convolutions are known.
     """
-    if spec.architecture == "rrdbnet":
-        groups = [f"body.{block}.rdb{rdb}" for block in range(spec.blocks) for rdb in (1, 2, 3)]
-        return {f"{group}.conv{number}": group for group in groups for number in range(1, 6)}
-    if spec.architecture == "srvggnetcompact":
-        # Convolutions and activations alternate; the first and the last convolution are left out.
-        names = [f"body.{2 * number}" for number in range(1, spec.blocks + 1)]
-        return {name: name for name in names}
-    raise ExportError(
-        f"{spec.architecture} cannot be quantised; rrdbnet and srvggnetcompact can. Run: --precision fp16"
-    )
+    return {layer.name: layer.group for layer in layers(spec) if layer.place == "body"}

@@ -19,12 +19,13 @@ from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._outscale import resize_output, resize_ratio
 from esrgan_deploy.export._placement import QUANTISED, placement
 from esrgan_deploy.export._precision import to_precision
-from esrgan_deploy.export._qdq import quantise
+from esrgan_deploy.export._qdq import quantise, recipe_of_scales
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._rounding import rounding_model
 from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export._watchdog import watch
+from esrgan_deploy.export.quantisation._structure import layers
 from esrgan_deploy.runtime import open_session
 from esrgan_deploy.runtime._watchdog import judge
 
@@ -66,10 +67,11 @@ def checkpoint(tmp_path_factory, small):
 
 
 def _built(net, spec, precision, form, *, watched):
-    graph = to_precision(net, precision)
+    graph = clone(net)
     if precision in QUANTISED:
-        groups = placement(spec)
-        quantise(graph, precision, groups, dict.fromkeys(groups.values(), 0.02))
+        scales = dict.fromkeys(placement(spec).values(), 0.02)
+        quantise(graph, layers(spec), recipe_of_scales(graph, layers(spec), precision, scales))
+    graph = to_precision(graph, precision)
     if watched:
         watch(graph)
     if form == "uint8":

@@ -13,10 +13,11 @@ from esrgan_deploy.export import ExportOptions, export_model, load_checkpoint
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._placement import placement
-from esrgan_deploy.export._qdq import quantise
-from esrgan_deploy.export._rewrite import nest_concats
+from esrgan_deploy.export._qdq import quantise, recipe_of_scales
+from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._scales import load_scales
 from esrgan_deploy.export._trace import trace
+from esrgan_deploy.export.quantisation._structure import layers
 from esrgan_deploy.training._fake_quant import FakeQuantisation, rounded
 from esrgan_deploy.training._generator import generator
 from esrgan_deploy.training._trainer import train
@@ -90,7 +91,9 @@ def test_the_export_computes_what_was_trained(small, tmp_path, precision, archit
     # The pass on the fp32 graph: what the written one rounds to halves besides would hide the difference.
     traced = trace(checkpoint.module(), checkpoint.spec, opset=20)
     nest_concats(traced)
-    quantise(traced, precision, groups, scales)
+    fold_scales(traced)
+    found = layers(checkpoint.spec)
+    quantise(traced, found, recipe_of_scales(traced, found, precision, scales))
     made = run(session_of(to_bytes(traced)), picture)[0]
     assert np.abs(made - wanted).mean() < 0.05 * np.abs(exact - wanted).mean()
 
