@@ -1,0 +1,187 @@
+"""The crops that a calibration may choose from: pictures found, decoded one at a time, and cut."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from esrgan_deploy._bicubic import bicubic_downscale
+from esrgan_deploy._errors import MediaError
+from esrgan_deploy.export.quantisation._coverage import features
+from esrgan_deploy.runtime._picture_reader import read_picture
+
+__all__ = ["LEAST_SIDE", "MOST_PICTURES", "SUFFIXES", "Cutting", "Look", "Source", "View", "find", "look_at"]
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""Top, left, height and width in LR pixels."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+LEAST_SIDE = 24
+MOST_PICTURES = 200
+MOST_CROPS = 4096
+MOST_CROPS_OF_ONE = 64
+MOST_PIXELS = 2**26
+"""Larger pictures are left out: each is decoded whole."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A picture that can be had again.
+
+    Attributes:
+        name: Within its folder.
+        load: Returns ``(H, W)`` or ``(H, W, C)`` uint8 or uint16; raises MediaError.
+    """
+
+    name: str
+    load: Callable[[], npt.NDArray[Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """How crops are cut; see `calibration_pictures` for what each number means."""
+
+    channels: int
+    scale: int
+    multiple: int
+    crop: int
+
+    def hr(self, source: Source) -> Pixels:
+        """Return a picture as ``(H, W, C)`` uint8, each side a multiple of ``scale * multiple``."""
+        pixels = _of_channels(source.load(), self.channels)
+        step = self.scale * self.multiple
+        height, width = (side // step * step for side in pixels.shape[:2])
+        return pixels[:height, :width]
+
+    def boxes(self, hr: Pixels, most: int) -> list[Box]:
+        """Return crops on a grid of about half their size; none of a picture that is too small."""
+        sides = [side // self.scale for side in hr.shape[:2]]
+        height, width = (min(self.crop, side) // self.multiple * self.multiple for side in sides)
+        if min(height, width) < LEAST_SIDE:
+            return []
+        counts = [1 + -(-2 * (side - own) // own) for side, own in zip(sides, (height, width), strict=True)]
+        while counts[0] * counts[1] > most:
+            counts[counts.index(max(counts))] -= 1
+        tops = _spread(sides[0] - height, counts[0])
+        lefts = _spread(sides[1] - width, counts[1])
+        return [(top, left, height, width) for top, left in itertools.product(tops, lefts)]
+
+    def pair(self, hr: Pixels, box: Box) -> tuple[Pixels, Pixels]:
+        """Return a crop in LR, which is made of the crop alone, and in HR: ``(1, H, W, C)`` each."""
+        top, left, height, width = (self.scale * number for number in box)
+        large = np.ascontiguousarray(hr[top : top + height, left : left + width])
+        return np.ascontiguousarray(bicubic_downscale(large, self.scale))[None], large[None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """A picture as its crops.
+
+    Attributes:
+        source: Where it is from.
+        digest: SHA-256 of its samples.
+        boxes: Where the crops lie.
+        crops: In LR, ``(1, H, W, C)`` uint8 each.
+        features: Of each crop, ``(N, F)``.
+    """
+
+    source: Source
+    digest: str
+    boxes: Sequence[Box]
+    crops: Sequence[Pixels]
+    features: npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Look:
+    """What was found: the pictures by their digests, and in words what was left out."""
+
+    views: Sequence[View]
+    left_out: tuple[str, ...]
+
+
+def look_at(sources: Sequence[Source], cutting: Cutting, *, left_out: Iterable[str] = ()) -> Look:
+    """Cut every picture; those that cannot be read, are too small or are there already are counted."""
+    most = max(1, min(MOST_CROPS_OF_ONE, MOST_CROPS // max(len(sources), 1)))
+    unreadable = small = 0
+    views: dict[str, View] = {}
+    for source in sources:
+        try:
+            hr = cutting.hr(source)
+        except MediaError:
+            unreadable += 1
+            continue
+        boxes = cutting.boxes(hr, most)
+        if not boxes:
+            small += 1
+            continue
+        digest = hashlib.sha256(repr(hr.shape).encode() + hr.tobytes()).hexdigest()
+        if digest in views:
+            continue
+        crops = [cutting.pair(hr, box)[0] for box in boxes]
+        seen = np.array([features(crop[0]) for crop in crops])
+        views[digest] = View(source=source, digest=digest, boxes=boxes, crops=crops, features=seen)
+    twice = len(sources) - unreadable - small - len(views)
+    counts = {"unreadable": unreadable, f"under {LEAST_SIDE} LR pixels a side": small, "there twice": twice}
+    words = tuple(f"{count} {why}" for why, count in counts.items() if count)
+    return Look(views=[views[digest] for digest in sorted(views)], left_out=(*left_out, *words))
+
+
+def find(folder: Path) -> tuple[list[Source], int]:
+    """Find the pictures under a folder; of more than 200, those evenly spread over the sizes of their files.
+
+    Returns:
+        The pictures, and how many there were beyond them.
+
+    Raises:
+        MediaError: It is not a folder.
+    """
+    if not folder.is_dir():
+        raise MediaError(
+            f"{folder} is not a folder; --calibration takes a folder of pictures ({', '.join(SUFFIXES)}), or "
+            "leave it away for the pictures that ship"
+        )
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    beyond = max(0, len(paths) - MOST_PICTURES)
+    if beyond:
+        # By size, and not by name, so that what is chosen depends on what the files hold.
+        paths.sort(key=lambda path: path.stat().st_size)
+        paths = [paths[number] for number in _spread(len(paths) - 1, MOST_PICTURES)]
+    return [Source(name=path.relative_to(folder).as_posix(), load=_Reading(path)) for path in paths], beyond
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    path: Path
+
+    def __call__(self) -> npt.NDArray[Any]:
+        return read_picture(self.path, max_pixels=MOST_PIXELS).pixels
+
+
+def _of_channels(pixels: npt.NDArray[Any], channels: int) -> Pixels:
+    cube = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if cube.shape[2] in (2, 4):
+        cube = cube[:, :, :-1]
+    if cube.dtype == np.uint16:
+        cube = (cube >> 8).astype(np.uint8)
+    eight: Pixels = cube.astype(np.uint8, copy=False)
+    if channels == eight.shape[2]:
+        return eight
+    if channels == 3:
+        return np.repeat(eight, 3, axis=2)
+    # ITU-R BT.601, as Pillow rounds it.
+    luma = (eight.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 32768) >> 16
+    return luma.astype(np.uint8)[:, :, None]
+
+
+def _spread(last: int, count: int) -> list[int]:
+    # From 0 to the last in even steps; the middle where there is but one.
+    if count == 1:
+        return [last // 2]
+    return [number * last // (count - 1) for number in range(count)]

@@ -1,0 +1,189 @@
+"""From what a net's activations are on pictures to the scales that they are quantised with."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from esrgan_deploy._errors import ExportError
+from esrgan_deploy.export._placement import LARGEST, LEAST_STEP
+from esrgan_deploy.export.quantisation._clips import entropy_clip, least_error_clip, percentile_clip
+from esrgan_deploy.export.quantisation._recipe import storable
+from esrgan_deploy.export.quantisation._structure import Layer
+
+__all__ = ["BINS", "METHODS", "Observed", "activation_steps", "low_high", "observe", "step"]
+
+METHODS = ("max", "percentile", "mse", "entropy")
+
+BINS = 16384
+"""Of a histogram, between half of which and all of which hold something: tens for one step of INT8."""
+
+_LEAST_TOP = 2.0**-40
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Observed:
+    """What was seen at the input of the convolutions of a group.
+
+    Attributes:
+        counts: ``(BINS,)`` int64, a histogram of the magnitudes from 0 to ``top``.
+        top: A power of two above the largest magnitude, so that the histogram is that of any order of pictures.
+        low: The lowest value.
+        high: The highest value.
+        channels: ``(C_in,)`` float32, the largest magnitude in each channel.
+    """
+
+    counts: npt.NDArray[np.int64]
+    top: float
+    low: float
+    high: float
+    channels: npt.NDArray[np.float32]
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude."""
+        return max(abs(self.low), abs(self.high))
+
+
+def observe(
+    module: nn.Module,
+    layers: Iterable[Layer],
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    *,
+    groups: Collection[str] | None = None,
+) -> dict[str, Observed]:
+    """Run a net on pictures and keep the statistics of what its convolutions read.
+
+    Of a group the reader with the most channels is watched: in a dense block that is the fifth convolution, whose
+    input holds the block's input and the four features once each. One picture is in memory at a time.
+
+    Args:
+        module: The generator, fp32, in eval mode.
+        layers: Its convolutions, as `_structure.layers` gives them.
+        pictures: ``(1, H, W, C)`` uint8 each.
+        groups: Which to watch; None for all.
+
+    Raises:
+        ExportError: There is no picture, or an activation is not a finite number.
+    """
+    if not pictures:
+        raise ExportError("there is no picture to calibrate on. Run: --calibration DIR with pictures in it")
+    watched: dict[str, tuple[nn.Conv2d, _Watch]] = {}
+    for layer in layers:
+        if groups is not None and layer.group not in groups:
+            continue
+        conv = module.get_submodule(layer.name)
+        assert isinstance(conv, nn.Conv2d)
+        if layer.group not in watched or conv.in_channels > watched[layer.group][0].in_channels:
+            watched[layer.group] = conv, _Watch(layer.group, conv.in_channels)
+    handles = [conv.register_forward_pre_hook(watch) for conv, watch in watched.values()]
+    try:
+        with torch.inference_mode():
+            for picture in pictures:
+                module(torch.from_numpy(picture).permute(0, 3, 1, 2).to(torch.float32).div_(255))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {group: watch.observed() for group, (_, watch) in watched.items()}
+
+
+def step(observed: Observed, kind: str, method: str, percentile: float = 99.99) -> float:
+    """Return the real value of one quantisation step of a group; fp16 holds it exactly.
+
+    Args:
+        observed: Its activations.
+        kind: ``"int8"`` or ``"fp8"``.
+        method: ``"max"``: nothing is clipped. ``"percentile"``: of the magnitudes. ``"mse"``: the clip with the least
+            squared error of rounding and clipping. ``"entropy"``: the clip with the least loss of information
+            (Migacz, "8-bit inference with TensorRT", GTC 2017), for INT8 alone.
+        percentile: 0..100.
+
+    Raises:
+        ExportError: The method is none of these, or has no meaning for the format.
+    """
+    if method not in METHODS:
+        raise ExportError(f"{method!r} is no way to choose a scale; {', '.join(METHODS)} are")
+    if observed.largest == 0.0:
+        return LEAST_STEP
+    if method == "max":
+        clip = observed.largest
+    elif method == "percentile":
+        clip = percentile_clip(observed.counts, observed.top, observed.largest, percentile)
+    elif method == "mse":
+        clip = least_error_clip(observed.counts, observed.top, observed.largest, kind)
+    elif kind != "int8":
+        raise ExportError(
+            f"entropy chooses between the range and the fineness of equal steps, and {kind} has the same relative "
+            "fineness over 15 octaves. Run: --method max, percentile or mse"
+        )
+    else:
+        clip = entropy_clip(observed.counts, observed.top, observed.largest)
+    return float(storable(np.array(clip / LARGEST[kind])))
+
+
+def activation_steps(
+    observed: Mapping[str, Observed], formats: Mapping[str, str], method: str, percentile: float = 99.99
+) -> dict[str, float]:
+    """Return the step of each group.
+
+    Args:
+        observed: By group.
+        formats: By group, ``"int8"`` or ``"fp8"``; the groups that are wanted.
+        method: See `step`.
+        percentile: See `step`.
+
+    Raises:
+        ExportError: A group was not observed, or see `step`.
+    """
+    missing = sorted(set(formats) - set(observed))
+    if missing:
+        raise ExportError(f"nothing was observed of {', '.join(missing)}; observed are {', '.join(observed)}")
+    return {group: step(observed[group], kind, method, percentile) for group, kind in formats.items()}
+
+
+def low_high(observed: Observed) -> tuple[float, float]:
+    """Return the range for unsigned integers: every value seen, and 0, with which borders are padded."""
+    return min(observed.low, 0.0), max(observed.high, 0.0)
+
+
+class _Watch:
+    """Collects the statistics of one group, as a hook in front of its convolution."""
+
+    def __init__(self, group: str, channels: int) -> None:
+        self._group = group
+        self._counts = np.zeros(BINS, np.int64)
+        self._top = _LEAST_TOP
+        self._low, self._high = math.inf, -math.inf
+        self._channels = np.zeros(channels, np.float32)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x: Tensor = inputs[0].detach()
+        low, high = (float(value) for value in torch.aminmax(x))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ExportError(
+                f"the input of {self._group} holds {low if not math.isfinite(low) else high} on a calibration "
+                "picture: the net overflows in fp32, or its checkpoint is damaged"
+            )
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        magnitudes = x.abs()
+        self._channels = np.maximum(self._channels, magnitudes.amax((0, 2, 3)).numpy(force=True))
+        self._grow(max(-low, high))
+        # The width of a bin is a power of two, so that dividing by it is exact.
+        bins = magnitudes.mul_(BINS / self._top).to(torch.int32).flatten()
+        self._counts += torch.bincount(bins, minlength=BINS).numpy(force=True)
+
+    def observed(self) -> Observed:
+        return Observed(
+            counts=self._counts, top=self._top, low=self._low, high=self._high, channels=self._channels
+        )
+
+    def _grow(self, largest: float) -> None:
+        while self._top <= largest:
+            half = self._counts.reshape(-1, 2).sum(axis=1)
+            self._counts = np.concatenate([half, np.zeros_like(half)])
+            self._top *= 2
