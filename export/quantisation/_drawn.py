@@ -26,17 +26,21 @@ class _Scene:
     leaves: int
     smallest: float
     light: tuple[float, float] = (0.02, 0.98)
-    colour: float = 0.3
-    texture: float = 0.3
+    colour: float = 0.25
+    texture: float = 0.15
     soft: float = 1.5
 
 
 _LEAVES = {
     "street": _Scene(leaves=500, smallest=3.0),
-    "foliage": _Scene(leaves=1400, smallest=1.5, light=(0.05, 0.7), colour=0.35, texture=0.5),
-    "night": _Scene(leaves=350, smallest=3.0, light=(0.0, 0.16), colour=0.5, texture=0.1),
-    "market": _Scene(leaves=450, smallest=3.5, light=(0.15, 0.95), colour=1.0, texture=0.2),
-    "portrait": _Scene(leaves=120, smallest=9.0, light=(0.1, 0.95), colour=0.3, texture=0.08, soft=9.0),
+    "foliage": _Scene(leaves=1200, smallest=1.5, light=(0.05, 0.7), colour=0.3, texture=0.3),
+    "night": _Scene(leaves=350, smallest=3.0, light=(0.0, 0.12), colour=0.4, texture=0.05),
+    "market": _Scene(leaves=450, smallest=3.5, light=(0.15, 0.95), colour=1.0, texture=0.1),
+    "portrait": _Scene(leaves=120, smallest=9.0, light=(0.1, 0.95), texture=0.06, soft=9.0),
+    "ruin": _Scene(leaves=700, smallest=2.0, light=(0.2, 0.85), colour=0.12, texture=0.25),
+    "mist": _Scene(leaves=150, smallest=6.0, light=(0.6, 1.0), colour=0.1, texture=0.03, soft=5.0),
+    "harbour": _Scene(leaves=450, smallest=3.0, light=(0.0, 1.0), colour=0.45, texture=0.1),
+    "dusk": _Scene(leaves=300, smallest=4.0, light=(0.03, 0.45), colour=0.35, texture=0.1, soft=3.0),
 }
 _GROUND = 40
 
@@ -127,7 +131,7 @@ def _colour(rng: np.random.Generator, scene: _Scene) -> Array:
 def _add_lamps(rng: np.random.Generator, picture: Array) -> None:
     size = len(picture)
     grid = np.arange(size)
-    for _ in range(14):
+    for _ in range(9):
         y, x = rng.random(2) * size
         square = (grid - y)[:, None] ** 2 + (grid - x)[None] ** 2
         radius = 1.0 + 5 * rng.random() ** 2
@@ -139,14 +143,14 @@ def _add_lamps(rng: np.random.Generator, picture: Array) -> None:
 def _sky(rng: np.random.Generator, size: int) -> Array:
     down = np.linspace(0, 1, size)[:, None, None]
     picture: Array = (1 - down) * np.array([0.18, 0.42, 0.80]) + down * np.array([0.78, 0.86, 0.95])
-    clouds = np.clip(0.5 * _noise(rng, size, 1.8) - 0.35, 0, 1)[:, :, None]
+    clouds = np.clip(0.5 * _noise(rng, size, 1.8) - 0.5, 0, 1)[:, :, None]
     picture = picture + clouds * (np.array([0.99, 0.98, 0.97]) - picture)
     # A ridge in front, and a hint of the noise of a sensor.
     ridge = size * (0.82 + 0.03 * _noise(rng, size, 1.5)[size // 2])
     cover = np.clip(np.arange(size)[:, None] - ridge[None], 0, 1)[:, :, None]
     hill = 0.16 + 0.05 * _noise(rng, size, 0.8)[:, :, None] * np.array([0.8, 1.0, 0.5])
     picture = picture + cover * (hill - picture)
-    picture += 0.004 * rng.standard_normal(picture.shape)
+    picture += 0.002 * rng.standard_normal(picture.shape)
     return picture
 
 

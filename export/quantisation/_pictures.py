@@ -52,7 +52,7 @@ class CalibrationPictures:
     Attributes:
         fit: LR crops to calibrate on, ``(1, H, W, C)`` uint8 each.
         held: Crops of other pictures, which calibration does not see.
-        sources: Names of the pictures behind both, within the folder.
+        sources: Names of the pictures that these are crops of, within the folder.
         digest: SHA-256 of every sample of both and of the parameters; names do not enter it.
         description: Both in words.
     """
@@ -102,16 +102,14 @@ def calibration_pictures(
     cutting = Cutting(channels=channels, scale=scale, multiple=multiple, crop=crop)
     look = _look(folder, cutting)
     seen, others = _divided(look.views)
-    fitted = [view.crops[number] for view, number in _chosen(seen, fit)]
-    pairs = _pairs(_chosen(others, held), cutting)
-    words = (
-        f"{len(fitted)} crops of {len(seen)} pictures to calibrate on and {len(pairs)} crops of {len(others)} "
-        f"others to judge on, {_origin(folder)}"
-    )
+    to_fit, to_hold = _chosen(seen, fit), _chosen(others, held)
+    fitted = [view.crops[number] for view, number in to_fit]
+    pairs = _pairs(to_hold, cutting)
+    words = f"{_count(to_fit)} to calibrate on, {_count(to_hold)} to judge on, {_origin(folder)}"
     return CalibrationPictures(
         fit=tuple(fitted),
         held=tuple(pairs),
-        sources=tuple(sorted(view.source.name for view in look.views)),
+        sources=tuple(sorted({view.source.name for view, _ in (*to_fit, *to_hold)})),
         digest=_digest(cutting, fitted, pairs),
         description=f"{words}; left out: {', '.join(look.left_out)}" if look.left_out else words,
     )
@@ -177,6 +175,11 @@ def _pairs(chosen: Sequence[tuple[View, int]], cutting: Cutting) -> list[HeldPai
             lr, hr = cutting.pair(whole, box)
             found.append(HeldPair(name=f"{view.source.name} at {box[0]},{box[1]}", lr=lr, hr=hr))
     return found
+
+
+def _count(chosen: Sequence[tuple[View, int]]) -> str:
+    crops, pictures = len(chosen), len({view for view, _ in chosen})
+    return f"{crops} crop{'s' * (crops > 1)} of {pictures} picture{'s' * (pictures > 1)}"
 
 
 def _origin(folder: Path | None) -> str:
