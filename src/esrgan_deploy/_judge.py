@@ -14,10 +14,11 @@ from esrgan_deploy._errors import MediaError
 from esrgan_deploy._metrics import crop_border, luma, psnr, ssim
 from esrgan_deploy._parity import Comparer, Comparison, planar
 
-__all__ = ["Judge", "Judgement", "Pan", "Shown", "judge", "remembered"]
+__all__ = ["Judge", "Judgement", "Pan", "Shown", "Upscale", "judge", "remembered"]
 
 Picture = npt.NDArray[np.uint8]
 Upscale = Callable[[Picture], Picture]
+"""Enlarges ``(H, W, 3)`` uint8 to ``(H·s, W·s, 3)`` uint8."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,24 @@ class Pan:
             raise ValueError(
                 f"{self}: a pan has at least 2 frames, a step of at least 1, and a side of more than 2 margins"
             )
+
+    @property
+    def travelled(self) -> int:
+        """HR pixels from the first frame to the last."""
+        return self.step * (self.frames - 1)
+
+    def window(self, size: tuple[int, ...], scale: int) -> tuple[int, int]:
+        """Return height and width in HR pixels of the frames over a picture of this shape."""
+        height, width = size[:2]
+        return min(self.side, height // scale) * scale, min(
+            self.side, (width - self.travelled) // scale
+        ) * scale
+
+    def common(self, size: tuple[int, ...], scale: int) -> tuple[int, int]:
+        """Return how much of frames of this shape in HR pixels all of them show, less the margins."""
+        height, width = size[:2]
+        edges = 2 * self.margin * scale
+        return height - edges, width - self.travelled - edges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,14 +175,16 @@ class Judge:
             ValueError: The frames are too few or too small for the pan.
         """
         height, width = reference[0].shape[:2]
-        travelled = pan.step * (pan.frames - 1)
-        edge = pan.margin * self._crop
-        left, right = travelled + edge, width - edge
-        if left >= right or 2 * edge >= height or not len(reference) == len(candidate) == pan.frames:
+        if (
+            min(pan.common((height, width), self._crop)) < 1
+            or not len(reference) == len(candidate) == pan.frames
+        ):
             raise ValueError(
                 f"{len(candidate)} frames of {height}x{width} show nothing in common with {pan}; "
                 "take a smaller margin"
             )
+        edge = pan.margin * self._crop
+        left, right = pan.travelled + edge, width - edge
         errors = []
         for number, (fine, got) in enumerate(zip(reference, candidate, strict=True)):
             # A point of the scene moves to the left as the window moves to the right.
@@ -204,7 +225,7 @@ def judge(
     """Show a set of pictures to two nets and return what the second costs.
 
     Args:
-        pictures: At least one. Flicker is taken on the first ones that have a truth to pan over.
+        pictures: At least one. Flicker is taken on the first ones that have a truth large enough to pan over.
         reference: fp32, ``(H, W, 3)`` uint8 to ``(H·s, W·s, 3)`` uint8; `remembered` where several candidates are
             held against it.
         candidate: Likewise, quantised.
@@ -222,7 +243,7 @@ def judge(
     for picture in pictures:
         found.add(picture.name, reference(picture.lr), candidate(picture.lr), picture.truth)
         shown += 1
-        if left and pan is not None and picture.truth is not None:
+        if left and pan is not None and picture.truth is not None and _fits(picture.truth, scale, pan):
             frames = frames_of(picture.truth, scale, pan)
             found.add_pan([reference(one) for one in frames], [candidate(one) for one in frames], pan)
             left -= 1
@@ -233,12 +254,14 @@ def judge(
 
 def frames_of(still: Picture, scale: int, pan: Pan) -> list[Picture]:
     """Return the LR frames of a pan over the middle of a still HR picture ``(H, W, 3)`` uint8."""
-    travelled = pan.step * (pan.frames - 1)
-    height = min(pan.side, still.shape[0] // scale) * scale
-    width = min(pan.side, (still.shape[1] - travelled) // scale) * scale
-    y, x = (still.shape[0] - height) // 2, (still.shape[1] - width - travelled) // 2
-    starts = range(x, x + travelled + 1, pan.step)
+    height, width = pan.window(still.shape, scale)
+    y, x = (still.shape[0] - height) // 2, (still.shape[1] - width - pan.travelled) // 2
+    starts = range(x, x + pan.travelled + 1, pan.step)
     return [bicubic_downscale(still[y : y + height, start : start + width], scale) for start in starts]
+
+
+def _fits(still: Picture, scale: int, pan: Pan) -> bool:
+    return min(pan.common(pan.window(still.shape, scale), scale)) >= 1
 
 
 def remembered(upscale: Upscale) -> Upscale:

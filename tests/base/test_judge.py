@@ -195,9 +195,14 @@ def test_a_truth_that_is_too_small_is_refused():
         judge([], _enlarge, _enlarge, scale=4, on="Set5")
 
 
-def test_a_pan_over_too_small_a_picture_is_refused():
-    """With nothing left in the middle the mean would be of nothing."""
+def test_flicker_is_taken_on_what_is_large_enough_to_pan_over():
+    """One small picture in a set is no reason to stop, and a mean over no pixels is no figure."""
+    small, large = _shown(height=128, width=128), _shown()
+    assert judge([small], _enlarge, _enlarge, scale=4, pan=Pan()).flicker is None
+    assert judge([small, large], _enlarge, _enlarge, scale=4, pan=Pan(), panned=1).flicker == 0.0
+    judged = Judge("set", SCALE)
+    frames = [_enlarge(one) for one in frames_of(small.truth, SCALE, Pan())]
     with pytest.raises(ValueError, match="take a smaller margin"):
-        judge([_shown(height=64, width=64)], _enlarge, _enlarge, scale=4, pan=Pan())
+        judged.add_pan(frames, frames, Pan())
     with pytest.raises(ValueError, match="side of more than 2 margins"):
         Pan(side=32, margin=16)
