@@ -148,18 +148,18 @@ def check_sizes(graph: Graph, options: BuildOptions, device: Device | None) -> N
 def refuse_other_precision(dtypes: dict[str, int], precision: str, graph: Graph) -> None:
     """Refuse a plan whose convolutions do not compute in the precision that was asked for.
 
-    A quantised net keeps some convolutions in floating point on purpose: as many have to be quantised as the
-    graph quantises, and at least one.
+    A quantised net keeps some convolutions in floating point on purpose, and may quantise others to the other
+    format: as many have to compute in each as the graph quantises to it, and at least one in the one asked for.
 
     Raises:
         EngineBuildError: They compute in something else.
     """
     seen = ", ".join(f"{count} in {dtype}" for dtype, count in dtypes.items())
     if precision in _QUANTISED:
-        least = max(graph.quantised, 1)
-        if dtypes.get(precision, 0) >= least:
+        least = {precision: 1, **graph.quantised}
+        if all(dtypes.get(dtype, 0) >= count for dtype, count in least.items()):
             return
-        wanted = f"at least {least} in {precision}"
+        wanted = " and ".join(f"at least {count} in {dtype}" for dtype, count in least.items())
     elif set(dtypes) == {precision}:
         return
     else:

@@ -1,9 +1,10 @@
 """An ONNX file as the builder has to know it, and what can be wrong with it before TensorRT sees it."""
 
+import collections
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,8 @@ class Graph:
         channels: Channels of that input.
         fixed: ``(N, H, W)`` that the file declares; None where an axis is dynamic.
         convolutions: Number of convolutions.
-        quantised: Number of those whose input is dequantised in front of them.
+        quantised: Number of those whose input is dequantised in front of them, by the dtype it was quantised to:
+            ``"int8"`` or ``"fp8"``. A concatenation may stand between.
     """
 
     path: Path
@@ -44,7 +46,7 @@ class Graph:
     channels: int
     fixed: tuple[int | None, int | None, int | None]
     convolutions: int
-    quantised: int
+    quantised: Mapping[str, int]
 
     def tensor_shape(self, shape: Shape) -> tuple[int, int, int, int]:
         """Return the dimensions of the input for a batch of ``(N, H, W)``."""
@@ -93,10 +95,6 @@ def read_graph(path: Path) -> Graph:
     _refuse_uint8_quantisation(onnx, path, model.graph)
     value = _only_input(path, model.graph)
     layout, channels, fixed = _declared(onnx, path, value)
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    dequantised = {
-        output for node in model.graph.node if node.op_type == _DEQUANTISE for output in node.output
-    }
     return Graph(
         path=path,
         content=content,
@@ -106,8 +104,8 @@ def read_graph(path: Path) -> Graph:
         layout=layout,
         channels=channels,
         fixed=fixed,
-        convolutions=len(convolutions),
-        quantised=sum(node.input[0] in dequantised for node in convolutions),
+        convolutions=sum(node.op_type == "Conv" for node in model.graph.node),
+        quantised=_quantised_convolutions(onnx, model.graph),
     )
 
 
@@ -151,18 +149,47 @@ def _refuse_uint8_quantisation(onnx: Any, path: Path, graph: Any) -> None:
     # TensorRT's parser takes UINT8 zero points for INT8 with a mere warning; the plan clips half the range.
     dtypes = dict(_constant_dtypes(graph))
     for node in graph.node:
-        if node.op_type not in (_QUANTISE, _DEQUANTISE):
-            continue
-        zero = node.input[2] if len(node.input) > 2 else ""
-        dtype = dtypes.get(zero or (node.input[0] if node.op_type == _DEQUANTISE else ""))
-        if not zero and node.op_type == _QUANTISE:
-            asked = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
-            dtype = asked or onnx.TensorProto.UINT8  # the standard's default
-        if dtype == onnx.TensorProto.UINT8:
+        if _stored_dtype(onnx, node, dtypes) == onnx.TensorProto.UINT8:
             raise EngineBuildError(
                 f"{path}: {node.op_type} {node.name or node.output[0]!r} quantises to UINT8, which TensorRT "
-                "silently reads as INT8. Quantise symmetrically to INT8 or FP8 (zero point 0)"
+                "silently reads as INT8, so that half of the range is clipped. Allowed: INT8 and FP8 E4M3 with "
+                "zero points of 0. Run: esrgan-export --precision int8 and build from model.int8.onnx; "
+                "model.int8-cpu.onnx is for processors"
             )
+
+
+def _stored_dtype(onnx: Any, node: Any, dtypes: Mapping[str, int]) -> int | None:
+    # Of the integers that a node makes or reads; None where it does neither, or they come from another node.
+    if node.op_type not in (_QUANTISE, _DEQUANTISE):
+        return None
+    zero = node.input[2] if len(node.input) > 2 else ""
+    if node.op_type == _DEQUANTISE:
+        return dtypes.get(zero, dtypes.get(node.input[0]))
+    asked = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
+    # UINT8 is the standard's default.
+    return dtypes.get(zero) if zero else asked or int(onnx.TensorProto.UINT8)
+
+
+def _quantised_convolutions(onnx: Any, graph: Any) -> dict[str, int]:
+    dtypes, makers = (
+        dict(_constant_dtypes(graph)),
+        {output: node for node in graph.node for output in node.output},
+    )
+    counts: collections.Counter[str] = collections.Counter()
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        maker = makers.get(node.input[0])
+        while maker is not None and maker.op_type == "Concat":
+            maker = makers.get(maker.input[0])
+        if maker is None or maker.op_type != _DEQUANTISE:
+            continue
+        stored = _stored_dtype(onnx, maker, dtypes)
+        if stored is None and maker.input[0] in makers:
+            stored = _stored_dtype(onnx, makers[maker.input[0]], dtypes)
+        name = onnx.TensorProto.DataType.Name(stored or 0).lower()
+        counts["fp8" if name == "float8e4m3fn" else name] += 1
+    return dict(sorted(counts.items()))
 
 
 def _constant_dtypes(graph: Any) -> Iterator[tuple[str, int]]:

@@ -27,7 +27,7 @@ def test_what_is_known_of_a_graph(rrdb: Callable[..., Path]) -> None:
     graph = read_graph(rrdb())
     assert (graph.input, graph.layout, graph.channels) == ("input", "NCHW", 3)
     assert graph.fixed == (None, None, None)
-    assert (graph.convolutions, graph.quantised) == (21, 0)
+    assert (graph.convolutions, graph.quantised) == (21, {})
     assert graph.tensor_shape((2, 16, 32)) == (2, 3, 16, 32)
     assert len(graph.sha256) == 64
 
@@ -176,7 +176,7 @@ def test_uint8_quantisation_is_refused(options: dict[str, Any], writer: Any, sav
 
 def test_int8_quantisation_passes_and_is_counted(writer: Any, saved: Save) -> None:
     """A check that refuses every quantised graph would be as wrong."""
-    assert read_graph(saved(_quantised(writer, TensorProto.INT8))).quantised == 1
+    assert read_graph(saved(_quantised(writer, TensorProto.INT8))).quantised == {"int8": 1}
 
 
 def test_sizes_that_the_file_rules_out_are_refused(rrdb: Callable[..., Path]) -> None:
