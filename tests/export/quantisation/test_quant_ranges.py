@@ -17,6 +17,7 @@ from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._compact import SRVGGNetCompact
 from esrgan_deploy.export._placement import LARGEST, LEAST_STEP
 from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.quantisation._clips import percentile_clip
 from esrgan_deploy.export.quantisation._ranges import (
     BINS,
     METHODS,
@@ -215,8 +216,12 @@ def test_mse_clips_a_gaussian_where_it_is_known_to() -> None:
 
 def test_fp8_keeps_room_above_where_it_costs_nothing() -> None:
     """FP8 would clip pictures that are a little brighter, though an octave more costs no fineness."""
-    x = gaussian()
-    assert step(observed_of(x), "fp8", "mse") * 448 >= np.abs(x).max()
+    # What is close to 0 loses fineness with each octave of room, far under a thousandth of the whole error.
+    x = np.append(gaussian(), 1e-5 * gaussian()).astype(np.float32)
+    found = step(observed_of(x), "fp8", "mse")
+    assert found * 448 >= 2 * np.abs(x).max()
+    # The same place in the octave with nothing to spare is no better.
+    assert squared_error(x, found, "fp8") <= 1.002 * squared_error(x, found / 2, "fp8")
 
 
 def test_entropy_clips_a_heavy_tail_and_keeps_a_uniform() -> None:
@@ -237,6 +242,23 @@ def test_entropy_agrees_with_the_published_algorithm() -> None:
     counts = one.counts.reshape(2048, -1).sum(axis=1).astype(float)
     counts[0] = counts[1]
     assert found == pytest.approx((_migacz(counts) + 0.5) * one.top / 2048, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["entropy", "mse"])
+def test_zeros_among_the_values_change_nothing(method: str) -> None:
+    """A ReLU, or a black border, would have all levels spent on what every scale holds exactly."""
+    x = np.random.default_rng(6).laplace(0, 1, 100_000).astype(np.float32)
+    with_zeros = np.append(x, np.zeros(900_000, np.float32))
+    assert step(observed_of(with_zeros), "int8", method) == step(observed_of(x), "int8", method)
+
+
+def test_a_percentile_lies_within_its_bin() -> None:
+    """A percentile would be off by a bin."""
+    counts = np.array([10, 10, 0, 20])
+    assert percentile_clip(counts, 4.0, 3.5, 12.5) == pytest.approx(0.5)
+    assert percentile_clip(counts, 4.0, 3.5, 50) == pytest.approx(2.0)
+    assert percentile_clip(counts, 4.0, 3.5, 62.5) == pytest.approx(3.25)
+    assert percentile_clip(counts, 4.0, 3.5, 100) == 3.5
 
 
 def _migacz(bins: npt.NDArray[np.float64]) -> int:
