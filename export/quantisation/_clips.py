@@ -18,9 +18,6 @@ _COARSE = 2048
 _OCTAVES = {"int8": (-8.0, 0.0), "fp8": (-4.0, 2.0)}
 """Clips that are tried, as powers of two times the largest magnitude."""
 
-_AS_GOOD = 1 + 1e-3
-"""Of clips whose errors differ by less the largest is taken: pictures to come may reach farther."""
-
 
 def percentile_clip(counts: Counts, top: float, largest: float, percentile: float) -> float:
     """Return the magnitude under which so many of a hundred lie, to within a bin.
@@ -116,4 +113,5 @@ def _errors(counts: Counts, top: float, clips: Array, kind: str) -> Array:
 
 
 def _best(clips: Array, errors: Array) -> float:
-    return float(clips[errors <= errors.min() * _AS_GOOD].max())
+    # Octaves of FP8 are equals where none clips: the largest has room for pictures to come.
+    return float(clips[errors == errors.min()].max())
