@@ -34,7 +34,7 @@ COMPACT = ModelSpec(
 
 # By convolution, a channel that it reads and the convolutions whose first channel makes it.
 SPOILED = {
-    "body.0.rdb2.conv3": (8, ["body.0.rdb2.conv1"]),
+    "body.0.rdb2.conv5": (8, ["body.0.rdb2.conv1"]),
     "conv_up1": (0, ["conv_first", *(f"body.0.rdb{i}.conv5" for i in (1, 2, 3)), "conv_body"]),
 }
 
@@ -69,7 +69,7 @@ class _Case:
             for maker in map(self.module.get_submodule, makers):
                 maker.weight[0], maker.bias[0] = 0, 0
             weight = self.module.get_submodule(spoil).weight
-            weight[:, channel, 1, 1] = 60 * weight.abs().amax()
+            weight[:, channel, 1, 1] = 400 * weight.abs().amax()
         last = self.module.get_submodule(self.layers[-1].name)
         out = self.module(torch.rand(1, 3, 32, 32))
         last.weight.mul_(0.15 / out.std())
@@ -250,11 +250,11 @@ def test_a_spoiled_layer_is_the_first_to_return(rrdb_spec, spoiled):
 
 def test_a_block_that_alone_is_over_the_budget_keeps_what_fits_of_it(rrdb_spec):
     """One bad convolution of five would cost the other four their int8."""
-    case = _Case(rrdb_spec(blocks=1), spoil="body.0.rdb2.conv3")
+    case = _Case(rrdb_spec(blocks=1), spoil="body.0.rdb2.conv5")
     alone = case.loss_of([f"body.0.rdb2.conv{i}" for i in range(1, 6)]).loss
     result = case.search(budget=alone / 2, evaluations=40)
     kept = {name for name in result.chosen.names if name.startswith("body.0.rdb2.")}
-    assert kept == {f"body.0.rdb2.conv{i}" for i in (1, 2, 4, 5)}
+    assert kept == {f"body.0.rdb2.conv{i}" for i in (1, 2, 3, 4)}
 
 
 def test_nothing_within_the_budget_is_an_error_that_names_the_smallest_loss(case):
