@@ -1,6 +1,6 @@
 """One net in several graph forms: kernels, declared memory traffic, and time.
 
-    python -m esrgan_deploy.benchmarks.graph_forms [checkpoint]
+    python -m esrgan_deploy.benchmarks.graph_forms [checkpoint] [--quantised]
 
 TensorRT for RTX builds each as static fp16 plans on any machine, and its builder logs every kernel with the tensors
 it reads and writes. The sum of their bytes per input pixel is exactly repeatable. It is what the compiler declares,
@@ -21,6 +21,7 @@ from esrgan_deploy._console import one_line_errors
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._flavour import gpu_is_usable
 from esrgan_deploy._optional import require
+from esrgan_deploy.benchmarks._forms_quantised import quantised_table, traffic_of_quantised
 from esrgan_deploy.benchmarks._machine import describe_machine
 from esrgan_deploy.benchmarks._measure import Timing, measure
 
@@ -45,10 +46,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=30.0, help="how long to time, 0 for not at all (default: 30)"
     )
+    parser.add_argument(
+        "--quantised", action="store_true", help="build int8 and fp8 as well, in several places"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
-    figures = traffic_of_forms(args.checkpoint, side=args.side, seconds=args.seconds, threads=args.threads)
+    figures = traffic_of_forms(
+        args.checkpoint,
+        side=args.side,
+        seconds=args.seconds,
+        threads=args.threads,
+        quantised=args.quantised,
+    )
     print(_table(figures, args.side))
     if args.json is not None:
         with replaced_atomically(args.json) as temporary:
@@ -57,7 +67,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def traffic_of_forms(
-    checkpoint: Path | None = None, *, side: int = 128, seconds: float = 0.0, threads: int | None = None
+    checkpoint: Path | None = None,
+    *,
+    side: int = 128,
+    seconds: float = 0.0,
+    threads: int | None = None,
+    quantised: bool = False,
 ) -> dict[str, Any]:
     """Build one net in each form and return what each declares and takes.
 
@@ -66,13 +81,15 @@ def traffic_of_forms(
         side: Height and width of the picture in pixels.
         seconds: How long to time all forms together, on each device; 0 leaves the times out.
         threads: Threads of ONNX Runtime; None lets it choose.
+        quantised: Build it in int8 and fp8 as well.
 
     Returns:
         ``{"net": …, "tensorrt": …, "difference": {"flat": 0.0, …}, "largest_output": …,
-        "forms": {"flat": {"kernels", "bytes_per_pixel"}, …}, "times": {"processor": …, "gpu": …}}``; a
-        difference is of the fp32 outputs. A time is None where it was not taken, else ``{"on": …, "forms":
-        {"flat": {"seconds": [one for each round], "of_flat": …, "low": …, "high": …}}}`` with the median and the
-        quartiles of the ratio to flat, round by round: below 1 is faster.
+        "forms": {"flat": {"kernels", "bytes_per_pixel"}, …}, "quantised": …, "times": {"processor": …,
+        "gpu": …}}``; a difference is of the fp32 outputs, and ``quantised`` of `traffic_of_quantised`, or None.
+        A time is None where it was not taken, else ``{"on": …, "forms": {"flat": {"seconds": [one for each
+        round], "of_flat": …, "low": …, "high": …}}}`` with the median and the quartiles of the ratio to flat,
+        round by round: below 1 is faster.
 
     Raises:
         EngineBuildError: TensorRT cannot build it.
@@ -142,6 +159,7 @@ def traffic_of_forms(
             gpu = _times_on_gpu(
                 dict(zip(graphs, sorted(Path(folder).glob("*.plan")), strict=True)), side, seconds
             )
+        written = traffic_of_quantised(spec, module, folded, Path(folder), side=side) if quantised else None
     return {
         "net": describe_spec(spec),
         "tensorrt": tensorrt,
@@ -151,6 +169,7 @@ def traffic_of_forms(
         },
         "largest_output": float(np.abs(outputs[0]).max()),
         "forms": forms,
+        "quantised": written,
         "times": {
             "processor": _times_on_processor(
                 {name: to_bytes(graph) for name, graph in graphs.items()},
@@ -232,6 +251,10 @@ def _table(figures: dict[str, Any], side: int) -> str:
         differs = figures["difference"][name]
         lines.append(
             f"{name:22} {form['kernels']:8} {form['bytes_per_pixel']:12,.0f} {share:8.1%} {differs:24.1e}"
+        )
+    if figures["quantised"] is not None:
+        lines += quantised_table(
+            figures["quantised"], figures["forms"]["nested, 0.2 folded"]["bytes_per_pixel"]
         )
     for device, times in figures["times"].items():
         if times is None:
