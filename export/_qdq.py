@@ -42,6 +42,10 @@ def quantise(model: ir.Model, layers: Sequence[Layer], recipe: Recipe) -> Quanti
     step: the same values, and each feature is quantised once however many convolutions read it. Residual sums
     keep reading the tensor that was not quantised.
 
+    Any convolution can be quantised, those of 3 channels too: TensorRT for RTX 1.7.1 builds the first and the last
+    one of an RRDBNet as FP8 kernels, and pads 3 input channels to 4. (NVIDIA's ModelOpt leaves out all of 16 channels
+    or fewer.) That they are fast there, nobody has measured.
+
     The integers are those of the fp32 weights, so half precision comes afterwards (`to_precision`), which then
     changes no step. They are those of the simulation, except that a weight of a fifth convolution may go the other
     way where it lies halfway between two steps to fp32 rounding: the graph has it times `Layer.fold`.
