@@ -42,8 +42,8 @@ class Pan:
 
     A window moves to the right over the HR picture by whole HR pixels and each frame is shrunk by itself, so that
     the motion is known exactly and every frame samples the scene at another phase. By whole LR pixels a
-    convolutional net with fixed scales makes the same errors in every frame, whatever its precision: nothing
-    would be seen.
+    convolutional net with fixed scales makes the very same errors in every frame beyond the reach of its border,
+    whatever its precision: an INT8 graph that flickers by 1.1 levels here was seen to flicker by exactly 0 then.
 
     Attributes:
         frames: How many; with a step of 1 the phases repeat after as many as the scale.
