@@ -20,7 +20,7 @@ _HEADINGS = (
     "declared bytes per LR px",
     "time (ms)",
 )
-_WIDTH, _HEIGHT = 560, 210
+_WIDTH, _HEIGHT = 560, 250
 
 # Okabe and Ito's colours, as the benchmark report has them; a picture of its own brings its own paper.
 _STYLE = (
@@ -101,7 +101,7 @@ def plot(
     """Return an SVG that stands alone: loss and PSNR to the fp32 picture over the share that is quantised.
 
     Args:
-        points: At least one; without truth the loss is left out.
+        points: At least one, the line going through their `frontier`; without truth the loss is left out.
         chosen: Which of them gets a ring.
         budget: dB at which a dashed line goes.
         title: For screen readers.
@@ -145,7 +145,9 @@ def _panel(
         )
     placed = [(point, canvas.x(100 * point.share), canvas.y(value)) for point, value in values]
     placed.sort(key=lambda one: one[1])
-    path = " ".join(f"{left:.1f},{top:.1f}" for _, left, top in placed)
+    # A point that another one beats is shown, and the line passes it by.
+    best = frontier([point for point, _ in values])
+    path = " ".join(f"{left:.1f},{top:.1f}" for point, left, top in placed if point in best)
     canvas.add(f'<polyline class="line c{colour}" points="{path}"/>')
     for point, left, top in placed:
         canvas.add(f'<circle class="fill c{colour}" cx="{left:.1f}" cy="{top:.1f}" r="3.5"/>')

@@ -101,6 +101,11 @@ def test_the_plot_stands_alone_and_shows_each_point_where_it_is():
         # More is lost further right: up in the first panel, down in the second.
         heights = [better * y for _, y in places]
         assert heights == sorted(heights, reverse=True)
+        (line,) = panel.iter(f"{SVG}polyline")
+        # The third point is beaten by the second.
+        assert line.get("points").split() == [
+            f"{x:.1f},{y:.1f}" for x, y in (places[0], places[1], places[3])
+        ]
         (ring,) = (one for one in panel.iter(f"{SVG}circle") if one.get("class") == "chosen")
         assert (float(ring.get("cx")), float(ring.get("cy"))) == places[1]
     (line,) = (one for one in root.iter(f"{SVG}line") if one.get("class") == "mark")
