@@ -1,0 +1,227 @@
+"""How fast the INT8 graph for processors is beside the fp32 graph, in the same run, and how near its pictures are.
+
+    python -m esrgan_deploy.benchmarks.int8_cpu [CHECKPOINT] [--shape 1x128x128] [--seconds 20] [--threads N]
+        [--calibration DIR] [--openvino] [--json FILE]
+
+Both graphs are written as esrgan-export writes them, all convolutions but the first and the last quantised, with
+ranges from pictures that the figures of quality are not taken on. The two run in turns; a ratio is of one round.
+The exit status is 1 where the processor has VNNI and ONNX Runtime is not 2.3 times as fast: without those
+instructions integers are hardly faster than floats, and the ratio shows nothing.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._files import replaced_atomically
+from esrgan_deploy._optional import require
+from esrgan_deploy.benchmarks._machine import describe_machine
+from esrgan_deploy.benchmarks._measure import UNSTABLE, measure, paired_ratio
+
+__all__ = ["BAR", "has_vnni", "main", "write_graphs"]
+
+BAR = 2.3
+"""How many times as fast as fp32 INT8 has to be where there is VNNI."""
+
+
+@one_line_errors("int8_cpu")
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns 1 where the processor has VNNI and the median ratio is under `BAR`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m esrgan_deploy.benchmarks.int8_cpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", nargs="?", type=Path, help="default: the model that ships")
+    parser.add_argument("--shape", default="1x128x128", metavar="NxHxW", help="default: 1x128x128")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of measuring (default: 20)")
+    parser.add_argument("--threads", type=int, help="default: let the runtime choose")
+    parser.add_argument("--calibration", type=Path, metavar="DIR", help="HR pictures (default: drawn ones)")
+    parser.add_argument("--openvino", action="store_true", help="run both graphs in OpenVINO too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    args = parser.parse_args(argv)
+    try:
+        shape = tuple(int(side) for side in args.shape.split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
+        parser.error(f"--shape {args.shape} is not NxHxW, such as 1x128x128")
+    with tempfile.TemporaryDirectory(prefix="esrgan-int8-") as name:
+        facts, paths, held = write_graphs(args.checkpoint, Path(name), args.calibration)
+        figures: dict[str, Any] = {
+            **facts,
+            "machine": describe_machine(),
+            "vnni": has_vnni(),
+            "shape": args.shape,
+            "threads": args.threads,
+            "psnr_to_fp32": _psnr(paths, held, args.threads),
+            "seconds": _times(paths, shape, args),
+        }
+    _report(figures)
+    if args.json is not None:
+        with replaced_atomically(args.json) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    ratio = paired_ratio(*(figures["seconds"]["onnxruntime"][kind] for kind in ("fp32", "int8-cpu")))[1]
+    return 1 if figures["vnni"] and ratio < BAR else 0
+
+
+def write_graphs(
+    checkpoint: Path | None, folder: Path, calibration: Path | None
+) -> tuple[dict[str, Any], dict[str, Path], list[Any]]:
+    """Write the fp32 and the INT8 graph of a checkpoint.
+
+    Args:
+        checkpoint: None for the model that ships.
+        folder: Where to.
+        calibration: Folder of HR pictures; None for drawn ones.
+
+    Returns:
+        What was quantised, the files by precision, and the held pictures, ``(1, H, W, C)`` uint8 each.
+    """
+    from esrgan_deploy.export import ExportOptions
+    from esrgan_deploy.export._artefacts import write_interchange
+    from esrgan_deploy.export._checkpoint import load_checkpoint
+    from esrgan_deploy.export._graph import clone, save
+    from esrgan_deploy.export._metadata import describe
+    from esrgan_deploy.export._source import open_source, shipped_checkpoint
+    from esrgan_deploy.export.quantisation._output_ranges import output_ranges
+    from esrgan_deploy.export.quantisation._pictures import calibration_pictures
+    from esrgan_deploy.export.quantisation._processor import quantise_for_processor
+    from esrgan_deploy.export.quantisation._ranges import low_high, observe
+    from esrgan_deploy.export.quantisation._structure import layers
+
+    path = checkpoint or shipped_checkpoint()
+    source = open_source(path, ExportOptions(precisions=("fp32",), plan=False), say=lambda line: None)
+    base, spec = write_interchange(source, folder), source.spec
+    module = load_checkpoint(path).module().eval().requires_grad_(False)
+    pictures = calibration_pictures(
+        calibration, channels=spec.in_channels, scale=spec.scale, multiple=spec.size_multiple
+    )
+    found = layers(spec)
+    ranges = {group: low_high(seen) for group, seen in observe(module, found, pictures.fit).items()}
+    names = [layer.name for layer in found if layer.place not in ("first", "last")]
+    graph = clone(base.graph)
+    placed = quantise_for_processor(graph, found, ranges, output_ranges(module, found, pictures.fit), names)
+    describe(
+        graph,
+        spec,
+        precision="int8-cpu",
+        form="float",
+        outscale=base.outscale,
+        size_multiple=base.size_multiple,
+    )
+    save(graph, folder / "model.int8-cpu.onnx")
+    facts = {
+        "model": source.name,
+        "convolutions": placed.convolutions,
+        "of": placed.of,
+        "share_of_multiply_adds": placed.share,
+        "pictures": pictures.description,
+    }
+    return (
+        facts,
+        {"fp32": base.path, "int8-cpu": folder / "model.int8-cpu.onnx"},
+        [pair.lr for pair in pictures.held],
+    )
+
+
+def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Return whether the processor multiplies bytes with VNNI; None where the system does not say."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
+    return bool(flags & {"avx512_vnni", "avx_vnni"}) if flags else None
+
+
+def _psnr(paths: dict[str, Path], held: list[Any], threads: int | None) -> float:
+    """Return the PSNR of the INT8 graph to the fp32 graph on 8-bit levels, over all held pictures."""
+    import numpy as np
+
+    from esrgan_deploy._metrics import psnr
+    from esrgan_deploy._parity import planar
+
+    sessions = [_open_ort(path, threads) for path in paths.values()]
+    levels: list[list[Any]] = [[], []]
+    for picture in held:
+        for session, kept in zip(sessions, levels, strict=True):
+            made = session.run(None, {"input": planar(picture).astype(np.float32)})[0]
+            kept.append(np.rint(made.clip(0, 1) * 255).ravel())
+    return psnr(np.concatenate(levels[0]), np.concatenate(levels[1]))
+
+
+def _times(
+    paths: dict[str, Path], shape: tuple[int, ...], args: argparse.Namespace
+) -> dict[str, dict[str, tuple[float, ...]]]:
+    import numpy as np
+
+    n, h, w = shape
+    batch = np.random.default_rng(0).random((n, 3, h, w), np.float32)
+    opened = {"onnxruntime": _open_ort}
+    if args.openvino:
+        opened["openvino"] = lambda path, threads: _OpenVino(path, threads, list(batch.shape))
+    runs = {
+        (runtime, kind): open_(path, args.threads)
+        for runtime, open_ in opened.items()
+        for kind, path in paths.items()
+    }
+    calls = [lambda session=session: session.run(None, {"input": batch}) for session in runs.values()]
+    timings = dict(zip(runs, measure(calls, seconds=args.seconds), strict=True))
+    return {runtime: {kind: timings[runtime, kind].values for kind in paths} for runtime in opened}
+
+
+def _open_ort(path: Path, threads: int | None) -> Any:
+    ort = require("onnxruntime", extra="cpu")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class _OpenVino:
+    """OpenVINO behind the call of ONNX Runtime."""
+
+    def __init__(self, path: Path, threads: int | None, shape: list[int]) -> None:
+        ov = require("openvino", extra="peers")
+        core = ov.Core()
+        model = core.read_model(str(path))
+        model.reshape({model.inputs[0].get_any_name(): shape})
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self._request = core.compile_model(model, "CPU", settings).create_infer_request()
+
+    def run(self, outputs: None, inputs: dict[str, Any]) -> Any:
+        """Enlarge a batch."""
+        return self._request.infer({0: inputs["input"]}, share_inputs=True, share_outputs=True)[0]
+
+
+def _report(figures: dict[str, Any]) -> None:
+    from esrgan_deploy.benchmarks._measure import Timing
+
+    vnni = {True: "with VNNI", False: "without VNNI", None: "VNNI unknown"}[figures["vnni"]]
+    print(f"{figures['model']}, {figures['shape']}, {figures['machine']['cpu']}, {vnni}")
+    print(
+        f"{figures['convolutions']} of {figures['of']} convolutions quantised, "
+        f"{figures['share_of_multiply_adds']:.1%} of the multiply-adds; {figures['pictures']}"
+    )
+    print(f"PSNR of int8-cpu to fp32: {figures['psnr_to_fp32']:.2f} dB")
+    for runtime, kinds in figures["seconds"].items():
+        for kind, values in kinds.items():
+            timing = Timing(warmups=(), values=tuple(values))
+            noisy = ", unstable" if timing.spread > UNSTABLE else ""
+            print(f"{runtime:12} {kind:9} {timing.median:8.4f} s, spread {timing.spread:.0%}{noisy}")
+        low, middle, high = paired_ratio(kinds["fp32"], kinds["int8-cpu"])
+        print(f"{runtime:12} int8-cpu is {middle:.2f} times as fast (quartiles {low:.2f} to {high:.2f})")
+    if not figures["vnni"]:
+        print(f"the {BAR:g} times that are asked for hold for processors with VNNI and are not judged here")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
