@@ -337,16 +337,21 @@ def test_a_state_of_other_weights_scales_or_pictures_is_not_believed(tmp_path):
         assert "starts anew" in lines[0]
 
 
-def test_a_deep_net_is_searched_in_a_bounded_number_of_runs(rrdb_spec):
+def test_a_deep_net_is_searched_in_a_bounded_number_of_runs(rrdb_spec, tmp_path):
     """One run of a deep net takes seconds: a walk over its units one by one, many minutes."""
     case = _Case(rrdb_spec(blocks=6, features=4, growth=2), side=8)
     budget = case.loss_of(case.recipe.formats).loss * 0.4
-    result = case.search(budget=budget, evaluations=14, points=4)
+    result = case.search(budget=budget, evaluations=14, points=4, state=tmp_path / "search.json")
     assert len(result.sensitivities.units) == 22
     assert len(result.points) <= 14
     assert case.loss_of(result.chosen.names).loss <= budget
     shares = [point.share for point in result.points]
     assert 0 < result.chosen.share < shares[-1]
+    # Bisecting 22 units takes five runs after the first; with nothing to spend, nothing follows.
+    short = case.search(budget=budget, evaluations=1, points=0, state=tmp_path / "search.json")
+    assert len(short.points) <= 6
+    assert case.loss_of(short.chosen.names).loss <= budget
+    assert short.chosen.share <= result.chosen.share
     # The frontier is shown on both sides of the answer.
     assert max(b - a for a, b in zip([0, *shares], shares, strict=False)) < 0.35
 
