@@ -137,6 +137,22 @@ def test_only_a_convolution_of_dequantised_input_and_weights_counts(between, wei
     assert (share.quantised == 1, share.formats) == (counted, {"uint8": 1} if counted else {})
 
 
+@pytest.mark.parametrize(("second", "counted"), [("dq", True), ("input", False)])
+def test_a_concatenation_counts_where_all_of_it_is_quantised(second, counted):
+    """One part in half precision makes the whole convolution run in half precision."""
+    pair = ["step", "zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", *pair], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", *pair], ["dq"]),
+        helper.make_node("Concat", ["dq", second], ["both"], axis=1),
+        helper.make_node("DequantizeLinear", ["w_q", *pair], ["w_dq"]),
+        helper.make_node("Conv", ["both", "w_dq"], ["output"], pads=[1, 1, 1, 1]),
+    ]
+    weights = {"step": np.array(0.01, np.float32), "zero": np.array(0, np.int8)}
+    share = quantised_share(_made(nodes, {**weights, "w_q": np.ones((3, 6, 3, 3), np.int8)}))
+    assert (share.quantised == 1, share.macs) == (counted, float(counted))
+
+
 def test_a_half_precision_graph_is_really_rounded(tmp_path):
     """ONNX Runtime would compute it in fp32 on a processor, and show a picture that no GPU makes."""
     nodes = [
