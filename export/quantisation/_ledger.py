@@ -102,7 +102,7 @@ def digest_of(simulation: Simulation, held: HeldLoss, facts: Mapping[str, Any]) 
     """
     found = hashlib.sha256()
 
-    def add(name: str, value: Tensor | np.ndarray[Any, Any] | str | float) -> None:
+    def add(name: str, value: object) -> None:
         array = value.detach().numpy() if isinstance(value, Tensor) else value
         found.update(f"{name} ".encode())
         if isinstance(array, np.ndarray):
@@ -112,12 +112,10 @@ def digest_of(simulation: Simulation, held: HeldLoss, facts: Mapping[str, Any]) 
 
     for name, tensor in sorted(simulation.module.state_dict().items()):
         add(name, tensor)
-    recipe = simulation.recipe
-    for name, kind in sorted(recipe.formats.items()):
-        add(name, kind)
-        add(name, np.asarray(recipe.weights[name], np.float32))
-    for group, step in sorted(recipe.activations.items()):
-        add(group, float(step))
+    # Whatever a recipe holds, so that what it comes to hold later counts as well.
+    for field in dataclasses.fields(simulation.recipe):
+        for name, value in sorted(getattr(simulation.recipe, field.name).items()):
+            add(f"{field.name} {name}", value)
     add("pictures", held.digest())
     add("facts", json.dumps({**facts, "torch": torch.__version__}, sort_keys=True))
     return found.hexdigest()

@@ -1,5 +1,6 @@
 """What stays in half precision is chosen by measurements that are right, few, and never lost."""
 
+import dataclasses
 import json
 import math
 
@@ -12,7 +13,7 @@ from esrgan_deploy._errors import ExportError
 from esrgan_deploy._metrics import luma
 from esrgan_deploy.export._compact import SRVGGNetCompact
 from esrgan_deploy.export._rrdbnet import RRDBNet
-from esrgan_deploy.export.quantisation._ledger import Ledger
+from esrgan_deploy.export.quantisation._ledger import Ledger, digest_of
 from esrgan_deploy.export.quantisation._loss import HeldLoss, tensor_of
 from esrgan_deploy.export.quantisation._recipe import Recipe, storable, weight_steps
 from esrgan_deploy.export.quantisation._search import SearchOptions, search
@@ -335,6 +336,25 @@ def test_a_state_of_other_weights_scales_or_pictures_is_not_believed(tmp_path):
         lines.clear()
         assert case.search(budget=10.0, state=state, say=lines.append) == first
         assert "starts anew" in lines[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _LaterRecipe(Recipe):
+    later: dict
+
+
+def test_all_that_a_recipe_holds_decides_whose_a_state_is():
+    """A field that a later version adds changes what is computed, and old measurements would pass for its own."""
+    case = _Case(COMPACT)
+    fields = {field.name: getattr(case.recipe, field.name) for field in dataclasses.fields(Recipe)}
+    digests = set()
+    for later in ({}, {"body.2": (1,)}, {"body.2": (2,)}, {"body.4": (1,)}):
+        case.recipe = _LaterRecipe(**fields, later=later)
+        simulation = case.simulation()
+        digests.add(digest_of(simulation, case.held, {}))
+        assert digest_of(simulation, case.held, {}) in digests
+        simulation.detach()
+    assert len(digests) == 4
 
 
 def test_a_deep_net_is_searched_in_a_bounded_number_of_runs(rrdb_spec, tmp_path):
