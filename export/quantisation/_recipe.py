@@ -27,12 +27,15 @@ class Recipe:
             float32; see `storable`.
         parameters: Parameters that differ from the checkpoint's, by name in the module (``NAME.weight``,
             ``NAME.bias``), float32. Weights that were learned lie on the grid of their steps.
+        remainders: By group of one convolution, input channels that are read twice: rounded, and what the rounding
+            left of them, rounded too, with the same weights; see `_remainders`. FP8 only.
     """
 
     formats: Mapping[str, str]
     activations: Mapping[str, float]
     weights: Mapping[str, Array]
     parameters: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    remainders: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def only(self, names: Sequence[str]) -> "Recipe":
         """Return the recipe that quantises these convolutions and no others."""

@@ -13,7 +13,7 @@ from esrgan_deploy.export._placement import LARGEST
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._structure import Layer
 
-__all__ = ["Simulation", "apply_parameters", "rounded"]
+__all__ = ["Simulation", "apply_parameters", "quantised_input", "rounded"]
 
 
 class Simulation:
@@ -91,10 +91,19 @@ class Simulation:
             if steps.ndim:
                 steps = steps.reshape(-1, 1, 1, 1)
             self._rounded[name] = rounded(conv.weight.detach(), steps, kind, weights=True)
-        step = torch.tensor(self.recipe.activations[self._layers[name].group])
-        return functional.conv2d(
-            rounded(x, step, kind), self._rounded[name], conv.bias, conv.stride, conv.padding
-        )
+        taken = quantised_input(x, self.recipe, self._layers[name])
+        return functional.conv2d(taken, self._rounded[name], conv.bias, conv.stride, conv.padding)
+
+
+def quantised_input(x: Tensor, recipe: Recipe, layer: Layer) -> Tensor:
+    """Return what a quantised convolution makes of the tensor that it reads, ``(N, C, H, W)`` float32."""
+    kind, step = recipe.formats[layer.name], torch.tensor(recipe.activations[layer.group])
+    taken = rounded(x, step, kind)
+    twice = list(recipe.remainders.get(layer.group, ()))
+    if twice:
+        # Read again with the same weights, the remainder adds to what was rounded.
+        taken[:, twice] += rounded(x[:, twice] - taken[:, twice], step, kind)
+    return taken
 
 
 def rounded(x: Tensor, step: Tensor, kind: str, *, weights: bool = False) -> Tensor:
