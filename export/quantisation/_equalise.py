@@ -25,6 +25,12 @@ _WIDEST = 2.0**6
 
 _ROUNDS = 150
 
+_SHARE = 0.1
+"""What is counted of the weights' error: it is one draw, which compensation and learned rounding make smaller."""
+
+_BACK = 6
+_NORM = 24
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Observed:
@@ -87,7 +93,8 @@ def observe(module: nn.Module, spec: ModelSpec, pictures: Iterable[Tensor]) -> O
     Args:
         module: The generator in fp32, eval mode; it is not changed.
         spec: What it is.
-        pictures: ``(N, C, H, W)`` float32 0..1, each run once. Memory is that of a training step.
+        pictures: ``(N, C, H, W)`` float32 0..1. The first few run forward and back, in the memory of a training
+            step; the others only forward, for the ranges.
 
     Raises:
         ExportError: The architecture is not one whose convolutions are known.
@@ -106,7 +113,11 @@ def observe(module: nn.Module, spec: ModelSpec, pictures: Iterable[Tensor]) -> O
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for picture in pictures:
+        for number, picture in enumerate(pictures):
+            if number >= _BACK:
+                with torch.no_grad():
+                    module(picture)
+                continue
             with torch.enable_grad():
                 seen = picture.detach().clone().requires_grad_(True)
                 out: Tensor = module(seen)
@@ -163,9 +174,10 @@ def factors(
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()
+    # What only unquantised convolutions read stays as it is.
     return [
-        _centred(log.detach()) if _readers_in(known, quantised) else torch.ones(known.channels)
-        for log, known in zip(logs, sets, strict=True)
+        factor if _readers_in(known, quantised) else torch.ones(known.channels)
+        for factor, known in zip(_centred([log.detach() for log in logs], sets), sets, strict=True)
     ]
 
 
@@ -255,10 +267,10 @@ class _Problem:
             # The last reader reads all that the group rounds.
             scales = [self._scale(reader, logs) for reader in readers]
             largest, energy = self._observed.largest[group], self._observed.inputs[group]
-            step = (largest / scales[-1]).amax() / self._levels
+            step = _smooth((largest / scales[-1]), 0) / self._levels
             total = total + step.square() * (scales[-1].square() * energy).sum()
             for reader, scale in zip(readers, scales, strict=True):
-                total = total + self._weights(reader, scale, logs)
+                total = total + _SHARE * self._weights(reader, scale, logs)
         return total / 12
 
     def _scale(self, reader: "_Reader", logs: list[Tensor]) -> Tensor:
@@ -267,13 +279,13 @@ class _Problem:
         return torch.cat([logs[number] for number in reader.parts]).exp()
 
     def _weights(self, reader: "_Reader", scale: Tensor, logs: list[Tensor]) -> Tensor:
-        rows = (reader.largest * scale).amax(1)
+        rows = _smooth(reader.largest * scale, 1)
         met = (reader.energy / scale.square()).sum(1)
         if self._per_channel:
             # The factor of the row divides its step as it divides its weights.
             return ((rows / self._levels).square() * met).sum()
         outer = torch.ones_like(rows) if reader.made is None else logs[reader.made].exp()
-        step = (rows / outer).amax() / self._levels
+        step = _smooth(rows / outer, 0) / self._levels
         return (step * outer).square().mul(met).sum()
 
 
@@ -298,7 +310,8 @@ class _Watch:
         x = args[0].view_as(args[0])
         largest = _widened(x.detach().abs().amax((0, 2, 3)), self.largest)
         self.largest = torch.maximum(largest, _widened(self.largest, largest))
-        x.register_hook(self._gather)  # type: ignore[no-untyped-call]
+        if x.requires_grad:
+            x.register_hook(self._gather)  # type: ignore[no-untyped-call]
         return (x,)
 
     def _gather(self, gradient: Tensor) -> None:
@@ -319,15 +332,31 @@ class _Watch:
         self._back = None
 
 
+def _smooth(values: Tensor, axis: int) -> Tensor:
+    # The maximum as a norm: descent along the largest alone would go back and forth between two channels.
+    largest = values.detach().amax(axis, keepdim=True).clamp_min(1e-12)
+    return largest.squeeze(axis) * (values / largest).pow(_NORM).sum(axis).pow(1 / _NORM)
+
+
 def _widened(values: Tensor, like: Tensor) -> Tensor:
     return torch.cat([values, values.new_zeros(max(0, like.numel() - values.numel()))])
 
 
-def _centred(log: Tensor) -> Tensor:
-    # One factor for all of a set changes no error: the one that leaves their mean where it was keeps what is
-    # stored in half precision as far from both its ends as it has been.
-    log = log - log.mean()
-    return log.clamp(-math.log(_WIDEST), math.log(_WIDEST)).exp()
+def _centred(logs: list[Tensor], sets: tuple[Rescaling, ...]) -> list[Tensor]:
+    # One factor for all sets that meet in a convolution changes no error: the one that leaves their mean where it
+    # was keeps what is stored in half precision as far from both its ends as it has been.
+    home = list(range(len(sets)))
+    first: dict[str, int] = {}
+    for number, known in enumerate(sets):
+        for reader, _ in known.readers:
+            # The trunk comes first, and all that meets it is at home there.
+            home[number] = min(home[number], first.setdefault(reader, number))
+    means = {
+        there: torch.cat([log for log, other in zip(logs, home, strict=True) if other == there]).mean()
+        for there in set(home)
+    }
+    widest = math.log(_WIDEST)
+    return [(log - means[there]).clamp(-widest, widest).exp() for log, there in zip(logs, home, strict=True)]
 
 
 def _readers_in(known: Rescaling, quantised: set[str]) -> bool:

@@ -1,0 +1,153 @@
+"""Bias correction: what quantisation moves each channel by, on the mean, is taken back."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export.quantisation._recipe import Recipe
+from esrgan_deploy.export.quantisation._simulation import rounded
+from esrgan_deploy.export.quantisation._structure import Layer, layers
+
+__all__ = ["Seen", "correct_bias", "side_by_side"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """One quantised convolution on its calibration pictures, both nets side by side.
+
+    Attributes:
+        layer: Which.
+        conv: It, in fp32.
+        kind: ``"int8"`` or ``"fp8"``.
+        steps: Of its weights, ``(C_out, 1, 1, 1)`` or ``()``.
+        exact: ``(N, C_in, H, W)``, what it reads in the fp32 net.
+        quantised: The same in the quantised net, rounded.
+        wanted: ``(N, C_out, H, W)``, what it gives in the fp32 net.
+    """
+
+    layer: Layer
+    conv: nn.Conv2d
+    kind: str
+    steps: Tensor
+    exact: Tensor
+    quantised: Tensor
+    wanted: Tensor
+
+    def run(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return what it gives in the quantised net with these parameters, the weights rounded."""
+        return functional.conv2d(
+            self.quantised,
+            rounded(weight, self.steps, self.kind, weights=True),
+            bias,
+            self.conv.stride,
+            self.conv.padding,
+        )
+
+
+def correct_bias(
+    module: nn.Module, spec: ModelSpec, recipe: Recipe, pictures: Iterable[Tensor]
+) -> dict[str, Array]:
+    """Return biases that leave the mean of every channel where it is in fp32.
+
+    In the order in which they run, with everything before them quantised and corrected, the mean over pictures
+    and pixels of the fp32 output less the quantised one is added to the bias of each quantised convolution
+    (arXiv:1906.04721, section 4.2, measured instead of derived). One pass over the net, both nets side by side.
+
+    Args:
+        module: The generator in fp32 with `Recipe.parameters` that are exact applied; it is not changed.
+        spec: What it is.
+        recipe: Formats and steps.
+        pictures: See `side_by_side`.
+
+    Returns:
+        ``NAME.bias`` of each quantised convolution, float32.
+    """
+    found: dict[str, Array] = {}
+
+    def change(seen: Seen) -> Tensor:
+        weight, bias = seen.conv.weight.detach(), seen.conv.bias
+        assert bias is not None
+        out = seen.run(weight, bias)
+        off = (seen.wanted - out).mean((0, 2, 3))
+        found[f"{seen.layer.name}.bias"] = (bias + off).numpy()
+        return out + off.reshape(1, -1, 1, 1)
+
+    side_by_side(module, layers(spec), recipe, pictures, change)
+    return found
+
+
+@torch.no_grad()
+def side_by_side(
+    module: nn.Module,
+    found: Sequence[Layer],
+    recipe: Recipe,
+    pictures: Iterable[Tensor],
+    change: Callable[[Seen], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Run the fp32 and the quantised net in one batch, convolution by convolution, and let each be changed.
+
+    Everything else of a generator treats the pictures of a batch apart, so the one half can be quantised and the
+    other not, and a convolution is changed before what follows it runs: one pass for the whole net.
+
+    Args:
+        module: The generator in fp32; it is not changed.
+        found: Its convolutions.
+        recipe: Which are quantised, and how; they are visited in the order in which they run.
+        pictures: ``(1, C, H, W)`` float32 0..1, cut to the smallest height and width among them.
+        change: Returns what the convolution shall give in the quantised net, ``(N, C_out, H, W)``.
+
+    Returns:
+        The outputs of the fp32 and of the quantised net.
+    """
+    known = list(pictures)
+    if not known:
+        raise ValueError("no pictures; calibration needs one at least")
+    height, width = (min(picture.shape[axis] for picture in known) for axis in (2, 3))
+    batch = torch.cat([picture[:, :, :height, :width] for picture in known])
+    visited: list[nn.Conv2d] = []
+    try:
+        for layer in found:
+            if layer.name in recipe.formats:
+                conv = module.get_submodule(layer.name)
+                assert isinstance(conv, nn.Conv2d)
+                conv.forward = _Side(layer, conv, recipe, change)  # type: ignore[method-assign, assignment]
+                visited.append(conv)
+        out: Tensor = module(torch.cat([batch, batch]))
+    finally:
+        for conv in visited:
+            conv.__dict__.pop("forward", None)
+    exact, quantised = out.chunk(2)
+    return exact, quantised
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Side:
+    layer: Layer
+    conv: nn.Conv2d
+    recipe: Recipe
+    change: Callable[[Seen], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        conv, kind = self.conv, self.recipe.formats[self.layer.name]
+        exact, quantised = x.chunk(2)
+        steps = torch.from_numpy(np.array(self.recipe.weights[self.layer.name], np.float32))
+        wanted = functional.conv2d(exact, conv.weight, conv.bias, conv.stride, conv.padding)
+        step = torch.tensor(self.recipe.activations[self.layer.group])
+        seen = Seen(
+            layer=self.layer,
+            conv=conv,
+            kind=kind,
+            steps=steps.reshape(-1, 1, 1, 1) if steps.ndim else steps,
+            exact=exact,
+            quantised=rounded(quantised, step, kind),
+            wanted=wanted,
+        )
+        return torch.cat([wanted, self.change(seen)])

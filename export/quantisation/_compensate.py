@@ -1,0 +1,153 @@
+"""Rounding weights so that what they compute stays, not the weights: closed form, one convolution at a time."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export.quantisation._bias import Seen, side_by_side
+from esrgan_deploy.export.quantisation._recipe import Recipe
+from esrgan_deploy.export.quantisation._simulation import rounded
+from esrgan_deploy.export.quantisation._structure import layers
+
+__all__ = ["Moments", "compensate", "compensated"]
+
+Array = npt.NDArray[np.float32]
+
+_DAMPING = 1e-3
+"""Added to the diagonal, of its mean (arXiv:2210.17323, section 3.3): inputs that calibration hardly moves."""
+
+
+def compensated(
+    module: nn.Module, spec: ModelSpec, recipe: Recipe, pictures: Iterable[Tensor], *, pixels: int = 8
+) -> dict[str, Array]:
+    """Return weights and biases of every quantised convolution, rounded so that their outputs stay.
+
+    In the order in which they run, with everything before them quantised and rounded in this way.
+
+    Args:
+        module: The generator in fp32 with the exact parameters applied; it is not changed.
+        spec: What it is.
+        recipe: Formats and steps.
+        pictures: See `side_by_side`.
+        pixels: For each unknown of a row of weights, how many pixels to fit on.
+
+    Returns:
+        ``NAME.weight``, multiples of the steps in the format, and ``NAME.bias``, float32.
+    """
+    found: dict[str, Array] = {}
+
+    def change(seen: Seen) -> Tensor:
+        conv, name = seen.conv, seen.layer.name
+        assert conv.bias is not None
+        moments = Moments(conv.kernel_size[0], conv.in_channels)
+        limit = -(-pixels * moments.own.shape[0] // len(seen.exact))
+        for number, (exact, quantised) in enumerate(zip(seen.exact, seen.quantised, strict=True)):
+            moments.add(exact[None], quantised[None], limit=limit, seed=number)
+        weight, bias = compensate(conv.weight, conv.bias, recipe.weights[name], moments, seen.kind)
+        found[f"{name}.weight"], found[f"{name}.bias"] = weight.numpy(), bias.numpy()
+        return seen.run(weight, bias)
+
+    side_by_side(module, layers(spec), recipe, pictures, change)
+    return found
+
+
+class Moments:
+    """Sums of products of what one convolution reads, over pixels and pictures.
+
+    Attributes:
+        own: ``(D, D)``, of the quantised inputs with themselves, D = C_in · k² unfolded and a one for the bias.
+        cross: ``(D, D)``, of the fp32 inputs with the quantised ones.
+    """
+
+    def __init__(self, size: int, channels: int) -> None:
+        self._size = size
+        unfolded = channels * size**2 + 1
+        self.own = torch.zeros(unfolded, unfolded, dtype=torch.float64)
+        self.cross = torch.zeros_like(self.own)
+
+    def add(self, exact: Tensor, quantised: Tensor, *, limit: int | None = None, seed: int = 0) -> None:
+        """Take in the inputs of one picture.
+
+        Args:
+            exact: ``(N, C_in, H, W)``, what the convolution reads in fp32.
+            quantised: The same as the quantised net has it, rounded.
+            limit: Use this many pixels, drawn at random; all by default.
+            seed: Of the draw.
+        """
+        columns, references = self._unfolded(quantised), self._unfolded(exact)
+        if limit is not None and limit < columns.shape[1]:
+            random = torch.Generator().manual_seed(seed)
+            chosen = torch.randperm(columns.shape[1], generator=random)[:limit]
+            columns, references = columns[:, chosen], references[:, chosen]
+        self.own += (columns @ columns.T).to(torch.float64)
+        self.cross += (references @ columns.T).to(torch.float64)
+
+    def _unfolded(self, x: Tensor) -> Tensor:
+        size = self._size
+        columns = functional.unfold(x, size, padding=size // 2).transpose(0, 1).flatten(1)
+        return torch.cat([columns, columns.new_ones(1, columns.shape[1])])
+
+
+def compensate(
+    weight: Tensor, bias: Tensor, steps: Array, moments: Moments, kind: str, *, follow: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return weights on the grid of their steps, and a bias, that keep a convolution's output.
+
+    Column by column, the error of rounding is spread over the columns that are still to be rounded so that the
+    output's squared error over the calibration pixels stays least (GPTQ, arXiv:2210.17323, from Optimal Brain
+    Surgeon). The columns whose inputs carry most energy are rounded first. Before that the weights are fitted by
+    least squares to give on quantised inputs what the fp32 weights give on fp32 inputs.
+
+    Args:
+        weight: ``(C_out, C_in, k, k)`` float32.
+        bias: ``(C_out,)`` float32.
+        steps: ``(C_out,)`` or ``()``, see `_recipe.storable`.
+        moments: Of the convolution's inputs.
+        kind: ``"int8"`` or ``"fp8"``.
+        follow: Fit to the quantised inputs; else only the weights' own error is compensated.
+
+    Returns:
+        Weights that are multiples of the steps in the format, and the bias, float32.
+    """
+    own = moments.own.clone()
+    target = torch.cat([weight.flatten(1), bias[:, None]], 1).to(torch.float64)
+    diagonal = own.diagonal()
+    diagonal += _DAMPING * diagonal.mean()
+    if follow:
+        # What damping adds on both sides draws the fit to the weights as they are.
+        wanted = target @ (moments.cross + torch.diag(diagonal - moments.own.diagonal()))
+        target = torch.linalg.solve(own, wanted.T).T
+    # The bias is not rounded: it comes last and takes up what is left.
+    order = torch.cat([torch.argsort(diagonal[:-1], descending=True), torch.tensor([len(diagonal) - 1])])
+    step = torch.from_numpy(np.asarray(steps, np.float32)).reshape(-1, 1)
+    solved = _greedy(target[:, order], own[order][:, order], step, kind)
+    back = torch.empty_like(solved)
+    back[:, order] = solved
+    fitted = back[:, :-1].reshape(weight.shape)
+    # Exactly on the grid: the sums above were in another order.
+    on_grid = rounded(fitted.to(torch.float32), step.reshape(-1, 1, 1, 1), kind, weights=True)
+    return on_grid, back[:, -1].to(torch.float32)
+
+
+def _greedy(target: Tensor, own: Tensor, step: Tensor, kind: str, block: int = 64) -> Tensor:
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(own)), upper=True)
+    work, columns = target.clone(), target.shape[1]
+    for start in range(0, columns, block):
+        stop = min(start + block, columns)
+        errors = torch.zeros(target.shape[0], stop - start, dtype=torch.float64)
+        for column in range(start, stop):
+            if column == columns - 1:
+                continue
+            value = work[:, column]
+            near = rounded(value[:, None].to(torch.float32), step, kind, weights=True)[:, 0].to(torch.float64)
+            error = (value - near) / upper[column, column]
+            work[:, column] = near
+            work[:, column + 1 : stop] -= error[:, None] * upper[column, column + 1 : stop]
+            errors[:, column - start] = error
+        work[:, stop:] -= errors @ upper[start:stop, stop:]
+    return work

@@ -1,0 +1,124 @@
+"""Bias correction, and rounding with compensation."""
+
+import numpy as np
+import pytest
+import torch
+
+from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.quantisation._bias import correct_bias, side_by_side
+from esrgan_deploy.export.quantisation._compensate import Moments, compensate, compensated
+from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
+from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters, rounded
+from esrgan_deploy.export.quantisation._structure import layers
+
+
+@pytest.fixture
+def net(rrdb_spec, rrdb_weights):
+    spec = rrdb_spec(blocks=1)
+    module = RRDBNet(spec).eval().requires_grad_(False)
+    module.load_state_dict(rrdb_weights(spec))
+    return module, spec
+
+
+def _pictures(count=3, size=12):
+    random = torch.Generator().manual_seed(1)
+    return [torch.rand(1, 3, size, size, generator=random) for _ in range(count)]
+
+
+def _recipe(module, spec, kind="int8", coarse=4.0):
+    chosen = layers(spec)[1:-1]
+    weights = {
+        layer.name: coarse
+        * weight_steps(module.get_submodule(layer.name).weight.numpy(), layer, kind, per_channel=True)
+        for layer in chosen
+    }
+    return Recipe(
+        formats={layer.name: kind for layer in chosen},
+        activations={layer.group: 0.05 for layer in chosen},
+        weights=weights,
+    )
+
+
+def test_both_nets_side_by_side_are_the_two_nets(net):
+    """A pass that mixes the halves, or rounds otherwise than the simulation, corrects what is not wrong."""
+    module, spec = net
+    recipe, pictures = _recipe(module, spec), _pictures()
+    batch = torch.cat(pictures)
+    exact, quantised = side_by_side(
+        module, layers(spec), recipe, pictures, lambda seen: seen.run(seen.conv.weight, seen.conv.bias)
+    )
+    assert torch.allclose(exact, module(batch), atol=1e-5)
+    simulation = Simulation(module, layers(spec), recipe)
+    wanted = simulation(batch)
+    simulation.detach()
+    assert not torch.allclose(exact, wanted, atol=1e-3)
+    assert torch.allclose(quantised, wanted, atol=1e-5)
+
+
+def test_a_planted_offset_is_taken_back(net):
+    """Without it a shift of a channel's mean stays in the picture as a shift of colour."""
+    module, spec = net
+    recipe, pictures = _recipe(module, spec), _pictures()
+    found = correct_bias(module, spec, recipe, pictures)
+    assert set(found) == {f"{name}.bias" for name in recipe.formats}
+    batch = torch.cat(pictures)
+    exact, plain = side_by_side(
+        module, layers(spec), recipe, pictures, lambda seen: seen.run(seen.conv.weight, seen.conv.bias)
+    )
+    apply_parameters(module, Recipe(formats={}, activations={}, weights={}, parameters=found))
+    simulation = Simulation(module, layers(spec), recipe)
+    corrected = simulation(batch)
+    simulation.detach()
+    before, after = ((out - exact).mean((0, 2, 3)).abs().max() for out in (plain, corrected))
+    assert after < 0.5 * before, (before, after)
+
+
+def test_no_pictures_are_refused(net):
+    """Nothing was measured, so nothing can be corrected."""
+    module, spec = net
+    with pytest.raises(ValueError, match="no pictures"):
+        correct_bias(module, spec, _recipe(module, spec), [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_channel"), [("int8", True), ("int8", False), ("fp8", True), ("fp8", False)]
+)
+def test_compensation_lowers_the_outputs_error_and_stays_on_the_grid(kind, per_channel):
+    """Weights off the grid are rounded a second time by the graph, and what was compensated is lost."""
+    random = torch.Generator().manual_seed(5)
+    # Neighbours and channels that are alike, as in a picture.
+    base = torch.nn.functional.interpolate(
+        torch.rand(4, 2, 8, 8, generator=random), scale_factor=4, mode="bilinear"
+    )
+    x = torch.cat([base, base * 0.5 + 0.1 * torch.rand(4, 2, 32, 32, generator=random)], 1)
+    weight, bias = torch.randn(6, 4, 3, 3, generator=random), torch.randn(6, generator=random)
+    largest = weight.abs().amax((1, 2, 3)) if per_channel else weight.abs().max()
+    steps = (largest / (15 if kind == "int8" else 448)).numpy()
+    step = torch.from_numpy(np.asarray(steps))
+    step = step.reshape(-1, 1, 1, 1) if per_channel else step
+    moments = Moments(3, 4)
+    moments.add(x, x)
+    found, moved = compensate(weight, bias, steps, moments, kind)
+    nearest = rounded(weight, step, kind, weights=True)
+    assert torch.equal(rounded(found, step, kind, weights=True), found)
+
+    def error(w, b):
+        conv = torch.nn.functional.conv2d
+        return float((conv(x, w, b, padding=1) - conv(x, weight, bias, padding=1)).square().mean())
+
+    assert error(found, moved) < 0.3 * error(nearest, bias)
+
+
+def test_a_compensated_net_is_nearer(net):
+    """Compensation that does not reach the net's output is not worth its minutes."""
+    module, spec = net
+    recipe, pictures = _recipe(module, spec), _pictures(4, 24)
+    batch = torch.cat(pictures)
+    exact = module(batch)
+    errors = []
+    for parameters in ({}, compensated(module, spec, recipe, pictures)):
+        apply_parameters(module, Recipe(formats={}, activations={}, weights={}, parameters=parameters))
+        simulation = Simulation(module, layers(spec), recipe)
+        errors.append(float((simulation(batch) - exact).square().mean()))
+        simulation.detach()
+    assert errors[1] < 0.5 * errors[0], errors
