@@ -60,6 +60,7 @@ def save_recipe(path: Path, kept: KeptRecipe) -> list[Path]:
         "formats": dict(recipe.formats),
         "activations": {group: float(step) for group, step in recipe.activations.items()},
         "weights": {name: np.asarray(steps, np.float64).tolist() for name, steps in recipe.weights.items()},
+        "remainders": {group: list(channels) for group, channels in recipe.remainders.items()},
         "parameters_sha256": None,
         "facts": dict(kept.facts),
     }
@@ -90,6 +91,9 @@ def load_recipe(path: Path) -> KeptRecipe:
             activations={group: float(step) for group, step in data["activations"].items()},
             weights={name: np.asarray(steps, np.float32) for name, steps in data["weights"].items()},
             parameters=_parameters(path, data["parameters_sha256"]),
+            remainders={
+                group: tuple(map(int, channels)) for group, channels in data.get("remainders", {}).items()
+            },
         )
         _check(recipe)
         return KeptRecipe(
