@@ -20,10 +20,14 @@ from esrgan_deploy.export.quantisation._structure import Layer
 
 __all__ = ["reconstruct"]
 
-BUDGET = 16e12
-"""Floating-point operations that learning may take where no number of steps is given: 4 minutes of two cores."""
+BUDGET = 6e12
+"""Floating-point operations that learning may take where no number of steps is given: there and back, with its
+rounding, a core does 15 to 20 GFLOP/s of small nets, so this is about 3 minutes of two."""
 
 MOST_STEPS = 400
+LEAST_STEPS = 20
+"""Fewer are not worth the time: of a net so deep, the dense blocks keep the nearest numbers."""
+
 CROP = 32
 MOST_CROPS = 48
 BATCH = 4
@@ -74,6 +78,9 @@ def reconstruct(
         if not unit.layers:
             return
         count = _steps(unit, layers, recipe, target.shape[0]) if steps is None else steps
+        if steps is None and count < LEAST_STEPS:
+            say(f"{unit.name}: nearest numbers, for {count} steps would be too few")
+            return
         result = learn(quantised, unit, recipe, inputs, target, steps=count, batch=BATCH, seed=seed)
         say(f"{unit.name}: {_in_words(result)} in {count} steps")
         kept.update(result.parameters)
@@ -173,7 +180,7 @@ def _steps(unit: Unit, layers: Sequence[Layer], recipe: Recipe, crops: int) -> i
     share = sum(layer.macs for layer in group if layer.name in names) / sum(layer.macs for layer in group)
     macs = sum(layer.macs for layer in layers if (behind(layer) if tail else layer.name in names))
     per_step = 3 * 2 * macs * min(BATCH, crops) * CROP**2
-    return max(1, min(MOST_STEPS, int(share * BUDGET / 2 / per_step)))
+    return min(MOST_STEPS, int(share * BUDGET / 2 / per_step))
 
 
 def _crops(pictures: Sequence[npt.NDArray[np.uint8]]) -> Tensor:

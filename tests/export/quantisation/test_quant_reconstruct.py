@@ -16,7 +16,15 @@ from esrgan_deploy.export._compact import SRVGGNetCompact
 from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export.quantisation import _ranges
 from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
-from esrgan_deploy.export.quantisation._reconstruct import reconstruct
+from esrgan_deploy.export.quantisation._reconstruct import (
+    BATCH,
+    BUDGET,
+    CROP,
+    LEAST_STEPS,
+    _steps,
+    reconstruct,
+)
+from esrgan_deploy.export.quantisation._reconstruct_unit import Unit
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters, rounded
 from esrgan_deploy.export.quantisation._structure import Layer, layers
 
@@ -141,3 +149,23 @@ def test_a_recipe_of_nothing_comes_back(nets: Any) -> None:
     module, spec = nets["compact"]
     recipe = dataclasses.replace(recipe_of(module, spec, "int8"), formats={})
     assert reconstruct(module, layers(spec), recipe, pictures()) is recipe
+
+
+def test_steps_follow_from_the_cost(nets: Any, rrdb_spec: Callable[..., ModelSpec]) -> None:
+    """Learning a net of 23 blocks would take an hour, or a small one would stop before it has learned anything."""
+    found = layers(rrdb_spec(blocks=23, features=64, growth=32))
+    recipe = Recipe(formats={layer.name: "int8" for layer in found[1:-1]}, activations={}, weights={})
+
+    def steps(place: str) -> int:
+        unit = next(layer.unit for layer in found if layer.place == place)
+        inside = tuple(
+            layer for layer in found if layer.place == place and (place == "tail" or layer.unit == unit)
+        )
+        return _steps(Unit(name=unit, layers=inside, run=nets["compact"][0]), found, recipe, 48)
+
+    assert steps("body") < LEAST_STEPS <= steps("tail")
+    macs = sum(layer.macs for layer in found if layer.place in ("tail", "last"))
+    assert 6 * macs * BATCH * CROP**2 * steps("tail") <= BUDGET / 2
+    found = layers(rrdb_spec(blocks=2, features=32, growth=32))
+    recipe = Recipe(formats={layer.name: "int8" for layer in found[1:-1]}, activations={}, weights={})
+    assert min(steps("body"), steps("tail")) >= 100
