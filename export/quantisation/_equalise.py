@@ -252,7 +252,7 @@ class _Problem:
             sizes = [self._sets[number].channels for number in parts]
             if not parts:
                 continue
-            logs = self._observed.largest[group].clamp_min(1e-6).log().split(sizes)
+            logs = torch.split(self._observed.largest[group].clamp_min(1e-6).log(), sizes)
             for number, log in zip(parts, logs, strict=True):
                 seen[number].append(log)
         return [
