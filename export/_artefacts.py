@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
-from esrgan_deploy._errors import ExportError, ParityError
+from esrgan_deploy._errors import ParityError
 from esrgan_deploy._manifest import Artefact
 from esrgan_deploy._parity import Comparison, Pairs, judged
 from esrgan_deploy.export._forms import to_uint8_form
@@ -15,15 +15,11 @@ from esrgan_deploy.export._graph import clone, save
 from esrgan_deploy.export._metadata import describe
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._outscale import resize_output
-from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export._precision import to_precision
-from esrgan_deploy.export._qdq import quantise, recipe_of_scales
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
-from esrgan_deploy.export._scales import load_scales
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import verify_graph
 from esrgan_deploy.export._watchdog import is_watched, watch
-from esrgan_deploy.export.quantisation._structure import layers
 
 __all__ = ["Interchange", "prove_graph", "refuse_breaches", "write_graph", "write_interchange"]
 
@@ -71,23 +67,30 @@ def write_interchange(source: Source, folder: Path) -> Interchange:
 
 
 def write_graph(
-    source: Source, base: Interchange, precision: str, options: ExportOptions, folder: Path
+    source: Source,
+    base: Interchange,
+    precision: str,
+    options: ExportOptions,
+    folder: Path,
+    quantise: Callable[[ir.Model], None] | None = None,
 ) -> Path:
     """Write the graph that a plan is built from, ``model.<precision>.onnx``, in the form that was asked for.
 
+    Args:
+        source: What is exported.
+        base: Its interchange graph.
+        precision: Of the graph.
+        options: Of the export.
+        folder: Where it goes.
+        quantise: Puts the Q/DQ pairs into the fp32 graph, before what is left becomes fp16.
+
     Raises:
-        CheckpointError: The precision is a quantised one and the scales beside the checkpoint do not fit it.
         ExportError: A weight does not fit the precision, or the ONNX checker refuses the graph.
         OSError: The folder cannot be written.
     """
     graph = clone(base.graph)
-    if precision in QUANTISED:
-        if source.weights is None:
-            raise ExportError(
-                f"{precision} needs activation scales, which {source.name} has not. Run: --precision fp16"
-            )
-        found, scales = layers(source.spec), load_scales(source.weights, precision)
-        quantise(graph, found, recipe_of_scales(graph, found, precision, scales))
+    if quantise is not None:
+        quantise(graph)
     graph = to_precision(graph, precision)
     if options.watchdog:
         watch(graph)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from esrgan_deploy._console import one_line_errors
+from esrgan_deploy.export.quantisation._options import METHODS, ROUNDINGS
 
 __all__ = ["main"]
 
@@ -14,6 +15,7 @@ examples:
   esrgan-export                             the same for the model that ships
   esrgan-export RealESRGAN_x4plus           an official model: downloaded once, checked, kept
   esrgan-export model.pth --form uint8 --shapes 1x256x256 --outscale 2
+  esrgan-export model.pth --precision int8 --calibration photographs --budget 0.1
   esrgan-export model.pth --explain 128x128 which kernels TensorRT chose, and the bytes that they move
 
 exit status: 0 verified, 1 refused or not verified (one line on stderr says why), 2 usage
@@ -59,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument(
         "--precision",
         action="append",
-        choices=("fp32", "fp16", "bf16", "int8", "fp8"),
+        choices=("fp32", "fp16", "bf16", "int8", "fp8", "int8-cpu"),
         help="precision of the graph and plan to build; may be given more than once (default: fp16). int8 and fp8 "
-        "need the scales that `esrgan-train --quantize` leaves beside a checkpoint",
+        "are for TensorRT, int8-cpu for ONNX Runtime and OpenVINO on a processor",
     )
     graph.add_argument(
         "--form",
@@ -96,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         help="interpolate with --denoise-with: S of the model, 1-S of the other",
     )
     graph.add_argument("--denoise-with", type=Path, metavar="FILE", help="checkpoint to interpolate with")
+
+    _quantisation_flags(parser)
 
     plan = parser.add_argument_group("TensorRT plan")
     choice = plan.add_mutually_exclusive_group()
@@ -160,6 +164,63 @@ def _parser() -> argparse.ArgumentParser:
         help="list the kernels that TensorRT chooses at this size and the bytes that they move",
     )
     return parser
+
+
+def _quantisation_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("INT8 and FP8")
+    group.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="photographs, taken as high-resolution pictures: most calibrate, the rest judge (default: the scales "
+        "that are there already, else drawn pictures)",
+    )
+    group.add_argument(
+        "--budget",
+        type=float,
+        default=0.1,
+        metavar="DB",
+        help="PSNR-Y against the truth that may be lost on pictures that calibration has not seen; convolutions "
+        "return to fp16 until it holds (default: 0.1)",
+    )
+    group.add_argument(
+        "--no-search",
+        action="store_false",
+        dest="search",
+        help="quantise all that can be, whatever it costs",
+    )
+    group.add_argument(
+        "--method",
+        choices=METHODS,
+        help="how a scale follows from the values seen (default: max)",
+    )
+    group.add_argument(
+        "--weights",
+        choices=("per-channel", "per-tensor"),
+        help="one weight scale for each channel of the output, or for all (default: per-channel for int8, "
+        "per-tensor for fp8)",
+    )
+    group.add_argument(
+        "--rounding",
+        choices=ROUNDINGS,
+        help="how weights are rounded; learned takes minutes (default: compensated for int8, learned for fp8)",
+    )
+    group.add_argument(
+        "--remainders",
+        type=int,
+        metavar="N",
+        help="input channels of each fp8 convolution behind the dense blocks that are read twice, rounded and what "
+        "the rounding left (default: 4)",
+    )
+    group.add_argument(
+        "--ends", action="store_true", help="quantise the first and the last convolution as well"
+    )
+    group.add_argument(
+        "--no-equalise",
+        action="store_false",
+        dest="equalise",
+        help="leave the channels as they are",
+    )
 
 
 if __name__ == "__main__":

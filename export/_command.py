@@ -11,8 +11,10 @@ from esrgan_deploy.engines import BuildOptions, ShapeRange, explain
 from esrgan_deploy.export._artefacts import refuse_breaches
 from esrgan_deploy.export._export import MANIFEST, export_model
 from esrgan_deploy.export._names import OFFICIAL
-from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._options import PROCESSOR, ExportOptions
+from esrgan_deploy.export._quantised_explain import explain_quantised
 from esrgan_deploy.export._report import parity_table
+from esrgan_deploy.export.quantisation._options import QuantiseOptions
 
 __all__ = ["run"]
 
@@ -39,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
     if size is not None:
         graphs = [artefact for artefact in manifest.artefacts if artefact.kind == "onnx"]
         for graph in graphs[1:] or graphs:
-            print(explain(folder / graph.file, options.build, *size))
+            if graph.precision != PROCESSOR:
+                print(explain(folder / graph.file, options.build, *size))
+            if graph.quantised:
+                print(explain_quantised(folder, graph, manifest))
     refuse_breaches(manifest.artefacts, folder / MANIFEST)
     return 0
 
@@ -64,6 +69,17 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         build["hardware_compatibility"] = args.hardware_compatibility
     return ExportOptions(
         precisions=tuple(dict.fromkeys(args.precision or ("fp16",))),
+        quantise=QuantiseOptions(
+            calibration=args.calibration,
+            budget=args.budget,
+            method=args.method,
+            per_channel=None if args.weights is None else args.weights == "per-channel",
+            equalise=args.equalise,
+            ends=args.ends,
+            remainders=args.remainders,
+            rounding=args.rounding,
+            search=args.search,
+        ),
         form=args.form,
         watchdog=args.watchdog,
         opset=args.opset,

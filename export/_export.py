@@ -13,9 +13,16 @@ from esrgan_deploy._parity import Pairs, planar
 from esrgan_deploy.engines import ShapeRange, preflight
 from esrgan_deploy.export._artefacts import Interchange, prove_graph, write_graph, write_interchange
 from esrgan_deploy.export._golden import fitted_picture, golden_pictures, noise_pictures, save_golden
-from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._plan import build_plan, plan_flavour
 from esrgan_deploy.export._probe import activation_maxima, overflow_warnings
+from esrgan_deploy.export._quantised import (
+    QUANTISED_GRAPHS,
+    Graph,
+    search_state,
+    write_quantised,
+)
+from esrgan_deploy.export._quantised_proof import prove_quantised
 from esrgan_deploy.export._reference import reference_pairs
 from esrgan_deploy.export._source import Source, open_source
 from esrgan_deploy.export._verify import affordable, pictures_in, verify_shapes
@@ -72,26 +79,33 @@ def export_model(
         ) from error
     with temporary as name:
         staging = Path(name)
-        manifest = _make(model, staging, options, flavour is not None, say)
+        manifest = _make(model, staging, folder, options, flavour is not None, say)
         save_manifest(manifest, staging / MANIFEST)
         _publish(staging, folder, say)
+        for precision in options.precisions:
+            search_state(folder, precision).unlink(missing_ok=True)
     return manifest
 
 
 def _make(
-    model: str | Path | None, staging: Path, options: ExportOptions, plan: bool, say: Callable[[str], None]
+    model: str | Path | None,
+    staging: Path,
+    folder: Path,
+    options: ExportOptions,
+    plan: bool,
+    say: Callable[[str], None],
 ) -> Manifest:
     source = open_source(model, options, say=say)
     base = write_interchange(source, staging)
-    graphs = {
-        precision: _graph_for(source, base, precision, options, staging) for precision in options.precisions
-    }
     say(f"wrote model.onnx: {base.nested} concatenations nested, {base.folded} residual scales folded")
     shapes = options.build.shapes.checked(base.size_multiple)
     if plan:
-        # What cannot be built is refused before minutes are spent on its proof.
-        for graph in graphs.values():
-            preflight(graph, shapes, memory_limit=options.build.memory_limit)
+        # What cannot be built is refused before minutes are spent on its calibration and its proof.
+        preflight(base.path, shapes, memory_limit=options.build.memory_limit)
+    graphs = {
+        precision: _graph_for(source, base, precision, options, staging, folder, say)
+        for precision in options.precisions
+    }
     sets = _reference_sets(source, base, options, shapes if plan else None, say)
     warnings = _warnings(source, base, options, sets)
     for warning in warnings:
@@ -110,7 +124,7 @@ def _make(
     artefacts = [prove_graph(base.path, "fp32", "float", base, sets, extra=(dynamic,))]
     artefacts.append(_write_golden(source, sets["golden"], staging))
     for precision, graph in graphs.items():
-        artefacts += _make_precision(graph, base, precision, options, plan, sets, staging, say)
+        artefacts += _make_precision(source, graph, base, precision, options, plan, sets, staging, say)
     return Manifest(
         spec=source.spec,
         source=source.name,
@@ -121,15 +135,24 @@ def _make(
 
 
 def _graph_for(
-    source: Source, base: Interchange, precision: str, options: ExportOptions, staging: Path
-) -> Path:
+    source: Source,
+    base: Interchange,
+    precision: str,
+    options: ExportOptions,
+    staging: Path,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Graph:
+    if precision in QUANTISED_GRAPHS:
+        return write_quantised(source, base, precision, options, staging, folder, say=say)
     if precision == "fp32" and options.form == "float":
-        return base.path
-    return write_graph(source, base, precision, options, staging)
+        return Graph(path=base.path)
+    return Graph(path=write_graph(source, base, precision, options, staging))
 
 
 def _make_precision(
-    graph: Path,
+    source: Source,
+    graph: Graph,
     base: Interchange,
     precision: str,
     options: ExportOptions,
@@ -139,13 +162,12 @@ def _make_precision(
     say: Callable[[str], None],
 ) -> list[Artefact]:
     made = []
-    if graph != base.path:
-        say(f"verifying {graph.name}")
-        made.append(prove_graph(graph, precision, options.form, base, sets))
-    if plan:
-        made.append(
-            build_plan(graph, staging / f"model.{precision}.plan", precision, base, options, sets, say=say)
-        )
+    if graph.path != base.path:
+        say(f"verifying {graph.path.name}")
+        made += prove_quantised(source, graph, precision, options, base, sets, staging)
+    if plan and precision != PROCESSOR:
+        path = staging / f"model.{precision}.plan"
+        made.append(build_plan(graph.path, path, precision, base, options, sets, say=say))
     return made
 
 
@@ -198,7 +220,7 @@ def _refuse_overwriting(folder: Path, options: ExportOptions, *, plan: bool) -> 
     names = ["model.onnx", "model.golden.npz", MANIFEST]
     for precision in options.precisions:
         names.append(f"model.{precision}.onnx")
-        if plan:
+        if plan and precision != PROCESSOR:
             names.append(f"model.{precision}.plan")
     there = [name for name in names if (folder / name).exists()]
     if there:

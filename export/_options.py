@@ -6,12 +6,16 @@ from pathlib import Path
 from esrgan_deploy._errors import ExportError, MediaError
 from esrgan_deploy.engines import BuildOptions
 from esrgan_deploy.export._placement import QUANTISED
+from esrgan_deploy.export.quantisation._options import QuantiseOptions
 
-__all__ = ["FORMS", "OPSETS", "PRECISIONS", "ExportOptions"]
+__all__ = ["FORMS", "OPSETS", "PRECISIONS", "PROCESSOR", "ExportOptions"]
 
 FORMS = ("float", "uint8")
 OPSETS = range(17, 24)
-PRECISIONS = ("fp32", "fp16", "bf16", *QUANTISED)
+PROCESSOR = "int8-cpu"
+"""INT8 as ONNX Runtime and OpenVINO run it on a processor; no TensorRT reads it."""
+
+PRECISIONS = ("fp32", "fp16", "bf16", *QUANTISED, PROCESSOR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,8 +23,8 @@ class ExportOptions:
     """Options of `export_model`; the flags of ``esrgan-export`` map onto them one to one.
 
     Attributes:
-        precisions: Which graphs and plans to make beside the fp32 interchange graph; the quantised ones need the
-            scales of a training with ``--quantize`` beside the checkpoint.
+        precisions: Which graphs and plans to make beside the fp32 interchange graph. ``"int8-cpu"`` has no plan.
+        quantise: How the quantised ones find their scales, and what they may lose.
         form: ``"float"`` (NCHW 0..1) or ``"uint8"`` (NHWC 0..255), for the graphs that plans are built from.
         watchdog: Whether those graphs have a second output that tells a broken picture, see `Made.health`. The
             interchange graph has none.
@@ -37,6 +41,7 @@ class ExportOptions:
     """
 
     precisions: tuple[str, ...] = ("fp16",)
+    quantise: QuantiseOptions = dataclasses.field(default_factory=QuantiseOptions)
     form: str = "float"
     watchdog: bool = True
     opset: int | None = None

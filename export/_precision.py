@@ -17,6 +17,8 @@ DTYPES = {
     # What is not quantised of a quantised graph.
     "int8": ir.DataType.FLOAT16,
     "fp8": ir.DataType.FLOAT16,
+    # No processor computes in half precision.
+    "int8-cpu": ir.DataType.FLOAT,
 }
 
 # Inputs that stay fp32 whatever the picture's dtype, by operator and position.

@@ -21,6 +21,10 @@ _MOVES = {"Concat", "DepthToSpace", "Identity", "Pad", "Reshape", "Slice", "Spac
 
 def measured_as(precision: str) -> str:
     """Return in words what the figures of a graph in less than fp32 were computed with."""
+    if precision == "fp32":
+        return "fp32 (ONNX Runtime CPU)"
+    if precision == "int8-cpu":
+        return "int8 as it runs (ONNX Runtime CPU)"
     if precision in QUANTISED:
         return f"fp32 sums of {precision} inputs and weights, all else rounded to fp16 (ONNX Runtime CPU)"
     return f"fp32 convolutions, every tensor rounded to {precision} (ONNX Runtime CPU)"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import torch
+from torch import nn
 
 from esrgan_deploy._errors import CheckpointError, ExportError
 from esrgan_deploy._spec import ModelSpec
@@ -37,6 +38,7 @@ class Source:
         against: What the reference is, in words.
         ratio: Wanted scale over own scale.
         weights: The checkpoint's file, where it is one.
+        module: The generator in PyTorch, in eval mode, where there is a checkpoint; nothing may change it.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Source:
     against: str
     ratio: Fraction
     weights: Path | None = None
+    module: nn.Module | None = None
 
 
 def open_source(model: str | Path | None, options: ExportOptions, *, say: Callable[[str], None]) -> Source:
@@ -102,6 +105,7 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
         against="PyTorch in fp32",
         ratio=ratio,
         weights=path if options.denoise_strength is None else None,
+        module=module,
     )
 
 

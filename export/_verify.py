@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,19 @@ from esrgan_deploy._optional import require
 from esrgan_deploy._parity import Comparer, Comparison, Pairs, planar
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
+from esrgan_deploy.export._precision import DTYPES
 from esrgan_deploy.export._reference import Reference
 from esrgan_deploy.export._rounding import measured_as, rounding_model
 
-__all__ = ["SHAPE_BUDGET", "affordable", "pictures_in", "verify_graph", "verify_shapes"]
+__all__ = [
+    "SHAPE_BUDGET",
+    "affordable",
+    "graph_input",
+    "pictures_in",
+    "verify_graph",
+    "verify_shapes",
+    "verifying_session",
+]
 
 SHAPE_BUDGET = 4e11
 """Floating-point operations that proving one shape may cost: a few seconds on two cores, for each side."""
@@ -38,11 +48,8 @@ def verify_graph(path: Path, precision: str, sets: Mapping[str, Pairs]) -> list[
         ExportError: ONNX Runtime refuses the graph.
         ParityError: The output has another shape than PyTorch's.
     """
-    if precision == "fp32":
-        session, arithmetic = session_of(path), "fp32 (ONNX Runtime CPU)"
-    else:
-        rounding = rounding_model(ir.load(path), precision)
-        session, arithmetic = session_of(to_bytes(rounding)), measured_as(precision)
+    session = verifying_session(path, precision)
+    arithmetic = measured_as(precision)
     results = []
     for on, pairs in sets.items():
         comparer = Comparer(on, arithmetic)
@@ -54,6 +61,17 @@ def verify_graph(path: Path, precision: str, sets: Mapping[str, Pairs]) -> list[
                 raise ParityError(f"{path.name}: {error}") from error
         results.append(comparer.result())
     return results
+
+
+def verifying_session(path: Path, precision: str) -> Any:
+    """Return a session of ONNX Runtime that computes what a graph's dtypes say, on a processor that may have none.
+
+    Raises:
+        ExportError: ONNX Runtime refuses the graph.
+    """
+    if DTYPES[precision] == ir.DataType.FLOAT:
+        return session_of(path)
+    return session_of(to_bytes(rounding_model(ir.load(path), precision)))
 
 
 def verify_shapes(

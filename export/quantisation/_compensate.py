@@ -1,6 +1,7 @@
 """Rounding weights so that what they compute stays, not the weights: closed form, one convolution at a time."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,10 @@ from torch.nn import functional
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._bias import Seen, side_by_side
 from esrgan_deploy.export.quantisation._recipe import Recipe
-from esrgan_deploy.export.quantisation._simulation import rounded
+from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters, rounded
 from esrgan_deploy.export.quantisation._structure import layers
 
-__all__ = ["Moments", "compensate", "compensated"]
+__all__ = ["Moments", "compensate", "compensated", "fitted_last"]
 
 Array = npt.NDArray[np.float32]
 
@@ -23,9 +24,15 @@ _DAMPING = 1e-3
 
 
 def compensated(
-    module: nn.Module, spec: ModelSpec, recipe: Recipe, pictures: Iterable[Tensor], *, pixels: int = 8
+    module: nn.Module,
+    spec: ModelSpec,
+    recipe: Recipe,
+    pictures: Iterable[Tensor],
+    *,
+    pixels: int = 64,
+    names: Collection[str] | None = None,
 ) -> dict[str, Array]:
-    """Return weights and biases of every quantised convolution, rounded so that their outputs stay.
+    """Return weights and biases of quantised convolutions, rounded so that their outputs stay.
 
     In the order in which they run, with everything before them quantised and rounded in this way.
 
@@ -34,7 +41,8 @@ def compensated(
         spec: What it is.
         recipe: Formats and steps.
         pictures: See `side_by_side`.
-        pixels: For each unknown of a row of weights, how many pixels to fit on.
+        pixels: For each unknown of a row of weights, how many pixels to fit on, if the pictures have so many.
+        names: Which to change; None for all that are quantised. The others are rounded to nearest.
 
     Returns:
         ``NAME.weight``, multiples of the steps in the format, and ``NAME.bias``, float32.
@@ -44,6 +52,8 @@ def compensated(
     def change(seen: Seen) -> Tensor:
         conv, name = seen.conv, seen.layer.name
         assert conv.bias is not None
+        if names is not None and name not in names:
+            return seen.run(conv.weight, conv.bias)
         moments = Moments(conv.kernel_size[0], conv.in_channels)
         limit = -(-pixels * moments.own.shape[0] // len(seen.exact))
         for number, (exact, quantised) in enumerate(zip(seen.exact, seen.quantised, strict=True)):
@@ -54,6 +64,58 @@ def compensated(
 
     side_by_side(module, layers(spec), recipe, pictures, change)
     return found
+
+
+def fitted_last(
+    module: nn.Module, spec: ModelSpec, recipe: Recipe, pictures: Sequence[Tensor], *, pixels: int = 20_000
+) -> dict[str, Array]:
+    """Return weights and bias of the last convolution that make up for what was rounded in front of it.
+
+    It stays in half precision, so nothing binds it to a grid: by least squares it gives on what the quantised net
+    makes what it gave in fp32.
+
+    Args:
+        module: The generator in fp32 with the exact parameters applied; it is not changed.
+        spec: What it is.
+        recipe: All of it, with every parameter that it changed; it does not quantise the last convolution.
+        pictures: ``(1, C, H, W)`` float32 0..1.
+        pixels: Of each picture, drawn at random.
+    """
+    last = layers(spec)[-1].name
+    conv = module.get_submodule(last)
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    quantised = copy.deepcopy(module)
+    apply_parameters(quantised, recipe)
+    simulation = Simulation(quantised, layers(spec), recipe)
+    moments = Moments(conv.kernel_size[0], conv.in_channels)
+    for number, picture in enumerate(pictures):
+        exact, seen = (
+            _read_by(conv, module, picture),
+            _read_by(quantised.get_submodule(last), simulation, picture),
+        )
+        moments.add(exact, seen, limit=pixels, seed=number)
+    target = torch.cat([conv.weight.detach().flatten(1), conv.bias.detach()[:, None]], 1).to(torch.float64)
+    own = moments.own.clone()
+    diagonal = own.diagonal()
+    diagonal += _DAMPING / 10 * diagonal.mean()
+    wanted = target @ (moments.cross + torch.diag(diagonal - moments.own.diagonal()))
+    solved = torch.linalg.solve(own, wanted.T).T.to(torch.float32)
+    return {
+        f"{last}.weight": solved[:, :-1].reshape(conv.weight.shape).numpy(),
+        f"{last}.bias": solved[:, -1].numpy(),
+    }
+
+
+def _read_by(conv: nn.Module, net: Callable[[Tensor], Tensor], picture: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    hook = conv.register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
+    try:
+        with torch.no_grad():
+            net(picture)
+    finally:
+        hook.remove()
+    return seen[0].clone()
 
 
 class Moments:

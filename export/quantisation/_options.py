@@ -21,13 +21,17 @@ class QuantiseOptions:
             None takes the scales that are there already, else the drawn pictures that ship.
         budget: dB of PSNR-Y against the truth that the picture may lose, on pictures that calibration has not
             seen.
-        method: How a scale follows from what was seen, one of `METHODS`; None takes what lost least in
-            measurements of this family: ``max`` behind an equalisation.
+        method: How a scale follows from what was seen, one of `METHODS`; None takes ``max``.
+        ends: Whether the first and the last convolution may be quantised too: 1 % of the multiply-adds of an
+            RRDBNet, and what they round the picture shows.
         per_channel: One weight scale for each channel of the output, or one for all; None takes one for each
             channel in INT8 and one for all in FP8, which moves fewest bytes.
         equalise: Whether to equalise channels first, which is exact.
         rounding: ``"nearest"``, ``"compensated"`` (each column's rounding error is made good by those that
-            follow) or ``"learned"`` (block by block against the fp32 outputs, minutes).
+            follow) or ``"learned"`` (block by block against the fp32 outputs, minutes); None takes compensated in
+            INT8, learned in FP8, and nearest for processors.
+        remainders: Input channels of each FP8 convolution behind the dense blocks that are read twice, rounded and
+            what the rounding left; None takes 4, 0 none.
         search: Whether to return convolutions to fp16 until the budget holds; without it, all that may be are
             quantised.
     """
@@ -37,7 +41,9 @@ class QuantiseOptions:
     method: str | None = None
     per_channel: bool | None = None
     equalise: bool = True
+    ends: bool = False
     rounding: str | None = None
+    remainders: int | None = None
     search: bool = True
 
     def __post_init__(self) -> None:
@@ -49,5 +55,7 @@ class QuantiseOptions:
             raise ExportError(f"--budget {self.budget:g} is not above 0 and at most 10 dB. Run: --budget 0.1")
         if self.method not in (None, *METHODS):
             raise ExportError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
+        if self.remainders is not None and not 0 <= self.remainders <= 16:
+            raise ExportError(f"--remainders {self.remainders} is not 0 to 16")
         if self.rounding not in (None, *ROUNDINGS):
             raise ExportError(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")

@@ -102,7 +102,7 @@ def calibration_pictures(
     cutting = Cutting(channels=channels, scale=scale, multiple=multiple, crop=crop)
     look = _look(folder, cutting)
     seen, others = _divided(look.views)
-    to_fit, to_hold = _chosen(seen, fit), _chosen(others, held)
+    to_fit, to_hold = _chosen(seen, fit), _typical(others, held)
     fitted = [view.crops[number] for view, number in to_fit]
     pairs = _pairs(to_hold, cutting)
     words = f"{_count(to_fit)} to calibrate on, {_count(to_hold)} to judge on, {_origin(folder)}"
@@ -160,6 +160,22 @@ def _divided(views: Sequence[View]) -> tuple[list[View], list[View]]:
 def _chosen(views: Sequence[View], count: int) -> list[tuple[View, int]]:
     places = [(view, number) for view in views for number in range(len(view.crops))]
     return [places[number] for number in choose(np.concatenate([view.features for view in views]), count)]
+
+
+def _typical(views: Sequence[View], count: int) -> list[tuple[View, int]]:
+    """Return crops spread evenly over pictures and over each of them.
+
+    Chosen for coverage they would be mostly dark and flat, where PSNR is 10 dB above that of whole pictures, and a
+    loss that nobody sees in a picture would rule their mean.
+    """
+    rounds = max(1, -(-count // len(views)))
+    found = []
+    for number in range(rounds):
+        for view in views:
+            place = (2 * number + 1) * len(view.crops) // (2 * rounds)
+            if (view, place) not in found:
+                found.append((view, place))
+    return found[:count]
 
 
 def _pairs(chosen: Sequence[tuple[View, int]], cutting: Cutting) -> list[HeldPair]:

@@ -48,6 +48,8 @@ class Artefact:
         note: What the reader has to know beside the figures.
         tiling: What was measured of its tiles: the halo, and on what. Empty where nothing was.
         watched: Whether the graph has the second output ``health``.
+        quantised: Of a quantised graph: how many convolutions, their share of the multiply-adds, the pictures that
+            calibrated and those that judged, the budget and what was lost. Empty elsewhere.
     """
 
     file: str
@@ -75,6 +77,7 @@ class Artefact:
     note: str = ""
     tiling: dict[str, Any] = dataclasses.field(default_factory=dict)
     watched: bool = False
+    quantised: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_file(cls, path: Path, **fields: Any) -> "Artefact":
@@ -190,7 +193,7 @@ def _artefact_from_json(entry: dict[str, Any]) -> Artefact:
     fields["shapes"] = tuple(tuple(triple) for triple in fields.get("shapes", ()))
     fields["compute_capabilities"] = tuple(map(str, fields.get("compute_capabilities", ())))
     fields["parity"] = tuple(fields.get("parity", ()))
-    for name in ("options", "tiling"):
+    for name in ("options", "tiling", "quantised"):
         fields[name] = dict(fields.get(name, {}))
     for field in dataclasses.fields(Artefact):
         if field.type in (str, int, bool) and not isinstance(

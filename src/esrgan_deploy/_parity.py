@@ -40,10 +40,17 @@ BOUNDS = {
     "fp32": Bound(max_abs=1e-4, min_psnr=70.0, min_within_one=1.0, max_bias=0.01),
     "fp16": Bound(min_psnr=50.0, min_within_one=0.999, max_bias=0.1),
     "bf16": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
-    # Of the unquantised net with the same weights; what quantisation costs against the truth is for the bench.
+    # Of the unquantised net; what quantisation costs against the truth has a budget of its own.
     "int8": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
     "fp8": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
+    "int8-cpu": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
 }
+
+_QUANTISED = ("int8", "fp8", "int8-cpu")
+_DRAWN = ("noise", "golden", "shapes")
+_UNLIKE = Bound(min_psnr=20.0, min_within_one=0.0, max_bias=16.0)
+"""Of a quantised artefact on pictures that are unlike any photograph: noise, hard edges between saturated colours.
+What calibration never saw is clipped there, by design; this tells that from a broken scale, which is under 15 dB."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,7 +217,10 @@ def judged(
     if form == "uint8":
         # Whole levels: a sample that rounds the other way differs by one, which the shares judge.
         bound = dataclasses.replace(bound, max_abs=None)
-    figures = [{**one.to_json(), "breaches": one.breaches(bound)} for one in comparisons]
+    figures = []
+    for one in comparisons:
+        unlike = precision in _QUANTISED and one.on.split(" ")[0] in _DRAWN
+        figures.append({**one.to_json(), "breaches": one.breaches(_UNLIKE if unlike else bound)})
     return tuple(figures), not any(entry["breaches"] for entry in figures)
 
 

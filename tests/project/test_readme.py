@@ -22,8 +22,8 @@ def _blocks(language):
 
 def test_the_readme_has_the_blocks_that_are_run_here():
     """A new block would otherwise be run by nothing."""
-    assert [len(_blocks("bash")), len(_blocks("python"))] == [5, 1]
-    assert README.count("```") == 2 * 6
+    assert [len(_blocks("bash")), len(_blocks("python"))] == [6, 1]
+    assert README.count("```") == 2 * 7
     assert _blocks("bash")[0].strip() == "python3 scripts/quickstart.py"
 
 
@@ -35,10 +35,11 @@ def test_every_link_and_picture_is_there():
 
 def test_what_was_measured_has_its_results_and_no_gaps():
     """A figure without the file that it came from cannot be looked up, nor compared with the next one."""
-    page = (ROOT / "docs" / "performance.md").read_text()
-    assert re.findall(r"@[A-Z]+@", page) == []
-    for target in re.findall(r"\]\(\.\./(benchmarks/results/[^)]+)\)", page):
-        assert (ROOT / target).is_file(), target
+    for name in ("performance.md", "quantisation.md"):
+        page = (ROOT / "docs" / name).read_text()
+        assert re.findall(r"@[A-Z]+@", page) == []
+        for target in re.findall(r"\]\(\.\./(benchmarks/results/[^)]+)\)", page):
+            assert (ROOT / target).is_file(), target
 
 
 def test_the_test_command_is_what_ci_runs():
@@ -72,7 +73,7 @@ def test_the_commands_and_the_code_run(tmp_path, rrdb_spec):
     assert result.returncode == 0, result.stderr
     assert result.stdout.split("\n") == ["(360, 640, 3)", "(360, 640, 3)", ""]
     result = subprocess.run(
-        ["bash", "-c", "set -e\n" + _blocks("bash")[3]],
+        ["bash", "-c", "set -e\n" + _blocks("bash")[4]],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -81,6 +82,31 @@ def test_the_commands_and_the_code_run(tmp_path, rrdb_spec):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "halo" in result.stdout
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.slow
+def test_the_quantisation_command_runs(tmp_path, rrdb_spec):
+    """Word for word, on the photographs that scikit-image ships."""
+    from PIL import Image
+    from skimage import data
+
+    torch.manual_seed(0)
+    torch.save(RRDBNet(rrdb_spec(blocks=1)).state_dict(), tmp_path / "model.pth")
+    (tmp_path / "photographs").mkdir()
+    for name in ("astronaut", "coffee", "rocket"):
+        picture = np.ascontiguousarray(getattr(data, name)()[100:292, 100:292])
+        Image.fromarray(picture).save(tmp_path / "photographs" / f"{name}.png")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "-c", "set -e\n" + _blocks("bash")[3]],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    made = {path.name for path in (tmp_path / "out_int8").iterdir()}
+    assert {"model.int8.onnx", "model.int8.plan", "model.int8.scales.json", "model.int8.frontier.svg"} <= made
 
 
 def test_the_training_commands_run(tmp_path):
@@ -92,7 +118,7 @@ def test_the_training_commands_run(tmp_path):
         picture = np.random.default_rng(number).integers(0, 256, (160, 200, 3), np.uint8)
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{number}.jpg")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    script = "set -e\n" + _blocks("bash")[4]
+    script = "set -e\n" + _blocks("bash")[5]
     result = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
     )

@@ -1,0 +1,281 @@
+"""The quantised graphs of an export: their recipe, and the graph itself, held to its budget where it is measured."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+
+from esrgan_deploy._errors import ExportError
+from esrgan_deploy._files import sha256_of
+from esrgan_deploy.export._artefacts import Interchange, write_graph
+from esrgan_deploy.export._options import PROCESSOR, ExportOptions
+from esrgan_deploy.export._ort import run
+from esrgan_deploy.export._placement import QUANTISED
+from esrgan_deploy.export._qdq import Quantised, apply_parameters_to_graph, quantise, recipe_of_scales
+from esrgan_deploy.export._scales import load_scales, scales_beside
+from esrgan_deploy.export._source import Source
+from esrgan_deploy.export._verify import graph_input, verifying_session
+from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss, tensor_of
+from esrgan_deploy.export.quantisation._processor import Placed, quantise_for_processor
+from esrgan_deploy.export.quantisation._quantise import Net, Quantisation, quantise_net
+from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe
+from esrgan_deploy.export.quantisation._remainders import add_remainders
+from esrgan_deploy.export.quantisation._structure import layers
+
+__all__ = ["QUANTISED_GRAPHS", "Graph", "Measured", "search_state", "write_quantised"]
+
+QUANTISED_GRAPHS = (*QUANTISED, PROCESSOR)
+"""Precisions whose graphs have a recipe."""
+
+_ROUNDS = 12
+"""How often units return to half precision after the search, because the graph lost more than the simulation."""
+
+_CENTRED = 16
+"""Calibration pictures on which the mean error of a graph for processors is measured, at most."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a written graph loses on the held pictures.
+
+    Attributes:
+        loss: Against the truth and against the fp32 net.
+        psnr_y: The fp32 net's, in dB.
+    """
+
+    loss: Loss
+    psnr_y: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A graph that was written.
+
+    Attributes:
+        path: Where.
+        quantisation: Its recipe, where it has one.
+        counted: What of it is quantised, likewise.
+        measured: What it loses; None where it has no recipe, or no picture to measure that on.
+    """
+
+    path: Path
+    quantisation: Quantisation | None = None
+    counted: Quantised | Placed | None = None
+    measured: Measured | None = None
+
+
+def write_quantised(
+    source: Source,
+    base: Interchange,
+    precision: str,
+    options: ExportOptions,
+    staging: Path,
+    folder: Path,
+    *,
+    say: Callable[[str], None],
+) -> Graph:
+    """Find a recipe and write the graph that it makes.
+
+    The graph rounds to fp16 what the search's simulation keeps in fp32, and the one for processors rounds outputs as
+    well. So it is measured itself, and where it loses more than the budget, further units return to half precision.
+
+    Args:
+        source: What is exported.
+        base: Its interchange graph.
+        precision: One of `QUANTISED_GRAPHS`.
+        options: Of the export.
+        staging: Where the graph goes.
+        folder: Where the export will go: scales that lie there may be taken up, and an interrupted search goes on.
+        say: Receives a line of progress now and then.
+
+    Raises:
+        ExportError: There is no checkpoint to calibrate, its architecture cannot be quantised, or nothing holds the
+            budget.
+        CheckpointError: The scales beside the checkpoint do not fit it.
+        MediaError: The folder of pictures holds none that can be used.
+    """
+    quantisation = _quantisation_of(source, base, precision, options, folder, say=say)
+    held = _held(source, quantisation)
+    for _ in range(_ROUNDS):
+        path, counted = _write(source, base, precision, options, staging, quantisation)
+        if precision == PROCESSOR and held is not None and not quantisation.reused:
+            # It rounds outputs too, each a little to one side, and nothing before has seen that.
+            quantisation = _centred(path, source, quantisation)
+            path, counted = _write(source, base, precision, options, staging, quantisation)
+        measured = _measured(path, precision, quantisation, held)
+        line = (
+            f"{path.name}: {counted.convolutions} of {counted.of} convolutions, {counted.share:.1%} of the "
+        )
+        line += "multiply-adds"
+        if measured is not None and measured.loss.loss is not None:
+            line += f", {measured.loss.loss:+.3f} dB lost, {measured.loss.fidelity:.1f} dB to fp32"
+        say(line)
+        lost = None if measured is None else measured.loss.loss
+        if lost is None or lost <= options.quantise.budget or not options.quantise.search:
+            break
+        fewer = _without_worst(quantisation)
+        if not fewer.recipe.formats:
+            break
+        quantisation = fewer
+    return Graph(path=path, quantisation=quantisation, counted=counted, measured=measured)
+
+
+def search_state(folder: Path, precision: str) -> Path:
+    """Return where an interrupted search keeps its measurements; a finished export removes it."""
+    return folder / f"model.{precision}.search.json"
+
+
+def _write(
+    source: Source,
+    base: Interchange,
+    precision: str,
+    options: ExportOptions,
+    staging: Path,
+    quantisation: Quantisation,
+) -> tuple[Path, Quantised | Placed]:
+    recipe, facts, found = quantisation.recipe, quantisation.kept.facts, quantisation.layers
+    counted: list[Quantised | Placed] = []
+
+    def pass_(graph: ir.Model) -> None:
+        apply_parameters_to_graph(graph, found, recipe.parameters)
+        if precision == PROCESSOR:
+            names = [layer.name for layer in found if layer.name in recipe.formats]
+            counted.append(quantise_for_processor(graph, found, facts["inputs"], facts["outputs"], names))
+        else:
+            counted.append(quantise(graph, found, recipe))
+            add_remainders(graph, found, recipe)
+
+    return write_graph(source, base, precision, options, staging, pass_), counted[0]
+
+
+def _centred(path: Path, source: Source, quantisation: Quantisation) -> Quantisation:
+    """Take the mean error of each colour, measured on calibration pictures, out of the last convolution's bias."""
+    last = quantisation.layers[-1].name
+    if last in quantisation.recipe.formats or quantisation.pictures is None or source.module is None:
+        return quantisation
+    session = verifying_session(path, PROCESSOR)
+    errors = []
+    for picture in quantisation.pictures.fit[:_CENTRED]:
+        with torch.inference_mode():
+            wanted = source.module(tensor_of(picture)).clamp(0, 1)
+        made = _planar(run(session, graph_input(session, picture))[0]).clamp(0, 1)
+        errors.append((wanted - made).mean((0, 2, 3)))
+    off = torch.stack(errors).mean(0).numpy()
+    recipe, name = quantisation.recipe, f"{last}.bias"
+    bias = recipe.parameters.get(name)
+    if bias is None:
+        bias = source.module.get_submodule(last).get_parameter("bias").detach().numpy()
+    # Of an SRVGGNetCompact each colour is made of as many channels as a pixel becomes.
+    moved = (bias + np.repeat(off, len(bias) // len(off))).astype(np.float32)
+    recipe = dataclasses.replace(recipe, parameters={**recipe.parameters, name: moved})
+    return dataclasses.replace(quantisation, kept=dataclasses.replace(quantisation.kept, recipe=recipe))
+
+
+def _held(source: Source, quantisation: Quantisation) -> HeldLoss | None:
+    # Of a graph that is resized there is no truth.
+    if quantisation.pictures is None or source.ratio != 1 or source.module is None:
+        return None
+    return HeldLoss.of_net([(pair.lr, pair.hr) for pair in quantisation.pictures.held], source.module)
+
+
+def _measured(
+    path: Path, precision: str, quantisation: Quantisation, held: HeldLoss | None
+) -> Measured | None:
+    if held is None:
+        return None
+    session = verifying_session(path, precision)
+    loss = held.of([_planar(run(session, graph_input(session, lr))[0]) for lr, _ in held.pairs])
+    return Measured(loss=loss, psnr_y=held.psnr_y)
+
+
+def _without_worst(quantisation: Quantisation) -> Quantisation:
+    """Return the unit that does most harm for its multiply-adds, as it was measured alone, to half precision."""
+    alone: Mapping[str, Mapping[str, Any]] = quantisation.kept.facts.get("alone", {})
+    recipe = quantisation.recipe
+    left = {layer.unit for layer in quantisation.layers if layer.name in recipe.formats}
+
+    def harm(unit: str) -> float:
+        seen = alone.get(unit)
+        return float(seen["noise"]) / float(seen["macs"]) if seen else 0.0
+
+    worst = max(sorted(left), key=harm)
+    kept = [layer.name for layer in quantisation.layers if layer.unit != worst]
+    fewer = dataclasses.replace(quantisation.kept, recipe=recipe.only(kept))
+    return dataclasses.replace(quantisation, kept=fewer)
+
+
+def _quantisation_of(
+    source: Source,
+    base: Interchange,
+    precision: str,
+    options: ExportOptions,
+    folder: Path,
+    *,
+    say: Callable[[str], None],
+) -> Quantisation:
+    """Find the recipe of a quantised graph.
+
+    Without pictures to calibrate on, the scales that lie in the export's folder are taken up if they belong to
+    these weights and were made with these options; else those that a training left beside the checkpoint.
+
+    Args:
+        source: What is exported.
+        base: Its interchange graph.
+        precision: One of `QUANTISED_GRAPHS`.
+        options: Of the export.
+        folder: Where the export goes: an interrupted search keeps its measurements there, and goes on from them.
+        say: Receives a line of progress now and then.
+
+    Raises:
+        ExportError: There is no checkpoint to calibrate, or its architecture cannot be quantised.
+        CheckpointError: The scales beside the checkpoint do not fit it.
+        MediaError: The folder of pictures holds none that can be used.
+    """
+    if source.module is None:
+        raise ExportError(
+            f"{source.name} is a graph, and {precision} is calibrated on a checkpoint in PyTorch. Give the "
+            "checkpoint, or run: --precision fp16"
+        )
+    kind = "int8" if precision == PROCESSOR else precision
+    old = folder / f"model.{precision}.scales.json"
+    asked = options.quantise
+    if (
+        precision != PROCESSOR
+        and asked.calibration is None
+        and not old.exists()
+        and source.weights is not None
+    ):
+        trained = scales_beside(source.weights)
+        if trained.is_file():
+            say(f"scales of a training are taken from {trained.name}")
+            return _trained(source, base, kind)
+    return quantise_net(
+        Net(module=source.module, spec=source.spec, sha256=source.spec.source_sha256),
+        kind,
+        asked,
+        unsigned=precision == PROCESSOR,
+        old=old,
+        state=search_state(folder, precision),
+        say=say,
+    )
+
+
+def _trained(source: Source, base: Interchange, kind: str) -> Quantisation:
+    assert source.weights is not None
+    found = layers(source.spec)
+    recipe = recipe_of_scales(base.graph, found, kind, load_scales(source.weights, kind))
+    kept = KeptRecipe(
+        recipe=recipe, weights_sha256=sha256_of(source.weights), asked={"format": kind, "training": True}
+    )
+    return Quantisation(kept=kept, layers=found, pictures=None, reused=True)
+
+
+def _planar(out: npt.NDArray[np.generic]) -> torch.Tensor:
+    if out.dtype == np.uint8:
+        return tensor_of(out.astype(np.uint8))
+    return torch.from_numpy(out.astype(np.float32))

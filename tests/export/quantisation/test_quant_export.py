@@ -1,0 +1,251 @@
+"""From a checkpoint and photographs to a quantised graph that holds its budget, and says so."""
+
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from esrgan_deploy._errors import ExportError, MediaError, ParityError
+from esrgan_deploy._manifest import load_manifest
+from esrgan_deploy.engines import BuildOptions, ShapeRange
+from esrgan_deploy.export import ExportOptions, export_model
+from esrgan_deploy.export._artefacts import refuse_breaches
+from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.quantisation._options import QuantiseOptions
+from esrgan_deploy.export.quantisation._recipe_file import load_recipe
+
+SMALL = BuildOptions(shapes=ShapeRange.parse("1x16x16:1x32x32:1x48x48"))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Crops of the photographs that scikit-image ships."""
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("photographs")
+    for name in ("astronaut", "coffee", "rocket"):
+        picture = getattr(data, name)()[100:292, 100:292]
+        Image.fromarray(np.ascontiguousarray(picture)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, rrdb_spec):
+    torch.manual_seed(3)
+    net = RRDBNet(rrdb_spec(features=8, blocks=1, growth=4))
+    with torch.no_grad():
+        # Random weights hardly reach the picture otherwise.
+        net.conv_last.weight.mul_(20)
+    path = tmp_path_factory.mktemp("net") / "net.pth"
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def _options(photographs, *precisions, plan=False, force=False, **asked):
+    return ExportOptions(
+        precisions=precisions or ("int8",),
+        quantise=QuantiseOptions(calibration=photographs, **asked),
+        plan=plan,
+        build=SMALL,
+        force=force,
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, checkpoint, photographs):
+    folder = tmp_path_factory.mktemp("out") / "int8"
+    lines = []
+    manifest = export_model(checkpoint, folder, _options(photographs), say=lines.append)
+    return folder, manifest, lines
+
+
+def test_a_quantised_export_says_what_it_quantised_and_what_that_costs(exported):
+    """Without share and loss beside it an INT8 graph is a rumour."""
+    folder, manifest, lines = exported
+    graph = manifest.artefact("model.int8.onnx")
+    assert graph.verified is True
+    facts = graph.quantised
+    assert 0 < facts["share"] <= 1
+    assert facts["measured"]["loss_db"] <= facts["budget_db"] == 0.1
+    assert facts["measured"]["to_fp32_db"] >= 40
+    assert any("of the multiply-adds" in line for line in lines)
+    written = onnx.load(folder / "model.int8.onnx")
+    pairs = {node.output[0] for node in written.graph.node if node.op_type == "DequantizeLinear"}
+    quantised = [n for n in written.graph.node if n.op_type == "Conv" and n.input[1] in pairs]
+    assert len(quantised) == facts["convolutions"] > 0
+
+
+def test_the_files_of_a_quantised_export_are_listed(exported):
+    """A file that the manifest does not list is neither vouched for nor tidied up."""
+    folder, manifest, _ = exported
+    listed = {artefact.file: artefact.kind for artefact in manifest.artefacts}
+    assert listed["model.int8.scales.json"] == "scales"
+    assert listed["model.int8.frontier.svg"] == "plot"
+    there = {path.name for path in folder.iterdir()} - {"model.json"}
+    assert there == set(listed)
+
+
+def test_the_search_keeps_to_pictures_that_calibration_has_not_seen(exported):
+    """A budget held on what was fitted says nothing of other pictures."""
+    _, manifest, _ = exported
+    parity = {figures["on"]: figures for figures in manifest.artefact("model.int8.onnx").parity}
+    assert set(parity) == {"noise", "golden", "unseen"}
+    assert parity["unseen"]["pictures"] >= 1
+
+
+def test_scales_are_taken_up_again_unless_the_checkpoint_changed(exported, checkpoint, photographs, tmp_path):
+    """Minutes of calibration for nothing, or worse: the scales of other weights."""
+    folder, first, _ = exported
+    copy = tmp_path / "int8"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    lines = []
+    again = export_model(checkpoint, copy, _options(photographs, force=True), say=lines.append)
+    assert any("taken up" in line for line in lines)
+    assert not any(line.startswith("calibrating") for line in lines)
+    assert again.artefact("model.int8.onnx").sha256 == first.artefact("model.int8.onnx").sha256
+    state = torch.load(checkpoint)
+    state["conv_hr.bias"] += 0.01
+    other = tmp_path / "other.pth"
+    torch.save(state, other)
+    lines.clear()
+    export_model(other, copy, _options(photographs, force=True), say=lines.append)
+    assert any("belongs to other weights" in line for line in lines)
+    assert any(line.startswith("calibrating") for line in lines)
+
+
+def test_other_options_calibrate_again(exported, checkpoint, photographs, tmp_path):
+    """A smaller budget with the old scales would be a budget that nobody held."""
+    folder, _, _ = exported
+    copy = tmp_path / "int8"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    lines = []
+    export_model(checkpoint, copy, _options(photographs, force=True, budget=0.05), say=lines.append)
+    assert any("made with other options" in line for line in lines)
+    assert load_recipe(copy / "model.int8.scales.json").asked["budget"] == 0.05
+
+
+def test_a_folder_without_pictures_is_an_error_and_leaves_nothing(checkpoint, tmp_path):
+    """Scales of random numbers would be written and believed."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(MediaError, match="can be calibrated on"):
+        export_model(checkpoint, tmp_path / "out", _options(empty))
+    assert list((tmp_path / "out").glob("*")) == []
+    with pytest.raises(MediaError, match="is not a folder"):
+        QuantiseOptions(calibration=tmp_path / "nowhere")
+
+
+def test_a_graph_that_was_handed_in_is_not_calibrated(exported, photographs, tmp_path):
+    """Its weights have no names that the pass knows."""
+    folder, _, _ = exported
+    with pytest.raises(ExportError, match="calibrated on a checkpoint"):
+        export_model(folder / "model.onnx", tmp_path / "out", _options(photographs))
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), 11.0])
+def test_a_budget_that_means_nothing_is_refused(budget):
+    """A negative budget would return everything to half precision and call that INT8."""
+    with pytest.raises(ExportError, match="--budget"):
+        QuantiseOptions(budget=budget)
+
+
+def test_a_loss_over_the_budget_is_a_breach(exported):
+    """The graph rounds more than the simulation: what was searched may lose more than the budget when measured."""
+    from esrgan_deploy.export._quantised_proof import over_budget
+
+    _, manifest, _ = exported
+    graph = manifest.artefact("model.int8.onnx")
+    assert over_budget(graph, 0.1, 0.1) == graph
+    breached = over_budget(graph, 0.11, 0.1)
+    assert breached.verified is False
+    with pytest.raises(ParityError, match=r"0\.110 dB of PSNR-Y lost"):
+        refuse_breaches([breached], "model.json")
+
+
+def test_what_a_quantised_export_says_survives_the_manifest(exported):
+    """The proof must be there for whoever opens the folder later."""
+    folder, manifest, _ = exported
+    again = load_manifest(folder / "model.json")
+    assert again.artefact("model.int8.onnx").quantised == json.loads(
+        json.dumps(manifest.artefact("model.int8.onnx").quantised)
+    )
+    kept = load_recipe(folder / "model.int8.scales.json")
+    assert kept.facts["measured"] == again.artefact("model.int8.onnx").quantised["measured"]
+    assert kept.facts["frontier"]
+
+
+@pytest.mark.slow
+def test_int8_and_fp8_become_plans_with_convolutions_of_their_dtype(checkpoint, photographs, tmp_path):
+    """A plan that quietly computes in half precision is no INT8 plan."""
+    options = _options(photographs, "int8", "fp8", plan=True, search=False)
+    options = dataclasses.replace(options, form="uint8")
+    manifest = export_model(checkpoint, tmp_path / "out", options)
+    for precision in ("int8", "fp8"):
+        plan = manifest.artefact(f"model.{precision}.plan")
+        graph = manifest.artefact(f"model.{precision}.onnx")
+        assert plan.dtypes[precision] >= graph.quantised["convolutions"]
+
+
+def test_the_graph_for_processors_is_verified_and_runs(checkpoint, photographs, tmp_path):
+    """It computes in integers here too, so its proof is of what it really does; TensorRT never sees it."""
+    from esrgan_deploy import Upscaler
+
+    folder = tmp_path / "out"
+    manifest = export_model(checkpoint, folder, _options(photographs, "int8-cpu", plan=True))
+    graph = manifest.artefact("model.int8-cpu.onnx")
+    assert graph.verified is True
+    assert graph.quantised["convolutions"] > 0
+    assert graph.quantised["measured"]["loss_db"] <= 0.1
+    assert not list(folder.glob("*.plan"))
+    kinds = {node.op_type for node in onnx.load(folder / "model.int8-cpu.onnx").graph.node}
+    assert "QuantizeLinear" in kinds
+    with Upscaler(folder / "model.int8-cpu.onnx") as up:
+        assert up.upscale(np.full((20, 24, 3), 90, np.uint8)).shape == (80, 96, 3)
+
+
+def test_explaining_a_quantised_graph_compares_it_layer_by_layer(exported):
+    """Of a sound graph no convolution is blamed, and every one is in the table."""
+    from esrgan_deploy.export._quantised_explain import explain_quantised
+
+    folder, manifest, _ = exported
+    graph = manifest.artefact("model.int8.onnx")
+    text = explain_quantised(folder, graph, manifest)
+    for name in ("conv_first", "body.0.rdb1.conv1", "conv_hr", "conv_last"):
+        assert name in text
+    assert "<- first" not in text
+
+
+def test_units_return_to_half_precision_where_the_graph_loses_more_than_the_search_saw(
+    checkpoint, photographs, tmp_path, monkeypatch
+):
+    """The simulation keeps in fp32 what the graph rounds: the budget is the graph's."""
+    from esrgan_deploy.export import _quantised
+
+    measured = _quantised._measured
+    losses = iter([0.5, 0.2])
+
+    def worse_at_first(*args):
+        found = measured(*args)
+        lost = next(losses, None)
+        if lost is None:
+            return found
+        return dataclasses.replace(found, loss=dataclasses.replace(found.loss, loss=lost))
+
+    monkeypatch.setattr(_quantised, "_measured", worse_at_first)
+    lines = []
+    manifest = export_model(checkpoint, tmp_path / "out", _options(photographs), say=lines.append)
+    shares = [line for line in lines if line.startswith("model.int8.onnx:")]
+    assert len(shares) == 3
+    graph = manifest.artefact("model.int8.onnx")
+    counted = [int(line.split(":")[1].split()[0]) for line in shares]
+    assert counted[0] > counted[1] > counted[2] == graph.quantised["convolutions"]
+    kept = load_recipe(tmp_path / "out" / "model.int8.scales.json")
+    assert len(kept.recipe.formats) == counted[2]
