@@ -115,8 +115,8 @@ def _summary(manifest: Manifest, folder: Path, seconds: float) -> str:
         state = {True: "verified", False: "NOT VERIFIED", None: artefact.note or "not run here"}[
             artefact.verified
         ]
-        lines.append(f"  {artefact.file:20} {artefact.size / 2**20:7.2f} MiB  {state}")
-    lines.append(f"  {MANIFEST:20}               what each of them is, and these figures")
+        lines.append(f"  {artefact.file:28} {artefact.size / 2**20:7.2f} MiB  {state}")
+    lines.append(f"  {MANIFEST:28}               what each of them is, and these figures")
     # ONNX Runtime has no bf16 convolution on a processor.
     graphs = [a for a in manifest.artefacts if a.kind == "onnx" and a.precision != "bf16"]
     lines.append(

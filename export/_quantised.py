@@ -17,6 +17,7 @@ from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._ort import run
 from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export._qdq import Quantised, apply_parameters_to_graph, quantise, recipe_of_scales
+from esrgan_deploy.export._quantised_bytes import bytes_counter
 from esrgan_deploy.export._scales import load_scales, scales_beside
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import graph_input, verifying_session
@@ -259,6 +260,7 @@ def _quantisation_of(
         kind,
         asked,
         unsigned=precision == PROCESSOR,
+        bytes_of=bytes_counter(source, base, precision, options),
         old=old,
         state=search_state(folder, precision),
         say=say,

@@ -93,7 +93,11 @@ def _write_recipe(
     if measured:
         kept = dataclasses.replace(kept, facts={**kept.facts, "measured": measured})
     files = save_recipe(folder / f"model.{precision}.scales.json", kept)
-    made = [Artefact.from_file(path, kind="scales", precision=precision) for path in files]
+    notes = ("scales, sensitivities and what was measured", "parameters that were rewritten")
+    made = [
+        Artefact.from_file(path, kind="scales", precision=precision, note=note)
+        for path, note in zip(files, notes, strict=False)
+    ]
     if quantisation.plot:
         path = folder / f"model.{precision}.frontier.svg"
         path.write_text(quantisation.plot, encoding="utf-8")

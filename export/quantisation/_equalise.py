@@ -23,7 +23,8 @@ _LEVELS = {"int8": LARGEST["int8"], "fp8": LARGEST["fp8"] * 2.0**9}
 _WIDEST = 2.0**6
 """How far a factor may lie from the set's mean. Half precision loses nothing to that: see `_centred`."""
 
-_ROUNDS = 150
+_ROUNDS, _ROUNDS_OF_MANY, _MANY = 150, 60, 100
+"""Steps of the descent; fewer where there are many sets, each of which costs time in every step."""
 
 _SHARE = 0.1
 """What is counted of the weights' error: it is one draw, which compensation and learned rounding make smaller."""
@@ -166,8 +167,9 @@ def factors(
     if not free:
         return [torch.ones_like(log) for log in logs]
     optimiser = torch.optim.Adam(free, lr=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _ROUNDS)
-    for _ in range(_ROUNDS):
+    rounds = _ROUNDS if len(sets) < _MANY else _ROUNDS_OF_MANY
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, rounds)
+    for _ in range(rounds):
         with torch.enable_grad():
             loss = problem.error(logs).log()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from esrgan_deploy._errors import ExportError, MediaError
 __all__ = ["METHODS", "ROUNDINGS", "QuantiseOptions"]
 
 METHODS = ("max", "percentile", "mse", "entropy")
-ROUNDINGS = ("nearest", "compensated", "learned")
+ROUNDINGS = ("nearest", "corrected", "compensated", "learned")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class QuantiseOptions:
         per_channel: One weight scale for each channel of the output, or one for all; None takes one for each
             channel in INT8 and one for all in FP8, which moves fewest bytes.
         equalise: Whether to equalise channels first, which is exact.
-        rounding: ``"nearest"``, ``"compensated"`` (each column's rounding error is made good by those that
+        rounding: ``"nearest"``, ``"corrected"`` (the mean error of each channel is taken back),
+            ``"compensated"`` (each column's rounding error is made good by those that
             follow) or ``"learned"`` (block by block against the fp32 outputs, minutes); None takes compensated in
             INT8, learned in FP8, and nearest for processors.
         remainders: Input channels of each FP8 convolution behind the dense blocks that are read twice, rounded and

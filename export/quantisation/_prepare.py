@@ -11,6 +11,7 @@ from torch import nn
 from esrgan_deploy._parity import planar
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation import _equalise, _ranges
+from esrgan_deploy.export.quantisation._bias import correct_bias
 from esrgan_deploy.export.quantisation._compensate import compensated, fitted_last
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
@@ -105,11 +106,15 @@ def _rounded(
     if rounding == "learned":
         say("learning which way weights are rounded")
         return reconstruct(module, found, recipe, pictures, say=say)
+    tensors = _tensors(pictures[:_COMPENSATE])
+    if rounding == "corrected":
+        say("taking back what rounding moves each channel by")
+        moved = correct_bias(module, spec, recipe, tensors)
+        return dataclasses.replace(recipe, parameters={**recipe.parameters, **moved})
     say("rounding weights, each making up for those before it")
     # A dense block loses nothing to speak of, and rounding all of it takes most of the time.
     dense = spec.architecture == "rrdbnet"
     names = [layer.name for layer in found if not (dense and layer.place == "body")]
-    tensors = _tensors(pictures[:_COMPENSATE])
     changed = compensated(module, spec, recipe, tensors, names=names, pixels=_PIXELS)
     recipe = dataclasses.replace(recipe, parameters={**recipe.parameters, **changed})
     if found[-1].name in recipe.formats:

@@ -30,6 +30,12 @@ __all__ = ["Net", "Quantisation", "pictures_for", "quantise_net"]
 _EVALUATION = 4e11
 """Floating-point operations that running the net on all held pictures may cost: some seconds on two cores."""
 
+_LARGE = 1e7
+"""Floating-point operations per pixel from which on only the chosen point is built to count its bytes."""
+
+_SEARCH = 1e13
+"""Floating-point operations that measuring every convolution alone may cost: minutes on two cores."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Net:
@@ -76,6 +82,7 @@ def quantise_net(
     options: QuantiseOptions,
     *,
     unsigned: bool = False,
+    bytes_of: Callable[[Recipe], float | None] = lambda recipe: None,
     old: Path | None = None,
     state: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -87,6 +94,7 @@ def quantise_net(
         kind: ``"int8"`` or ``"fp8"``.
         options: How.
         unsigned: Keep the ranges as well that the graph for processors is quantised with.
+        bytes_of: Declared bytes per pixel of the input that the graph of a recipe moves, where that is known.
         old: A ``….scales.json`` of an earlier run; it is taken up where it belongs to these weights and was made
             with these options and, if a folder of pictures is given, with these pictures.
         state: A file that keeps the search's measurements, so that an interrupted one goes on.
@@ -111,15 +119,20 @@ def quantise_net(
     module = copy.deepcopy(net.module)
     recipe = prepare(module, net.spec, found, kind, options, pictures.fit, unsigned=unsigned, say=say)
     result, held = _searched(net, module, found, recipe, pictures, options, kind, state, say)
+    shown = frontier((*result.points, result.chosen))
+    declared = {
+        point.names: bytes_of(recipe.only(point.names))
+        for point in shown
+        if point is result.chosen or point == result.chosen or (net.spec.flops_per_pixel or 0) < _LARGE
+    }
     kept = KeptRecipe(
         recipe=_trimmed(recipe.only(result.chosen.names), found),
         weights_sha256=net.sha256,
         asked=asked,
-        facts=_facts(result, held, pictures, found)
+        facts=_facts(result, held, pictures, found, declared)
         | (_ranges_of(module, found, pictures) if unsigned else {}),
     )
-    shown = frontier((*result.points, result.chosen))
-    say(table(shown, chosen=result.chosen))
+    say(table(shown, chosen=result.chosen, bytes_of=lambda point: declared.get(point.names)))
     drawing = plot(shown, chosen=result.chosen, budget=options.budget, title=f"{kind}: what is lost")
     return Quantisation(kept=kept, layers=found, pictures=pictures, reused=False, plot=drawing)
 
@@ -166,7 +179,7 @@ def _searched(
             return _All(chosen=point, points=(point,)), held
         if state is not None:
             state.parent.mkdir(parents=True, exist_ok=True)
-        asked = SearchOptions(budget=options.budget, floor=BOUNDS[kind].min_psnr)
+        asked = SearchOptions(budget=options.budget, floor=BOUNDS[kind].min_psnr, flops=_SEARCH)
         return search(simulation, found, net.spec, held, asked, state=state, say=say), held
     finally:
         simulation.detach()
@@ -215,7 +228,11 @@ def _reusable(
 
 
 def _facts(
-    result: "SearchResult | _All", held: HeldLoss, pictures: CalibrationPictures, found: tuple[Layer, ...]
+    result: "SearchResult | _All",
+    held: HeldLoss,
+    pictures: CalibrationPictures,
+    found: tuple[Layer, ...],
+    declared: Mapping[tuple[str, ...], float | None],
 ) -> dict[str, Any]:
     loss = result.chosen.loss
     facts: dict[str, Any] = {
@@ -229,6 +246,7 @@ def _facts(
             {
                 "share": point.share,
                 "convolutions": len(point.names),
+                "declared_bytes": declared.get(point.names),
                 **_figures(point.loss.loss, point.loss.fidelity),
             }
             for point in frontier(result.points)

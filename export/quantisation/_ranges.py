@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy.export._placement import LARGEST, LEAST_STEP
 from esrgan_deploy.export.quantisation._clips import entropy_clip, least_error_clip, percentile_clip
+from esrgan_deploy.export.quantisation._options import METHODS
 from esrgan_deploy.export.quantisation._recipe import storable
 from esrgan_deploy.export.quantisation._structure import Layer
 
-__all__ = ["BINS", "METHODS", "Observed", "activation_steps", "low_high", "observe", "step"]
-
-METHODS = ("max", "percentile", "mse", "entropy")
+__all__ = ["BINS", "Observed", "activation_steps", "low_high", "observe", "step"]
 
 BINS = 16384
 """Of a histogram, between half of which and all of which hold something: tens for one step of INT8."""

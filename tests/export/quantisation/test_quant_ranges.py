@@ -18,9 +18,9 @@ from esrgan_deploy.export._compact import SRVGGNetCompact
 from esrgan_deploy.export._placement import LARGEST, LEAST_STEP
 from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export.quantisation._clips import percentile_clip
+from esrgan_deploy.export.quantisation._options import METHODS
 from esrgan_deploy.export.quantisation._ranges import (
     BINS,
-    METHODS,
     Observed,
     activation_steps,
     low_high,
