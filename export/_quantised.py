@@ -23,7 +23,7 @@ from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import graph_input, verifying_session
 from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss, tensor_of
 from esrgan_deploy.export.quantisation._processor import Placed, quantise_for_processor
-from esrgan_deploy.export.quantisation._quantise import Net, Quantisation, quantise_net
+from esrgan_deploy.export.quantisation._quantise import FLOOR, Net, Quantisation, quantise_net
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe
 from esrgan_deploy.export.quantisation._remainders import add_remainders
 from esrgan_deploy.export.quantisation._structure import layers
@@ -116,14 +116,17 @@ def write_quantised(
         if measured is not None and measured.loss.loss is not None:
             line += f", {measured.loss.loss:+.3f} dB lost, {measured.loss.fidelity:.1f} dB to fp32"
         say(line)
-        lost = None if measured is None else measured.loss.loss
-        if lost is None or lost <= options.quantise.budget or not options.quantise.search:
+        if measured is None or not options.quantise.search or _holds(measured.loss, options.quantise.budget):
             break
         fewer = _without_worst(quantisation)
         if not fewer.recipe.formats:
             break
         quantisation = fewer
     return Graph(path=path, quantisation=quantisation, counted=counted, measured=measured)
+
+
+def _holds(loss: Loss, budget: float) -> bool:
+    return (loss.loss is None or loss.loss <= budget) and loss.fidelity >= FLOOR
 
 
 def search_state(folder: Path, precision: str) -> Path:

@@ -39,8 +39,9 @@ def load_scales(weights: Path, precision: str) -> dict[str, float]:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{precision} needs activation scales and {path} is not there. Make them with: "
-            f"esrgan-train --start {weights} --teacher {weights} --quantize {precision} and the net's own keys"
+            f"{precision} needs activation scales and {path} is not there. Run: "
+            f"esrgan-export --precision {precision} --calibration DIR, or make them with: esrgan-train --start "
+            f"{weights} --teacher {weights} --quantize {precision} and the net's own keys"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as scales: {error}") from error

@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy._parity import BOUNDS
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._frontier import frontier, plot, table
 from esrgan_deploy.export.quantisation._loss import HeldLoss
@@ -25,7 +24,11 @@ from esrgan_deploy.export.quantisation._search import Point, SearchOptions, Sear
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
 from esrgan_deploy.export.quantisation._structure import Layer, layers
 
-__all__ = ["Net", "Quantisation", "pictures_for", "quantise_net"]
+__all__ = ["FLOOR", "Net", "Quantisation", "pictures_for", "quantise_net"]
+
+FLOOR = 47.0
+"""dB to the fp32 picture that a search keeps besides its budget: four of five samples are then within one level, as
+the verification asks, where errors are spread as rounding spreads them."""
 
 _EVALUATION = 4e11
 """Floating-point operations that running the net on all held pictures may cost: some seconds on two cores."""
@@ -179,7 +182,7 @@ def _searched(
             return _All(chosen=point, points=(point,)), held
         if state is not None:
             state.parent.mkdir(parents=True, exist_ok=True)
-        asked = SearchOptions(budget=options.budget, floor=BOUNDS[kind].min_psnr, flops=_SEARCH)
+        asked = SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH)
         return search(simulation, found, net.spec, held, asked, state=state, say=say), held
     finally:
         simulation.detach()

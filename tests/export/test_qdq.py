@@ -368,12 +368,14 @@ def test_a_quantised_export_builds_a_plan_whose_convolutions_are_quantised(check
     assert all(entry["finite"] for entry in graph.parity)
 
 
-def test_an_export_without_scales_says_how_to_make_them(checkpoint, tmp_path):
-    """And leaves nothing."""
+def test_an_export_without_scales_is_calibrated_on_drawn_pictures_and_says_so(checkpoint, tmp_path):
+    """Never on random numbers, and never without a word: photographs calibrate better."""
     _, path = checkpoint
-    with pytest.raises(CheckpointError, match="esrgan-train --start"):
-        export_model(path, tmp_path / "out", ExportOptions(precisions=("int8",), plan=False))
-    assert not (tmp_path / "out").exists()
+    lines = []
+    options = ExportOptions(precisions=("int8",), plan=False)
+    manifest = export_model(path, tmp_path / "out", options, say=lines.append)
+    assert any("drawn pictures stand in" in line for line in lines)
+    assert "drawn by this package" in manifest.artefact("model.int8.onnx").quantised["pictures"]
 
 
 def test_the_dense_blocks_are_placed_and_the_body_of_a_compact_net_without_its_ends(rrdb_spec):
