@@ -2,7 +2,7 @@ r"""Quantised graphs and other quantisers, judged side by side on the same pictu
 
     python -m esrgan_deploy.benchmarks.quantisation --reference out/model.onnx \
         --graph int8=out/model.int8.onnx --graph fp8=out/model.fp8.onnx --sets Set5/x4 BSD100/x4 Kodak24 \
-        --peers onnxruntime,modelopt --calibration HR-PICTURES --modelopt-python /tmp/modelopt/bin/python
+        --peers onnxruntime,modelopt --calibration HR-PICTURES --modelopt-python modelopt/bin/python
 
 A set is a folder that holds LR and HR, which pair by name; of any other folder the pictures are HR, and LR is made
 of them with antialiased bicubic. Graphs in half precision are computed with every tensor really rounded. Peers work
@@ -10,9 +10,9 @@ on the reference with their own defaults, calibrated on the crops that `esrgan-e
 
 nvidia-modelopt pins versions that exclude this package's own, so that it lives in an environment of its own:
 
-    python -m venv /tmp/modelopt
-    /tmp/modelopt/bin/pip install numpy onnx onnxruntime torch --extra-index-url https://download.pytorch.org/whl/cpu
-    /tmp/modelopt/bin/pip install --no-deps nvidia-modelopt onnx-graphsurgeon onnxslim onnxscript onnx-ir lief tqdm \
+    python -m venv modelopt
+    modelopt/bin/pip install numpy onnx onnxruntime torch
+    modelopt/bin/pip install --no-deps nvidia-modelopt onnx-graphsurgeon onnxslim onnxscript onnx-ir lief tqdm \
         nvidia-ml-py
 """
 
