@@ -192,7 +192,7 @@ def _quantisation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--method",
         choices=METHODS,
-        help="how a scale follows from the values seen (default: max)",
+        help="how a scale follows from the values seen (default: mse for int8, max for fp8)",
     )
     group.add_argument(
         "--weights",

@@ -21,7 +21,8 @@ class QuantiseOptions:
             None takes the scales that are there already, else the drawn pictures that ship.
         budget: dB of PSNR-Y against the truth that the picture may lose, on pictures that calibration has not
             seen.
-        method: How a scale follows from what was seen, one of `METHODS`; None takes ``max``.
+        method: How a scale follows from what was seen, one of `METHODS`; None takes ``mse`` in INT8 and ``max`` in
+            FP8.
         ends: Whether the first and the last convolution may be quantised too: 1 % of the multiply-adds of an
             RRDBNet, and what they round the picture shows.
         per_channel: One weight scale for each channel of the output, or one for all; None takes one for each
