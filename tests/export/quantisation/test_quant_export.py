@@ -211,13 +211,13 @@ def test_the_graph_for_processors_is_verified_and_runs(checkpoint, photographs, 
         assert up.upscale(np.full((20, 24, 3), 90, np.uint8)).shape == (80, 96, 3)
 
 
-def test_explaining_a_quantised_graph_compares_it_layer_by_layer(exported):
-    """Of a sound graph no convolution is blamed, and every one is in the table."""
+def test_explaining_a_quantised_graph_compares_it_layer_by_layer(checkpoint, photographs, tmp_path):
+    """Where nothing is cut off no convolution is blamed, and every one is in the table."""
     from esrgan_deploy.export._quantised_explain import explain_quantised
 
-    folder, manifest, _ = exported
-    graph = manifest.artefact("model.int8.onnx")
-    text = explain_quantised(folder, graph, manifest)
+    options = _options(photographs, method="max", search=False)
+    manifest = export_model(checkpoint, tmp_path / "out", options)
+    text = explain_quantised(tmp_path / "out", manifest.artefact("model.int8.onnx"), manifest)
     for name in ("conv_first", "body.0.rdb1.conv1", "conv_hr", "conv_last"):
         assert name in text
     assert "<- first" not in text
