@@ -48,8 +48,11 @@ def _really_rounding(model: Path) -> Iterator[tuple[Path, str]]:
         yield model, "fp32 (ONNX Runtime)"
         return
     ir = require("onnx_ir", extra="export")
-    from esrgan_deploy.export._rounding import measured_as, rounding_model
+    from esrgan_deploy.export._rounding import measured_as, rounding_model, runs_as_it_is
 
+    if runs_as_it_is(precision):
+        yield model, measured_as(precision)
+        return
     graph = ir.load(model)
     with tempfile.TemporaryDirectory(prefix="esrgan-bench-") as name:
         path = Path(name) / model.name

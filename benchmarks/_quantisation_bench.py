@@ -18,7 +18,7 @@ from esrgan_deploy.benchmarks._machine import describe_machine
 from esrgan_deploy.benchmarks._quantisation_graphs import FP32, Opened, opened
 from esrgan_deploy.benchmarks._quantisation_peers import PeerGraph
 
-__all__ = ["compare", "pictures_of"]
+__all__ = ["compare", "name_of", "pictures_of"]
 
 SCHEMA = 1
 
@@ -59,7 +59,7 @@ def compare(
         BenchmarkError: The reference is quantised or in half precision, or two sets have one name.
         MediaError: A set holds no pictures, or they do not fit each other.
     """
-    names = [_name(folder) for folder in sets]
+    names = [name_of(folder) for folder in sets]
     if len(set(names)) < len(names) or not names:
         raise BenchmarkError(f"--sets {', '.join(names) or 'names none'}: give each set once, at least one")
     with opened(reference, threads=threads) as fine:
@@ -182,8 +182,8 @@ class _Bench:
             return {"name": peer.name, "left_out": one_line(error)[:200]}
 
 
-def _name(folder: Path) -> str:
-    # Benchmark sets keep one folder for each scale.
+def name_of(folder: Path) -> str:
+    """Return what a set is called: benchmark sets keep one folder for each scale, such as ``Set5/x4``."""
     folder = folder.resolve()
     inner = folder.name[:1] == "x" and folder.name[1:].isdecimal()
     return folder.parent.name if inner else folder.name

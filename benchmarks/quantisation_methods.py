@@ -18,6 +18,7 @@ from typing import Any
 from esrgan_deploy._console import one_line_errors
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
+from esrgan_deploy.benchmarks._quantisation_bench import name_of, pictures_of
 
 __all__ = ["WAYS", "compare_ways", "main"]
 
@@ -100,8 +101,7 @@ def compare_ways(
     spec, net = loaded.spec, loaded.module().eval().requires_grad_(False)
     found = layers(spec)
     crops = pictures_for(spec, QuantiseOptions(calibration=calibration))
-    judges = {folder.parent.name if folder.name.startswith("x") else folder.name: _judge(folder, net, pictures)
-              for folder in sets}  # fmt: skip
+    judges = {name_of(folder): _judge(folder, spec.scale, net, pictures) for folder in sets}
     rows = []
     for way in ways:
         if precision == "fp8" and WAYS[way]["method"] == "entropy":
@@ -135,21 +135,15 @@ def compare_ways(
     }
 
 
-def _judge(folder: Path, net: Any, pictures: int | None) -> Any:
-    import numpy as np
-
-    from esrgan_deploy._optional import require
-    from esrgan_deploy._quality import paired_pictures
+def _judge(folder: Path, scale: int, net: Any, pictures: int | None) -> Any:
     from esrgan_deploy.export.quantisation._loss import HeldLoss
 
-    image = require("PIL.Image", extra="media")
     pairs = []
-    for lr, hr in paired_pictures(folder)[:pictures]:
-        with image.open(lr) as low, image.open(hr) as high:
-            small, large = (np.asarray(one.convert("RGB")) for one in (low, high))
-        scale = large.shape[0] // small.shape[0]
+    for shown in pictures_of(folder, scale, most=pictures):
+        height, width = (side * scale for side in shown.lr.shape[:2])
         # HR sides that are no multiple of the scale lose the rest: the LR pictures were made so.
-        pairs.append((small[None], large[None, : small.shape[0] * scale, : small.shape[1] * scale]))
+        truth = None if shown.truth is None else shown.truth[None, :height, :width]
+        pairs.append((shown.lr[None], truth))
     return HeldLoss.of_net(pairs, net)
 
 

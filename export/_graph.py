@@ -11,7 +11,7 @@ import onnx_ir as ir
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import replaced_atomically
 
-__all__ = ["append", "clone", "constant", "save", "to_bytes"]
+__all__ = ["append", "clone", "constant", "drop_unused", "save", "to_bytes"]
 
 
 def append(
@@ -39,6 +39,16 @@ def constant(model: ir.Model, array: npt.NDArray[np.generic], name: str) -> ir.V
     )
     model.graph.register_initializer(value)
     return value
+
+
+def drop_unused(graph: ir.Graph) -> None:
+    """Remove nodes that nothing reads, last first, and then the initialisers that nothing reads."""
+    for node in reversed(list(graph)):
+        if all(not value.uses() and not value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 def clone(model: ir.Model) -> ir.Model:

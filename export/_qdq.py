@@ -1,6 +1,5 @@
 """Explicit quantisation: QuantizeLinear and DequantizeLinear pairs, as TensorRT reads them."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import ml_dtypes
@@ -9,30 +8,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy.export._graph import constant
+from esrgan_deploy.export._graph import constant, drop_unused
 from esrgan_deploy.export._placement import LARGEST
 from esrgan_deploy.export.quantisation._recipe import Recipe, storable
-from esrgan_deploy.export.quantisation._structure import Layer
+from esrgan_deploy.export.quantisation._structure import Layer, Quantised, counted
 
-__all__ = ["Quantised", "apply_parameters_to_graph", "quantise", "recipe_of_scales"]
+__all__ = ["apply_parameters_to_graph", "quantise", "recipe_of_scales"]
 
 _STORED = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
 _LEAST_OPSET = 19
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantised:
-    """What a pass quantised.
-
-    Attributes:
-        convolutions: How many convolutions.
-        of: How many the net has.
-        share: Their part of the net's multiply-adds, 0..1.
-    """
-
-    convolutions: int
-    of: int
-    share: float
 
 
 def quantise(model: ir.Model, layers: Sequence[Layer], recipe: Recipe) -> Quantised:
@@ -79,12 +63,8 @@ def quantise(model: ir.Model, layers: Sequence[Layer], recipe: Recipe) -> Quanti
         assert node.inputs[0] is not None
         node.replace_input_with(0, pass_.activation(node.inputs[0], layer, recipe.formats[layer.name]))
         node.replace_input_with(1, pass_.weight(node, layer))
-    _drop_unused(model.graph)
-    return Quantised(
-        convolutions=len(chosen),
-        of=len(known),
-        share=sum(layer.macs for layer in chosen) / sum(layer.macs for layer in layers),
-    )
+    drop_unused(model.graph)
+    return counted(layers, recipe.formats)
 
 
 def apply_parameters_to_graph(
@@ -278,12 +258,3 @@ def _stored(shares: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.generi
     if kind == "int8":
         return np.clip(np.rint(shares), -largest, largest).astype(np.int8)
     return np.clip(shares, -largest, largest).astype(ml_dtypes.float8_e4m3fn)
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    for node in reversed(list(graph)):
-        if all(not value.uses() and not value.is_graph_output() for value in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses():
-            del graph.initializers[name]

@@ -16,17 +16,18 @@ from esrgan_deploy.export._artefacts import Interchange, write_graph
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._ort import run
 from esrgan_deploy.export._placement import QUANTISED
-from esrgan_deploy.export._qdq import Quantised, apply_parameters_to_graph, quantise, recipe_of_scales
+from esrgan_deploy.export._qdq import apply_parameters_to_graph, quantise, recipe_of_scales
 from esrgan_deploy.export._quantised_bytes import bytes_counter
 from esrgan_deploy.export._scales import load_scales, scales_beside
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import graph_input, verifying_session
-from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss, tensor_of
-from esrgan_deploy.export.quantisation._processor import Placed, quantise_for_processor
+from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss
+from esrgan_deploy.export.quantisation._processor import quantise_for_processor
 from esrgan_deploy.export.quantisation._quantise import FLOOR, Net, Quantisation, quantise_net
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe
 from esrgan_deploy.export.quantisation._remainders import add_remainders
-from esrgan_deploy.export.quantisation._structure import layers
+from esrgan_deploy.export.quantisation._structure import Quantised, layers
+from esrgan_deploy.export.quantisation._watched import tensor_of
 
 __all__ = ["QUANTISED_GRAPHS", "Graph", "Measured", "search_state", "write_quantised"]
 
@@ -66,7 +67,7 @@ class Graph:
 
     path: Path
     quantisation: Quantisation | None = None
-    counted: Quantised | Placed | None = None
+    counted: Quantised | None = None
     measured: Measured | None = None
 
 
@@ -141,9 +142,9 @@ def _write(
     options: ExportOptions,
     staging: Path,
     quantisation: Quantisation,
-) -> tuple[Path, Quantised | Placed]:
+) -> tuple[Path, Quantised]:
     recipe, facts, found = quantisation.recipe, quantisation.kept.facts, quantisation.layers
-    counted: list[Quantised | Placed] = []
+    counted: list[Quantised] = []
 
     def pass_(graph: ir.Model) -> None:
         apply_parameters_to_graph(graph, found, recipe.parameters)
@@ -184,7 +185,8 @@ def _held(source: Source, quantisation: Quantisation) -> HeldLoss | None:
     # Of a graph that is resized there is no truth.
     if quantisation.pictures is None or source.ratio != 1 or source.module is None:
         return None
-    return HeldLoss.of_net([(pair.lr, pair.hr) for pair in quantisation.pictures.held], source.module)
+    pairs = [(pair.lr, pair.hr) for pair in quantisation.pictures.held]
+    return quantisation.held or HeldLoss.of_net(pairs, source.module)
 
 
 def _measured(

@@ -12,7 +12,7 @@ from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._quantised import Graph
 from esrgan_deploy.export._reference import reference_pairs
 from esrgan_deploy.export._source import Source
-from esrgan_deploy.export.quantisation._quantise import Quantisation
+from esrgan_deploy.export.quantisation._quantise import Quantisation, plot_beside
 from esrgan_deploy.export.quantisation._recipe_file import save_recipe
 
 __all__ = ["over_budget", "prove_quantised"]
@@ -99,7 +99,7 @@ def _write_recipe(
         for path, note in zip(files, notes, strict=False)
     ]
     if quantisation.plot:
-        path = folder / f"model.{precision}.frontier.svg"
+        path = plot_beside(files[0])
         path.write_text(quantisation.plot, encoding="utf-8")
         made.append(
             Artefact.from_file(path, kind="plot", precision=precision, note="share, loss, PSNR to fp32")

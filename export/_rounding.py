@@ -12,11 +12,16 @@ from esrgan_deploy.export._graph import clone
 from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export._precision import DTYPES
 
-__all__ = ["measured_as", "rounding_model"]
+__all__ = ["measured_as", "rounding_model", "runs_as_it_is"]
 
 # They move values that are rounded already.
 _MOVES = {"Concat", "DepthToSpace", "Identity", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
           "Transpose", "Unsqueeze"}  # fmt: skip
+
+
+def runs_as_it_is(precision: str) -> bool:
+    """Return whether a processor computes a graph as its dtypes say: where it holds no half precision."""
+    return DTYPES[precision] == ir.DataType.FLOAT
 
 
 def measured_as(precision: str) -> str:

@@ -14,9 +14,8 @@ from esrgan_deploy._optional import require
 from esrgan_deploy._parity import Comparer, Comparison, Pairs, planar
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
-from esrgan_deploy.export._precision import DTYPES
 from esrgan_deploy.export._reference import Reference
-from esrgan_deploy.export._rounding import measured_as, rounding_model
+from esrgan_deploy.export._rounding import measured_as, rounding_model, runs_as_it_is
 
 __all__ = [
     "SHAPE_BUDGET",
@@ -69,7 +68,7 @@ def verifying_session(path: Path, precision: str) -> Any:
     Raises:
         ExportError: ONNX Runtime refuses the graph.
     """
-    if DTYPES[precision] == ir.DataType.FLOAT:
+    if runs_as_it_is(precision):
         return session_of(path)
     return session_of(to_bytes(rounding_model(ir.load(path), precision)))
 

@@ -46,6 +46,21 @@ def rrdb_spec() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of crops of the photographs that scikit-image ships; no test may change it."""
+    import numpy as np
+    from PIL import Image
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("pictures") / "photographs"
+    folder.mkdir()
+    for name in ("astronaut", "coffee", "rocket"):
+        picture = np.ascontiguousarray(getattr(data, name)()[100:292, 100:292])
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_export(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., Any]) -> Path:
     """A folder that esrgan-export made of a tiny RRDBNet, its plan among it; no test may change it."""
     import torch

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esrgan_deploy.export._placement import LARGEST, LEAST_STEP
+from esrgan_deploy.export.quantisation._simulation import rounded as quantised
 
 __all__ = ["FakeQuantisation", "rounded"]
 
@@ -104,13 +105,9 @@ def rounded(x: Tensor, step: Tensor, precision: str) -> Tensor:
         precision: ``"int8"``: -128..127, half to even; ``"fp8"``: E4M3, saturating at 448.
     """
     x = x.float()
-    if precision == "int8":
-        inside = x.clamp(-128 * step, 127 * step)
-        stored = (inside.detach() / step).round()
-    else:
-        inside = x.clamp(-448 * step, 448 * step)
-        stored = (inside.detach() / step).to(torch.float8_e4m3fn).float()
-    return inside + (stored * step - inside).detach()
+    low = -128 if precision == "int8" else -LARGEST[precision]
+    inside = x.clamp(low * step, LARGEST[precision] * step)
+    return inside + (quantised(x.detach(), step, precision) - inside).detach()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._metrics import crop_border, luma
-from esrgan_deploy._parity import planar, to_levels
+from esrgan_deploy._parity import to_levels
+from esrgan_deploy.export.quantisation._watched import tensor_of
 
 __all__ = ["HeldLoss", "Loss", "Net", "Pair"]
 
@@ -157,11 +158,6 @@ class HeldLoss:
             error = float(np.mean((a - b) ** 2))
             values.append(min(_BEST_PSNR, 10 * math.log10(255.0**2 / error)) if error else _BEST_PSNR)
         return float(np.mean(values))
-
-
-def tensor_of(picture: Picture) -> Tensor:
-    """Turn ``(1, H, W, C)`` uint8 into ``(1, C, H, W)`` float32 0..1."""
-    return torch.from_numpy(planar(picture))
 
 
 def _levels(out: Tensor) -> npt.NDArray[np.float64]:

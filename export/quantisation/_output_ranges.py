@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy.export.quantisation._structure import Layer
+from esrgan_deploy.export.quantisation._watched import run_watched
 
 __all__ = ["output_ranges"]
 
@@ -38,17 +39,9 @@ def output_ranges(
     Raises:
         ExportError: There is no picture, or an output is not a finite number.
     """
-    if not pictures:
-        raise ExportError("there is no picture to calibrate on. Run: --calibration DIR with pictures in it")
     watches = {layer.name: _Watch(layer.name) for layer in layers}
-    handles = [module.get_submodule(name).register_forward_hook(watch) for name, watch in watches.items()]
-    try:
-        with torch.inference_mode():
-            for picture in pictures:
-                module(torch.from_numpy(picture).permute(0, 3, 1, 2).to(torch.float32).div_(255))
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [module.get_submodule(name).register_forward_hook(watch) for name, watch in watches.items()]
+    run_watched(module, hooks, pictures)
     return {name: watch.range(_slopes_behind(module, name)) for name, watch in watches.items()}
 
 

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from esrgan_deploy._parity import planar
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation import _equalise, _ranges
 from esrgan_deploy.export.quantisation._bias import correct_bias
@@ -19,11 +18,12 @@ from esrgan_deploy.export.quantisation._reconstruct import reconstruct
 from esrgan_deploy.export.quantisation._remainders import with_remainders
 from esrgan_deploy.export.quantisation._simulation import apply_parameters
 from esrgan_deploy.export.quantisation._structure import Layer
+from esrgan_deploy.export.quantisation._watched import tensor_of
 
 __all__ = ["prepare"]
 
 _EQUALISE = 8
-"""Pictures that the factors are found on, at most: each of them is run backwards too."""
+"""Pictures that the factors are found on, at most: those that show the extremes come first."""
 
 _COMPENSATE = 24
 """Pictures that weights are rounded on, at most: both nets are in memory for all of them at once."""
@@ -128,7 +128,7 @@ def _rounded(
 
 
 def _tensors(pictures: Sequence[npt.NDArray[np.uint8]]) -> list[torch.Tensor]:
-    return [torch.from_numpy(planar(picture)) for picture in pictures]
+    return [tensor_of(picture) for picture in pictures]
 
 
 def _weight(module: nn.Module, layer: Layer) -> npt.NDArray[np.float32]:

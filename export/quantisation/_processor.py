@@ -1,6 +1,5 @@
 """INT8 for processors: unsigned activations with a zero point, in the form that ONNX Runtime runs on integers."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,32 +8,17 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy.export._graph import constant
+from esrgan_deploy.export._graph import constant, drop_unused
 from esrgan_deploy.export.quantisation._processor_weights import fitted
-from esrgan_deploy.export.quantisation._structure import Layer
+from esrgan_deploy.export.quantisation._structure import Layer, Quantised, counted
 
-__all__ = ["Placed", "quantise_for_processor"]
+__all__ = ["quantise_for_processor"]
 
 Range = tuple[float, float]
 
 _ACTIVATIONS = {"LeakyRelu", "PRelu"}
 _LEVELS = 255
 _LARGEST_BIAS = 2.0**30
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Placed:
-    """What a graph was quantised in.
-
-    Attributes:
-        convolutions: How many are quantised.
-        of: How many there are.
-        share: Of all multiply-adds, those of the quantised convolutions.
-    """
-
-    convolutions: int
-    of: int
-    share: float
 
 
 def quantise_for_processor(
@@ -45,7 +29,7 @@ def quantise_for_processor(
     names: Sequence[str],
     *,
     steps: Mapping[str, npt.NDArray[np.floating]] | None = None,
-) -> Placed:
+) -> Quantised:
     """Put Q/DQ pairs around convolutions: on the input, the weights, the bias and the output.
 
     ONNX Runtime's CPU provider has integer convolutions only from 8 bits to 8 bits: without the pair behind, it
@@ -89,14 +73,12 @@ def quantise_for_processor(
         pass_.read(convolutions[name])
     for name in names:
         pass_.compute(convolutions[name], (steps or {}).get(name))
-    _drop_unused(model.graph)
     model.graph.sort()
+    drop_unused(model.graph)
     made = sum(node.op_type == "Conv" and _is_quantised(node) for node in model.graph)
     if made != len(names):
         raise ExportError(f"{made} convolutions are quantised of {len(names)} that were to be")
-    macs = {layer.name: layer.macs for layer in layers}
-    share = sum(macs[name] for name in names) / sum(macs.values())
-    return Placed(convolutions=made, of=len(convolutions), share=share)
+    return counted(layers, names)
 
 
 class _Pass:
@@ -301,13 +283,3 @@ def _numpy(value: ir.Value) -> npt.NDArray[np.float32]:
     assert value.const_value is not None
     array: npt.NDArray[np.float32] = value.const_value.numpy()
     return array
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    graph.sort()
-    for node in reversed(list(graph)):
-        if all(not value.uses() and not value.is_graph_output() for value in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]

@@ -22,9 +22,9 @@ from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, load_recipe
 from esrgan_deploy.export.quantisation._search import Point, SearchOptions, SearchResult, search
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
-from esrgan_deploy.export.quantisation._structure import Layer, layers
+from esrgan_deploy.export.quantisation._structure import Layer, layers, share_of
 
-__all__ = ["FLOOR", "Net", "Quantisation", "pictures_for", "quantise_net"]
+__all__ = ["FLOOR", "Net", "Quantisation", "pictures_for", "plot_beside", "quantise_net"]
 
 FLOOR = 47.0
 """dB to the fp32 picture that a search keeps besides its budget: four of five samples are then within one level, as
@@ -64,13 +64,15 @@ class Quantisation:
         layers: The net's convolutions.
         pictures: What calibrated and what judges; None where a recipe was taken up without its pictures.
         reused: Whether it was read instead of made.
-        plot: The frontier as an SVG; empty where a recipe was taken up.
+        held: The pictures that judge with the fp32 net's outputs, where a search has computed them.
+        plot: The frontier as an SVG; empty where there is none.
     """
 
     kept: KeptRecipe
     layers: tuple[Layer, ...]
     pictures: CalibrationPictures | None
     reused: bool
+    held: HeldLoss | None = None
     plot: str = ""
 
     @property
@@ -110,12 +112,12 @@ def quantise_net(
     found = layers(net.spec)
     kept = _reusable(old, net, kind, options, say)
     if kept is not None and options.calibration is None:
-        return Quantisation(kept=kept, layers=found, pictures=None, reused=True)
+        return Quantisation(kept=kept, layers=found, pictures=None, reused=True, plot=_plot_beside(old))
     pictures = pictures_for(net.spec, options)
     asked = _asked(kind, options) | {"pictures": pictures.digest}
     if kept is not None and kept.asked == asked:
         say(f"scales of {old} are taken up: same weights, pictures and options")
-        return Quantisation(kept=kept, layers=found, pictures=pictures, reused=True)
+        return Quantisation(kept=kept, layers=found, pictures=pictures, reused=True, plot=_plot_beside(old))
     say(f"calibrating {kind} on {pictures.description}")
     if options.calibration is None:
         say("warning: drawn pictures stand in for photographs; give your own with --calibration DIR")
@@ -137,7 +139,7 @@ def quantise_net(
     )
     say(table(shown, chosen=result.chosen, bytes_of=lambda point: declared.get(point.names)))
     drawing = plot(shown, chosen=result.chosen, budget=options.budget, title=f"{kind}: what is lost")
-    return Quantisation(kept=kept, layers=found, pictures=pictures, reused=False, plot=drawing)
+    return Quantisation(kept=kept, layers=found, pictures=pictures, reused=False, held=held, plot=drawing)
 
 
 def pictures_for(spec: ModelSpec, options: QuantiseOptions) -> CalibrationPictures:
@@ -178,7 +180,7 @@ def _searched(
     try:
         if not options.search:
             names = tuple(layer.name for layer in found if layer.name in recipe.formats)
-            point = Point(names=names, share=_share(names, found), loss=held(simulation))
+            point = Point(names=names, share=share_of(found, names), loss=held(simulation))
             return _All(chosen=point, points=(point,)), held
         if state is not None:
             state.parent.mkdir(parents=True, exist_ok=True)
@@ -228,6 +230,16 @@ def _reusable(
         say(f"{old} was made with other options: calibrating again")
         return None
     return kept
+
+
+def plot_beside(scales: Path) -> Path:
+    """Return where the plot of a frontier is: ``model.int8.frontier.svg`` for ``model.int8.scales.json``."""
+    return scales.with_name(scales.name.removesuffix(".scales.json") + ".frontier.svg")
+
+
+def _plot_beside(scales: Path | None) -> str:
+    path = None if scales is None else plot_beside(scales)
+    return path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
 
 
 def _facts(
@@ -291,7 +303,3 @@ def _trimmed(recipe: Recipe, found: tuple[Layer, ...]) -> Recipe:
 
 def _chosen(table_: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in table_.items() if name in names}
-
-
-def _share(names: tuple[str, ...], found: tuple[Layer, ...]) -> float:
-    return sum(layer.macs for layer in found if layer.name in names) / sum(layer.macs for layer in found)

@@ -16,6 +16,7 @@ from esrgan_deploy.export.quantisation._clips import entropy_clip, least_error_c
 from esrgan_deploy.export.quantisation._options import METHODS
 from esrgan_deploy.export.quantisation._recipe import storable
 from esrgan_deploy.export.quantisation._structure import Layer
+from esrgan_deploy.export.quantisation._watched import run_watched
 
 __all__ = ["BINS", "Observed", "activation_steps", "low_high", "observe", "step"]
 
@@ -70,8 +71,6 @@ def observe(
     Raises:
         ExportError: There is no picture, or an activation is not a finite number.
     """
-    if not pictures:
-        raise ExportError("there is no picture to calibrate on. Run: --calibration DIR with pictures in it")
     watched: dict[str, tuple[nn.Conv2d, _Watch]] = {}
     for layer in layers:
         if groups is not None and layer.group not in groups:
@@ -80,14 +79,8 @@ def observe(
         assert isinstance(conv, nn.Conv2d)
         if layer.group not in watched or conv.in_channels > watched[layer.group][0].in_channels:
             watched[layer.group] = conv, _Watch(layer.group, conv.in_channels)
-    handles = [conv.register_forward_pre_hook(watch) for conv, watch in watched.values()]
-    try:
-        with torch.inference_mode():
-            for picture in pictures:
-                module(torch.from_numpy(picture).permute(0, 3, 1, 2).to(torch.float32).div_(255))
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [conv.register_forward_pre_hook(watch) for conv, watch in watched.values()]
+    run_watched(module, hooks, pictures)
     return {group: watch.observed() for group, (_, watch) in watched.items()}
 
 

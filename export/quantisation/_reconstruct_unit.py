@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from esrgan_deploy.export._placement import LARGEST
 from esrgan_deploy.export.quantisation._recipe import Recipe
-from esrgan_deploy.export.quantisation._simulation import quantised_input
+from esrgan_deploy.export.quantisation._simulation import convolution_of, quantised_input
 from esrgan_deploy.export.quantisation._structure import Layer
 
 __all__ = ["Learned", "Unit", "learn"]
@@ -130,7 +130,7 @@ def _descend(
 class _Rounding:
     # A quantised convolution, and for each of its weights which neighbour it takes.
     def __init__(self, module: nn.Module, layer: Layer, recipe: Recipe) -> None:
-        self.conv, self.name = _convolution(module, layer.name), layer.name
+        self.conv, self.name = convolution_of(module, layer.name), layer.name
         self._layer, self._recipe = layer, recipe
         weight = self.conv.weight.detach()
         steps = torch.from_numpy(np.asarray(recipe.weights[layer.name], np.float32))
@@ -167,7 +167,7 @@ class _Rounding:
 class _Free:
     # A convolution that is not quantised: its weights move a little.
     def __init__(self, module: nn.Module, name: str) -> None:
-        self.conv, self.name = _convolution(module, name), name
+        self.conv, self.name = convolution_of(module, name), name
         weight = self.conv.weight.detach()
         self._weight, self._bias = _Scaled(weight, weight), _Scaled(self.conv.bias, weight)
 
@@ -251,9 +251,3 @@ def _replaced(items: Sequence[_Rounding | _Free]) -> Iterator[None]:
 def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
     array: npt.NDArray[np.float32] = tensor.detach().numpy().astype(np.float32)
     return array
-
-
-def _convolution(module: nn.Module, name: str) -> nn.Conv2d:
-    conv = module.get_submodule(name)
-    assert isinstance(conv, nn.Conv2d)
-    return conv

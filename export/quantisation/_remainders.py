@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy._parity import planar
 from esrgan_deploy.export._graph import constant
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._structure import Layer
+from esrgan_deploy.export.quantisation._watched import run_watched
 
 __all__ = ["add_remainders", "with_remainders"]
 
@@ -52,13 +52,7 @@ def with_remainders(
         )
         for name in names
     ]
-    try:
-        with torch.inference_mode():
-            for picture in pictures:
-                module(torch.from_numpy(planar(picture)))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_watched(module, hooks, pictures)
     chosen = {}
     for name, seen in power.items():
         weight = module.get_submodule(name).get_parameter("weight").detach()

@@ -8,10 +8,11 @@ import torch
 
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._ledger import Ledger
-from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss, Pair, tensor_of
+from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss, Pair
 from esrgan_deploy.export.quantisation._simulation import Simulation
 from esrgan_deploy.export.quantisation._stages import Stage, State, output_of, stages, start
 from esrgan_deploy.export.quantisation._structure import Layer
+from esrgan_deploy.export.quantisation._watched import tensor_of
 
 __all__ = ["Sensitivities", "Sensitivity", "sensitivities"]
 

@@ -13,7 +13,7 @@ from esrgan_deploy.export._placement import LARGEST
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._structure import Layer
 
-__all__ = ["Simulation", "apply_parameters", "quantised_input", "rounded"]
+__all__ = ["Simulation", "apply_parameters", "convolution_of", "quantised_input", "rounded"]
 
 
 class Simulation:
@@ -32,7 +32,7 @@ class Simulation:
         self.module, self.recipe = module, recipe
         self._layers = {layer.name: layer for layer in layers}
         self._on = frozenset(recipe.formats)
-        self._convolutions = {name: _convolution(module, name) for name in recipe.formats}
+        self._convolutions = {name: convolution_of(module, name) for name in recipe.formats}
         self._rounded: dict[str, Tensor] = {}
         for name, conv in self._convolutions.items():
             conv.forward = _Forward(self, conv, name)  # type: ignore[method-assign, assignment]
@@ -139,7 +139,8 @@ class _Forward:
         return self.simulation.forward_of(self.name, self.conv, x)
 
 
-def _convolution(module: nn.Module, name: str) -> nn.Conv2d:
+def convolution_of(module: nn.Module, name: str) -> nn.Conv2d:
+    """Return a convolution of a module by its name."""
     conv = module.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
     return conv

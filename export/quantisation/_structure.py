@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
+from collections.abc import Collection, Sequence
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._spec import ModelSpec, upsampling_steps
 
-__all__ = ["Layer", "Rescaling", "layers", "rescalings"]
+__all__ = ["Layer", "Quantised", "Rescaling", "counted", "layers", "rescalings", "share_of"]
 
 RESIDUAL = 0.2
 """The factor behind the fifth convolution of a dense block, which the export folds into its weights."""
@@ -53,6 +54,31 @@ class Rescaling:
     makers: tuple[str, ...]
     readers: tuple[tuple[str, int], ...]
     group: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """What a pass quantised.
+
+    Attributes:
+        convolutions: How many convolutions.
+        of: How many the net has.
+        share: Their part of the net's multiply-adds, 0..1.
+    """
+
+    convolutions: int
+    of: int
+    share: float
+
+
+def counted(found: Sequence[Layer], names: Collection[str]) -> Quantised:
+    """Return what it is that a net's convolutions of these names make up."""
+    return Quantised(convolutions=len(names), of=len(found), share=share_of(found, names))
+
+
+def share_of(found: Sequence[Layer], names: Collection[str]) -> float:
+    """Return the part of a net's multiply-adds that convolutions of these names have, 0..1."""
+    return sum(layer.macs for layer in found if layer.name in names) / sum(layer.macs for layer in found)
 
 
 def layers(spec: ModelSpec) -> tuple[Layer, ...]:

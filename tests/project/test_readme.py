@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,17 +86,11 @@ def test_the_commands_and_the_code_run(tmp_path, rrdb_spec):
 
 
 @pytest.mark.slow
-def test_the_quantisation_command_runs(tmp_path, rrdb_spec):
+def test_the_quantisation_command_runs(tmp_path, rrdb_spec, photographs):
     """Word for word, on the photographs that scikit-image ships."""
-    from PIL import Image
-    from skimage import data
-
     torch.manual_seed(0)
     torch.save(RRDBNet(rrdb_spec(blocks=1)).state_dict(), tmp_path / "model.pth")
-    (tmp_path / "photographs").mkdir()
-    for name in ("astronaut", "coffee", "rocket"):
-        picture = np.ascontiguousarray(getattr(data, name)()[100:292, 100:292])
-        Image.fromarray(picture).save(tmp_path / "photographs" / f"{name}.png")
+    shutil.copytree(photographs, tmp_path / "photographs")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     result = subprocess.run(
         ["bash", "-c", "set -e\n" + _blocks("bash")[3]],

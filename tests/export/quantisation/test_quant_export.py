@@ -2,16 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
 
 from esrgan_deploy._errors import ExportError, MediaError, ParityError
 from esrgan_deploy._manifest import load_manifest
-from esrgan_deploy.engines import BuildOptions, ShapeRange
+from esrgan_deploy.engines import BuildOptions, ShapeRange, declared_bytes_per_pixel, engine_from_onnx
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._artefacts import refuse_breaches
 from esrgan_deploy.export._rrdbnet import RRDBNet
@@ -19,18 +19,6 @@ from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._recipe_file import load_recipe
 
 SMALL = BuildOptions(shapes=ShapeRange.parse("1x16x16:1x32x32:1x48x48"))
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """Crops of the photographs that scikit-image ships."""
-    from skimage import data
-
-    folder = tmp_path_factory.mktemp("photographs")
-    for name in ("astronaut", "coffee", "rocket"):
-        picture = getattr(data, name)()[100:292, 100:292]
-        Image.fromarray(np.ascontiguousarray(picture)).save(folder / f"{name}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -89,25 +77,45 @@ def test_the_files_of_a_quantised_export_are_listed(exported):
     assert there == set(listed)
 
 
-def test_the_search_keeps_to_pictures_that_calibration_has_not_seen(exported):
+def test_the_graph_is_judged_on_pictures_that_calibration_has_not_seen(
+    checkpoint, photographs, tmp_path, monkeypatch
+):
     """A budget held on what was fitted says nothing of other pictures."""
-    _, manifest, _ = exported
+    from esrgan_deploy.export import _quantised
+    from esrgan_deploy.export.quantisation import _quantise
+
+    fitted, judged = [], []
+    prepare, run = _quantise.prepare, _quantised.run
+
+    def preparing(*args, **kwargs):
+        fitted.extend(picture.tobytes() for picture in args[5])
+        return prepare(*args, **kwargs)
+
+    def running(session, batch):
+        levels = np.rint(batch.transpose(0, 2, 3, 1).astype(np.float64) * 255)
+        judged.append(levels.astype(np.uint8).tobytes())
+        return run(session, batch)
+
+    monkeypatch.setattr(_quantise, "prepare", preparing)
+    monkeypatch.setattr(_quantised, "run", running)
+    manifest = export_model(checkpoint, tmp_path / "out", _options(photographs, rounding="nearest"))
     parity = {figures["on"]: figures for figures in manifest.artefact("model.int8.onnx").parity}
-    assert set(parity) == {"noise", "golden", "unseen"}
-    assert parity["unseen"]["pictures"] >= 1
+    assert len(fitted) > 1
+    assert len(set(judged)) == parity["unseen"]["pictures"] >= 1
+    assert not set(fitted) & set(judged)
 
 
 def test_scales_are_taken_up_again_unless_the_checkpoint_changed(exported, checkpoint, photographs, tmp_path):
     """Minutes of calibration for nothing, or worse: the scales of other weights."""
     folder, first, _ = exported
-    copy = tmp_path / "int8"
-    copy.mkdir()
-    for path in folder.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    copy = shutil.copytree(folder, tmp_path / "int8")
     lines = []
     again = export_model(checkpoint, copy, _options(photographs, force=True), say=lines.append)
     assert any("taken up" in line for line in lines)
     assert not any(line.startswith("calibrating") for line in lines)
+    assert (copy / "model.int8.frontier.svg").read_bytes() == (
+        folder / "model.int8.frontier.svg"
+    ).read_bytes()
     assert again.artefact("model.int8.onnx").sha256 == first.artefact("model.int8.onnx").sha256
     state = torch.load(checkpoint)
     state["conv_hr.bias"] += 0.01
@@ -122,10 +130,7 @@ def test_scales_are_taken_up_again_unless_the_checkpoint_changed(exported, check
 def test_other_options_calibrate_again(exported, checkpoint, photographs, tmp_path):
     """A smaller budget with the old scales would be a budget that nobody held."""
     folder, _, _ = exported
-    copy = tmp_path / "int8"
-    copy.mkdir()
-    for path in folder.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    copy = shutil.copytree(folder, tmp_path / "int8")
     lines = []
     export_model(checkpoint, copy, _options(photographs, force=True, budget=0.05), say=lines.append)
     assert any("made with other options" in line for line in lines)
@@ -186,12 +191,18 @@ def test_what_a_quantised_export_says_survives_the_manifest(exported):
 def test_int8_and_fp8_become_plans_with_convolutions_of_their_dtype(checkpoint, photographs, tmp_path):
     """A plan that quietly computes in half precision is no INT8 plan."""
     options = _options(photographs, "int8", "fp8", plan=True, search=False)
-    options = dataclasses.replace(options, form="uint8")
+    options = dataclasses.replace(options, watchdog=False)
     manifest = export_model(checkpoint, tmp_path / "out", options)
     for precision in ("int8", "fp8"):
         plan = manifest.artefact(f"model.{precision}.plan")
         graph = manifest.artefact(f"model.{precision}.onnx")
         assert plan.dtypes[precision] >= graph.quantised["convolutions"]
+        # What the frontier says of bytes is what a plan of the written graph declares.
+        static = BuildOptions(shapes=ShapeRange.fixed((1, 128, 128)))
+        built = engine_from_onnx(tmp_path / "out" / graph.file, tmp_path / f"{precision}.plan", static)
+        kept = load_recipe(tmp_path / "out" / f"model.{precision}.scales.json")
+        declared = kept.facts["frontier"][-1]["declared_bytes"]
+        assert declared == declared_bytes_per_pixel(built.layers, 128 * 128) > 0
 
 
 def test_the_graph_for_processors_is_verified_and_runs(checkpoint, photographs, tmp_path):
@@ -249,3 +260,59 @@ def test_units_return_to_half_precision_where_the_graph_loses_more_than_the_sear
     assert counted[0] > counted[1] > counted[2] == graph.quantised["convolutions"]
     kept = load_recipe(tmp_path / "out" / "model.int8.scales.json")
     assert len(kept.recipe.formats) == counted[2]
+
+
+@pytest.mark.parametrize(
+    ("loss", "fidelity", "holds"), [(0.1, 47.0, True), (0.11, 60.0, False), (0.0, 46.9, False)]
+)
+def test_a_graph_holds_its_budget_and_the_floor_to_fp32(loss, fidelity, holds):
+    """A loss that is small by luck hides errors that the verification then refuses."""
+    from esrgan_deploy.export._quantised import _holds
+    from esrgan_deploy.export.quantisation._loss import Loss
+
+    assert _holds(Loss(psnr_y=30.0, loss=loss, fidelity=fidelity, noise=0.0), 0.1) is holds
+
+
+def test_an_fp8_graph_reads_the_remainders_of_its_recipe(checkpoint, photographs, tmp_path):
+    """Without them the graph is not the one that was simulated, and its tail is far worse."""
+    options = _options(photographs, "fp8", rounding="nearest", remainders=2, search=False)
+    export_model(checkpoint, tmp_path / "out", options)
+    graph = onnx.load(tmp_path / "out" / "model.fp8.onnx").graph
+    kept = load_recipe(tmp_path / "out" / "model.fp8.scales.json").recipe
+    assert {len(channels) for channels in kept.remainders.values()} == {2}
+    # Eight channels, and two of them once more.
+    read = [tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4]
+    assert read.count(10) == len(kept.remainders) == 4
+
+
+def test_every_flag_reaches_its_option(photographs):
+    """A budget that is read and dropped is a budget that nobody holds."""
+    from esrgan_deploy.export._cli import _parser
+    from esrgan_deploy.export._command import _options as options_of
+
+    line = "m.pth --precision fp8 --budget 0.3 --no-search --method mse --weights per-channel --rounding corrected"
+    line += f" --remainders 3 --ends --no-equalise --calibration {photographs}"
+    assert options_of(_parser().parse_args(line.split())).quantise == QuantiseOptions(
+        calibration=photographs,
+        budget=0.3,
+        search=False,
+        method="mse",
+        per_channel=True,
+        rounding="corrected",
+        remainders=3,
+        ends=True,
+        equalise=False,
+    )
+    assert options_of(_parser().parse_args(["m.pth"])).quantise == QuantiseOptions()
+
+
+def test_the_bench_measures_the_graph_for_processors_as_it_runs(checkpoint, photographs, tmp_path):
+    """Rounding casts between its integer kernels would measure a graph that nobody runs."""
+    from esrgan_deploy.benchmarks._quality import _really_rounding
+
+    options = _options(photographs, "int8-cpu", search=False)
+    export_model(checkpoint, tmp_path / "out", options)
+    graph = tmp_path / "out" / "model.int8-cpu.onnx"
+    with _really_rounding(graph) as (path, arithmetic):
+        assert path == graph
+        assert arithmetic.startswith("int8 as it runs")

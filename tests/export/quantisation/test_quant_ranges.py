@@ -29,6 +29,7 @@ from esrgan_deploy.export.quantisation._ranges import (
 )
 from esrgan_deploy.export.quantisation._simulation import rounded
 from esrgan_deploy.export.quantisation._structure import Layer, layers
+from esrgan_deploy.export.quantisation._watched import tensor_of
 
 CONV = Layer(name="0", group="0", unit="0", place="tail", macs=1.0)
 WAYS = [
@@ -89,7 +90,7 @@ def inputs_of(net: torch.nn.Module, seen: list[npt.NDArray[np.uint8]]) -> dict[s
     ]
     with torch.no_grad():
         for picture in seen:
-            net(torch.from_numpy(picture).permute(0, 3, 1, 2).float() / 255)
+            net(tensor_of(picture))
     for handle in handles:
         handle.remove()
     return found

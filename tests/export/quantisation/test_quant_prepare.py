@@ -1,0 +1,119 @@
+"""From a net to the recipe that quantises all that can be: each option does what it says."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.quantisation._options import QuantiseOptions
+from esrgan_deploy.export.quantisation._prepare import prepare
+from esrgan_deploy.export.quantisation._structure import layers
+
+TAIL = {"conv_body", "conv_up1", "conv_up2", "conv_hr"}
+
+
+@pytest.fixture(scope="module")
+def prepared(rrdb_spec, rrdb_weights):
+    """Prepare a small net: ``prepared("int8", rounding="nearest")``; each recipe is made once."""
+    spec = rrdb_spec(blocks=1)
+    module = RRDBNet(spec).eval().requires_grad_(False)
+    module.load_state_dict(rrdb_weights(spec))
+    random = np.random.default_rng(2)
+    pictures = [random.integers(0, 256, (1, 24, 24, 3), np.uint8) for _ in range(4)]
+    made = {}
+
+    def make(kind, *, unsigned=False, **asked):
+        key = (kind, unsigned, *sorted(asked.items()))
+        if key not in made:
+            options = QuantiseOptions(**asked)
+            made[key] = prepare(
+                copy.deepcopy(module), spec, layers(spec), kind, options, pictures, unsigned=unsigned
+            )
+        return made[key]
+
+    return make
+
+
+def _changed(recipe, other):
+    names = set(recipe.parameters) | set(other.parameters)
+    return {
+        name
+        for name in names
+        if name not in recipe.parameters
+        or name not in other.parameters
+        or not np.array_equal(recipe.parameters[name], other.parameters[name])
+    }
+
+
+def test_the_ends_stay_in_half_precision_unless_they_are_asked_for(prepared):
+    """They carry the picture itself."""
+    inner = prepared("int8", rounding="nearest", equalise=False)
+    assert not {"conv_first", "conv_last"} & set(inner.formats)
+    assert {"conv_first", "conv_last"} <= set(
+        prepared("int8", rounding="nearest", equalise=False, ends=True).formats
+    )
+
+
+def test_equalising_changes_parameters_and_leaving_it_out_changes_none(prepared):
+    """An option that does nothing would be measured as one that helps nothing."""
+    assert prepared("int8", rounding="nearest", equalise=False).parameters == {}
+    assert {"conv_first.weight", "conv_up1.weight"} <= set(prepared("int8", rounding="nearest").parameters)
+
+
+def test_each_rounding_changes_what_it_says(prepared):
+    """Corrected moves biases alone; compensated rounds the weights of the tail and fits the last convolution."""
+    nearest = prepared("int8", rounding="nearest")
+    corrected = _changed(prepared("int8", rounding="corrected"), nearest)
+    assert corrected
+    assert {name.rsplit(".", 1)[1] for name in corrected} == {"bias"}
+    recipe = prepared("int8", rounding="compensated")
+    compensated = _changed(recipe, nearest)
+    assert {name.rsplit(".", 1)[0] for name in compensated} == TAIL | {"conv_last"}
+    for name in TAIL:
+        shares = recipe.parameters[f"{name}.weight"] / recipe.weights[name].reshape(-1, 1, 1, 1)
+        assert np.abs(shares - np.rint(shares)).max() < 1e-3
+    assert _changed(prepared("int8"), recipe) == set()
+
+
+def test_int8_takes_the_least_error_and_fp8_the_largest_value(prepared):
+    """Equal steps up to the most extreme value are coarse for all others; a float's are not."""
+    asked = {"rounding": "nearest", "equalise": False}
+    assert prepared("int8", **asked).activations == prepared("int8", method="mse", **asked).activations
+    assert prepared("int8", **asked).activations != prepared("int8", method="max", **asked).activations
+    assert prepared("fp8", **asked).activations == prepared("fp8", method="max", **asked).activations
+
+
+def test_int8_weights_have_a_step_for_each_channel_and_fp8_weights_one(prepared):
+    """TensorRT for RTX writes fp32 between kernels behind FP8 weights of a step for each channel."""
+    asked = {"rounding": "nearest", "equalise": False}
+    assert prepared("int8", **asked).weights["conv_hr"].shape == (8,)
+    assert prepared("fp8", **asked).weights["conv_hr"].shape == ()
+    assert prepared("fp8", per_channel=True, **asked).weights["conv_hr"].shape == (8,)
+
+
+def test_remainders_are_for_the_tail_of_fp8(prepared):
+    """Three bits behind the first are too few for the channels that carry the picture."""
+    asked = {"rounding": "nearest", "equalise": False}
+    assert {
+        name: len(channels) for name, channels in prepared("fp8", **asked).remainders.items()
+    } == dict.fromkeys(TAIL, 4)
+    assert prepared("fp8", remainders=0, **asked).remainders == {}
+    assert prepared("int8", **asked).remainders == {}
+
+
+def test_the_graph_for_processors_leaves_the_tail_as_it_is(prepared):
+    """It rounds outputs too, which equalised channels of the tail make worse."""
+    changed = set(prepared("int8", unsigned=True).parameters)
+    assert "body.0.rdb1.conv1.weight" in changed
+    assert not {f"{name}.weight" for name in ("conv_up2", "conv_hr", "conv_last")} & changed
+
+
+def test_the_same_pictures_give_the_same_recipe(prepared):
+    """Scales that differ from run to run cannot be compared, nor taken up again."""
+    torch.manual_seed(77)
+    first = prepared("int8", rounding="compensated")
+    again = prepared("int8", rounding="compensated", search=False)
+    assert _changed(first, again) == set()
+    assert first.activations == again.activations
