@@ -222,6 +222,30 @@ def test_the_graph_for_processors_is_verified_and_runs(checkpoint, photographs, 
         assert up.upscale(np.full((20, 24, 3), 90, np.uint8)).shape == (80, 96, 3)
 
 
+def test_the_graph_for_processors_has_its_mean_error_taken_out(
+    checkpoint, photographs, tmp_path, monkeypatch
+):
+    """It rounds outputs a little to one side; a whole picture would take on a tint."""
+    from esrgan_deploy.export import _quantised
+
+    centred, calls = _quantised._centred, []
+
+    def centring(path, source, quantisation):
+        calls.append((source, quantisation, centred(path, source, quantisation)))
+        return calls[-1][2]
+
+    monkeypatch.setattr(_quantised, "_centred", centring)
+    export_model(checkpoint, tmp_path / "out", _options(photographs, "int8-cpu", search=False))
+    [(source, before, after)] = calls
+    again = centred(tmp_path / "out" / "model.int8-cpu.onnx", source, after)
+    start = before.recipe.parameters.get("conv_last.bias", source.module.conv_last.bias.numpy())
+    first = np.abs(after.recipe.parameters["conv_last.bias"] - start).max()
+    second = np.abs(
+        again.recipe.parameters["conv_last.bias"] - after.recipe.parameters["conv_last.bias"]
+    ).max()
+    assert first > 4 * second
+
+
 def test_explaining_a_quantised_graph_compares_it_layer_by_layer(checkpoint, photographs, tmp_path):
     """Where nothing is cut off no convolution is blamed, and every one is in the table."""
     from esrgan_deploy.export._quantised_explain import explain_quantised
