@@ -210,8 +210,11 @@ def _without_worst(quantisation: Quantisation) -> Quantisation:
         return float(seen["noise"]) / float(seen["macs"]) if seen else 0.0
 
     worst = max(sorted(left), key=harm)
-    kept = [layer.name for layer in quantisation.layers if layer.unit != worst]
-    fewer = dataclasses.replace(quantisation.kept, recipe=recipe.only(kept))
+    kept = [
+        layer.name for layer in quantisation.layers if layer.unit != worst and layer.name in recipe.formats
+    ]
+    left_over = quantisation.again(kept) if quantisation.again and kept else recipe.only(kept)
+    fewer = dataclasses.replace(quantisation.kept, recipe=left_over)
     return dataclasses.replace(quantisation, kept=fewer)
 
 

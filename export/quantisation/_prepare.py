@@ -20,10 +20,7 @@ from esrgan_deploy.export.quantisation._simulation import apply_parameters
 from esrgan_deploy.export.quantisation._structure import Layer
 from esrgan_deploy.export.quantisation._watched import tensor_of
 
-__all__ = ["prepare"]
-
-_EQUALISE = 8
-"""Pictures that the factors are found on, at most: those that show the extremes come first."""
+__all__ = ["prepare", "round_weights", "rounding_of", "scaled"]
 
 _COMPENSATE = 24
 """Pictures that weights are rounded on, at most: both nets are in memory for all of them at once."""
@@ -50,7 +47,23 @@ def prepare(
     unsigned: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Recipe:
-    """Equalise, choose scales, round.
+    """Equalise, choose scales, round: `scaled` and `round_weights`, with the same arguments."""
+    recipe = scaled(module, spec, found, kind, options, pictures, unsigned=unsigned, say=say)
+    return round_weights(module, spec, found, recipe, options, pictures, unsigned=unsigned, say=say)
+
+
+def scaled(
+    module: nn.Module,
+    spec: ModelSpec,
+    found: Sequence[Layer],
+    kind: str,
+    options: QuantiseOptions,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    *,
+    unsigned: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Recipe:
+    """Return steps for all that can be quantised, on an exact rewriting of the net.
 
     Args:
         module: The generator in fp32; it has the recipe's exact parameters afterwards.
@@ -71,7 +84,7 @@ def prepare(
     parameters: dict[str, npt.NDArray[np.float32]] = {}
     if options.equalise:
         say("equalising channels")
-        seen = _equalise.observe(module, spec, _tensors(pictures[:_EQUALISE]))
+        seen = _equalise.observe(module, spec, _tensors(pictures))
         inner = [layer.name for layer in candidates if layer.place == "body" or not unsigned]
         parameters = _equalise.equalise(module, spec, seen, kind=kind, per_channel=per_channel, names=inner)
         apply_parameters(module, Recipe(formats={}, activations={}, weights={}, parameters=parameters))
@@ -90,21 +103,33 @@ def prepare(
     count = _REMAINDERS if options.remainders is None else options.remainders
     if kind == "fp8" and count:
         recipe = with_remainders(module, found, recipe, pictures[:_COMPENSATE], count=count)
-    rounding = options.rounding or (
-        "nearest" if unsigned else {"int8": "compensated", "fp8": "learned"}[kind]
-    )
-    return _rounded(module, spec, found, recipe, rounding, pictures, say)
+    return recipe
 
 
-def _rounded(
+def round_weights(
     module: nn.Module,
     spec: ModelSpec,
     found: Sequence[Layer],
     recipe: Recipe,
-    rounding: str,
+    options: QuantiseOptions,
     pictures: Sequence[npt.NDArray[np.uint8]],
-    say: Callable[[str], None],
+    *,
+    unsigned: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Recipe:
+    """Round the weights of what a recipe quantises, each making up for what was rounded before it.
+
+    Args:
+        module: The generator with the recipe's exact parameters; it is not changed.
+        spec: What it is.
+        found: Its convolutions.
+        recipe: Of `scaled`; `Recipe.only` of it rounds for a part of it, as that part needs.
+        options: How.
+        pictures: ``(1, H, W, C)`` uint8 to calibrate on.
+        unsigned: See `scaled`.
+        say: Receives a line of progress now and then.
+    """
+    rounding = rounding_of(options, recipe, unsigned=unsigned)
     if rounding == "nearest":
         return recipe
     if rounding == "learned":
@@ -125,6 +150,13 @@ def _rounded(
         return recipe
     last = fitted_last(module, spec, recipe, tensors)
     return dataclasses.replace(recipe, parameters={**recipe.parameters, **last})
+
+
+def rounding_of(options: QuantiseOptions, recipe: Recipe, *, unsigned: bool) -> str:
+    """Return how weights are rounded: as was asked for, or as serves the format best."""
+    if options.rounding is not None:
+        return options.rounding
+    return "learned" if "fp8" in recipe.formats.values() else "nearest" if unsigned else "compensated"
 
 
 def _tensors(pictures: Sequence[npt.NDArray[np.uint8]]) -> list[torch.Tensor]:

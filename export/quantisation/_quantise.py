@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch import nn
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._frontier import frontier, plot, table
-from esrgan_deploy.export.quantisation._loss import HeldLoss
+from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._output_ranges import output_ranges
 from esrgan_deploy.export.quantisation._pictures import CalibrationPictures, calibration_pictures
-from esrgan_deploy.export.quantisation._prepare import prepare
+from esrgan_deploy.export.quantisation._prepare import round_weights, rounding_of, scaled
 from esrgan_deploy.export.quantisation._ranges import low_high, observe
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, load_recipe
@@ -66,6 +66,7 @@ class Quantisation:
         reused: Whether it was read instead of made.
         held: The pictures that judge with the fp32 net's outputs, where a search has computed them.
         plot: The frontier as an SVG; empty where there is none.
+        again: Rounds once more, for these convolutions alone; None where the recipe was read.
     """
 
     kept: KeptRecipe
@@ -74,6 +75,7 @@ class Quantisation:
     reused: bool
     held: HeldLoss | None = None
     plot: str = ""
+    again: Callable[[Sequence[str]], Recipe] | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -122,24 +124,45 @@ def quantise_net(
     if options.calibration is None:
         say("warning: drawn pictures stand in for photographs; give your own with --calibration DIR")
     module = copy.deepcopy(net.module)
-    recipe = prepare(module, net.spec, found, kind, options, pictures.fit, unsigned=unsigned, say=say)
+    exact = scaled(module, net.spec, found, kind, options, pictures.fit, unsigned=unsigned, say=say)
+
+    def again(names: Sequence[str]) -> Recipe:
+        # Rounded for all candidates, weights make up for errors that the chosen ones alone do not have.
+        few = exact.only(names)
+        fit = pictures.fit
+        few = round_weights(module, net.spec, found, few, options, fit, unsigned=unsigned, say=say)
+        return _trimmed(few, found)
+
+    everything = tuple(layer.name for layer in found if layer.name in exact.formats)
+    recipe = again(everything)
     result, held = _searched(net, module, found, recipe, pictures, options, kind, state, say)
-    shown = frontier((*result.points, result.chosen))
+    chosen, points = result.chosen, result.points
+    final = _trimmed(recipe.only(chosen.names), found)
+    if chosen.names != everything and rounding_of(options, exact, unsigned=unsigned) != "nearest":
+        better = again(chosen.names)
+        loss = _loss_of(module, found, better, held)
+        say(f"rounded for what is left: {loss.fidelity:.1f} dB to fp32, {chosen.loss.fidelity:.1f} dB before")
+        if loss.fidelity > chosen.loss.fidelity:
+            points = tuple(point for point in points if point != chosen)
+            final, chosen = better, dataclasses.replace(chosen, loss=loss)
+    shown = frontier((*points, chosen))
     declared = {
         point.names: bytes_of(recipe.only(point.names))
         for point in shown
-        if point is result.chosen or point == result.chosen or (net.spec.flops_per_pixel or 0) < _LARGE
+        if point == chosen or (net.spec.flops_per_pixel or 0) < _LARGE
     }
     kept = KeptRecipe(
-        recipe=_trimmed(recipe.only(result.chosen.names), found),
+        recipe=final,
         weights_sha256=net.sha256,
         asked=asked,
-        facts=_facts(result, held, pictures, found, declared)
+        facts=_facts(result, chosen, shown, held, pictures, found, declared)
         | (_ranges_of(module, found, pictures) if unsigned else {}),
     )
-    say(table(shown, chosen=result.chosen, bytes_of=lambda point: declared.get(point.names)))
-    drawing = plot(shown, chosen=result.chosen, budget=options.budget, title=f"{kind}: what is lost")
-    return Quantisation(kept=kept, layers=found, pictures=pictures, reused=False, held=held, plot=drawing)
+    say(table(shown, chosen=chosen, bytes_of=lambda point: declared.get(point.names)))
+    drawing = plot(shown, chosen=chosen, budget=options.budget, title=f"{kind}: what is lost")
+    return Quantisation(
+        kept=kept, layers=found, pictures=pictures, reused=False, held=held, plot=drawing, again=again
+    )
 
 
 def pictures_for(spec: ModelSpec, options: QuantiseOptions) -> CalibrationPictures:
@@ -175,19 +198,23 @@ def _searched(
     say: Callable[[str], None],
 ) -> tuple["SearchResult | _All", HeldLoss]:
     held = HeldLoss.of_net([(pair.lr, pair.hr) for pair in pictures.held], net.module)
+    module = copy.deepcopy(module)
     apply_parameters(module, recipe)
     simulation = Simulation(module, found, recipe)
-    try:
-        if not options.search:
-            names = tuple(layer.name for layer in found if layer.name in recipe.formats)
-            point = Point(names=names, share=share_of(found, names), loss=held(simulation))
-            return _All(chosen=point, points=(point,)), held
-        if state is not None:
-            state.parent.mkdir(parents=True, exist_ok=True)
-        asked = SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH)
-        return search(simulation, found, net.spec, held, asked, state=state, say=say), held
-    finally:
-        simulation.detach()
+    if not options.search:
+        names = tuple(layer.name for layer in found if layer.name in recipe.formats)
+        point = Point(names=names, share=share_of(found, names), loss=held(simulation))
+        return _All(chosen=point, points=(point,)), held
+    if state is not None:
+        state.parent.mkdir(parents=True, exist_ok=True)
+    asked = SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH)
+    return search(simulation, found, net.spec, held, asked, state=state, say=say), held
+
+
+def _loss_of(module: nn.Module, found: tuple[Layer, ...], recipe: Recipe, held: HeldLoss) -> Loss:
+    module = copy.deepcopy(module)
+    apply_parameters(module, recipe)
+    return held(Simulation(module, found, recipe))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,17 +271,19 @@ def _plot_beside(scales: Path | None) -> str:
 
 def _facts(
     result: "SearchResult | _All",
+    chosen: Point,
+    shown: Sequence[Point],
     held: HeldLoss,
     pictures: CalibrationPictures,
     found: tuple[Layer, ...],
     declared: Mapping[tuple[str, ...], float | None],
 ) -> dict[str, Any]:
-    loss = result.chosen.loss
+    loss = chosen.loss
     facts: dict[str, Any] = {
         "pictures": pictures.description,
-        "convolutions": len(result.chosen.names),
+        "convolutions": len(chosen.names),
         "of": len(found),
-        "share": result.chosen.share,
+        "share": chosen.share,
         "psnr_y_fp32": held.psnr_y,
         "simulated": _figures(loss.loss, loss.fidelity),
         "frontier": [
@@ -264,7 +293,7 @@ def _facts(
                 "declared_bytes": declared.get(point.names),
                 **_figures(point.loss.loss, point.loss.fidelity),
             }
-            for point in frontier(result.points)
+            for point in shown
         ],
     }
     if isinstance(result, SearchResult):

@@ -85,7 +85,7 @@ def test_the_graph_is_judged_on_pictures_that_calibration_has_not_seen(
     from esrgan_deploy.export.quantisation import _quantise
 
     fitted, judged = [], []
-    prepare, run = _quantise.prepare, _quantised.run
+    prepare, run = _quantise.scaled, _quantised.run
 
     def preparing(*args, **kwargs):
         fitted.extend(picture.tobytes() for picture in args[5])
@@ -96,7 +96,7 @@ def test_the_graph_is_judged_on_pictures_that_calibration_has_not_seen(
         judged.append(levels.astype(np.uint8).tobytes())
         return run(session, batch)
 
-    monkeypatch.setattr(_quantise, "prepare", preparing)
+    monkeypatch.setattr(_quantise, "scaled", preparing)
     monkeypatch.setattr(_quantised, "run", running)
     manifest = export_model(checkpoint, tmp_path / "out", _options(photographs, rounding="nearest"))
     parity = {figures["on"]: figures for figures in manifest.artefact("model.int8.onnx").parity}

@@ -1,12 +1,14 @@
 """From a net to the recipe that quantises all that can be: each option does what it says."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
 from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.quantisation import _quantise
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._prepare import prepare
 from esrgan_deploy.export.quantisation._structure import layers
@@ -117,3 +119,35 @@ def test_the_same_pictures_give_the_same_recipe(prepared):
     again = prepared("int8", rounding="compensated", search=False)
     assert _changed(first, again) == set()
     assert first.activations == again.activations
+
+
+def test_weights_are_rounded_again_for_what_the_search_leaves(
+    rrdb_spec, rrdb_weights, photographs, monkeypatch
+):
+    """Rounded for all candidates, they make up for errors that are not there any more."""
+    spec = rrdb_spec(features=8, blocks=1, growth=4)
+    module = RRDBNet(spec).eval().requires_grad_(False)
+    module.load_state_dict(rrdb_weights(spec))
+    net = _quantise.Net(module=module, spec=spec, sha256="0" * 64)
+    options = QuantiseOptions(calibration=photographs)
+    searched = _quantise.search
+
+    def half_precision_for_one(*args, **kwargs):
+        found = searched(*args, **kwargs)
+        names = tuple(name for name in found.chosen.names if name != "conv_hr")
+        return dataclasses.replace(found, chosen=dataclasses.replace(found.chosen, names=names))
+
+    monkeypatch.setattr(_quantise, "search", half_precision_for_one)
+    monkeypatch.setattr(_quantise, "FLOOR", 0.0)
+    lines = []
+    made = _quantise.quantise_net(net, "int8", options, say=lines.append)
+    assert "conv_up2" in made.recipe.formats
+    assert "conv_hr" not in made.recipe.formats
+    assert any(line.startswith("rounded for what is left") for line in lines)
+    assert made.again is not None
+    few = made.again(tuple(made.recipe.formats))
+    assert not _changed(made.recipe, few)
+    # Of what stays in half precision only the rewriting remains.
+    everything = made.again((*made.recipe.formats, "conv_hr"))
+    assert "conv_hr.bias" in _changed(few, everything)
+    assert "conv_last.bias" in _changed(few, everything)
