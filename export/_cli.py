@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from esrgan_deploy._console import one_line_errors
-from esrgan_deploy.export.quantisation._options import METHODS, ROUNDINGS
+from esrgan_deploy.export.quantisation._options import METHODS, PARTS, ROUNDINGS
 
 __all__ = ["main"]
 
@@ -213,7 +213,11 @@ def _quantisation_flags(parser: argparse.ArgumentParser) -> None:
         "the rounding left (default: 4)",
     )
     group.add_argument(
-        "--ends", action="store_true", help="quantise the first and the last convolution as well"
+        "--parts",
+        choices=PARTS,
+        default="inner",
+        help="what may be quantised: the dense blocks (of an SRVGGNetCompact its middle), all but the first and the "
+        "last convolution, or all (default: inner)",
     )
     group.add_argument(
         "--no-equalise",

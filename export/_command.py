@@ -75,7 +75,7 @@ def _options(args: argparse.Namespace) -> ExportOptions:
             method=args.method,
             per_channel=None if args.weights is None else args.weights == "per-channel",
             equalise=args.equalise,
-            ends=args.ends,
+            parts=args.parts,
             remainders=args.remainders,
             rounding=args.rounding,
             search=args.search,

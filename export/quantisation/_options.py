@@ -6,9 +6,15 @@ from pathlib import Path
 
 from esrgan_deploy._errors import ExportError, MediaError
 
-__all__ = ["METHODS", "ROUNDINGS", "QuantiseOptions"]
+__all__ = ["METHODS", "PARTS", "ROUNDINGS", "QuantiseOptions"]
 
 METHODS = ("max", "percentile", "mse", "entropy")
+PARTS = {
+    "dense": ("body",),
+    "inner": ("body", "tail"),
+    "all": ("first", "body", "tail", "last"),
+}
+"""By name, the places of `_structure.Layer`."""
 ROUNDINGS = ("nearest", "corrected", "compensated", "learned")
 
 
@@ -23,8 +29,9 @@ class QuantiseOptions:
             seen.
         method: How a scale follows from what was seen, one of `METHODS`; None takes ``mse`` in INT8 and ``max`` in
             FP8.
-        ends: Whether the first and the last convolution may be quantised too: 1 % of the multiply-adds of an
-            RRDBNet, and what they round the picture shows.
+        parts: What may be quantised, of `PARTS`: the dense blocks (of an SRVGGNetCompact its middle), ``"inner"`` all
+            but the first and the last convolution, or those too, which are 1 % of the multiply-adds of an RRDBNet
+            and whose rounding the picture shows.
         per_channel: One weight scale for each channel of the output, or one for all; None takes one for each
             channel in INT8 and one for all in FP8, which moves fewest bytes.
         equalise: Whether to equalise channels first, which is exact.
@@ -43,7 +50,7 @@ class QuantiseOptions:
     method: str | None = None
     per_channel: bool | None = None
     equalise: bool = True
-    ends: bool = False
+    parts: str = "inner"
     rounding: str | None = None
     remainders: int | None = None
     search: bool = True
@@ -59,5 +66,7 @@ class QuantiseOptions:
             raise ExportError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
         if self.remainders is not None and not 0 <= self.remainders <= 16:
             raise ExportError(f"--remainders {self.remainders} is not 0 to 16")
+        if self.parts not in PARTS:
+            raise ExportError(f"parts {self.parts!r} is not one of {', '.join(PARTS)}")
         if self.rounding not in (None, *ROUNDINGS):
             raise ExportError(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")

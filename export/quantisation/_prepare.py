@@ -12,7 +12,7 @@ from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation import _equalise, _ranges
 from esrgan_deploy.export.quantisation._bias import correct_bias
 from esrgan_deploy.export.quantisation._compensate import compensated, fitted_last
-from esrgan_deploy.export.quantisation._options import QuantiseOptions
+from esrgan_deploy.export.quantisation._options import PARTS, QuantiseOptions
 from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
 from esrgan_deploy.export.quantisation._reconstruct import reconstruct
 from esrgan_deploy.export.quantisation._remainders import with_remainders
@@ -79,7 +79,7 @@ def scaled(
     Raises:
         ExportError: An activation is not a finite number.
     """
-    candidates = [layer for layer in found if options.ends or layer.place not in ("first", "last")]
+    candidates = [layer for layer in found if layer.place in PARTS[options.parts]]
     per_channel = kind == "int8" if options.per_channel is None else options.per_channel
     parameters: dict[str, npt.NDArray[np.float32]] = {}
     if options.equalise:

@@ -233,7 +233,7 @@ def _asked(kind: str, options: QuantiseOptions) -> dict[str, Any]:
         "method": options.method,
         "per_channel": options.per_channel,
         "equalise": options.equalise,
-        "ends": options.ends,
+        "parts": options.parts,
         "rounding": options.rounding,
         "remainders": options.remainders,
     }

@@ -315,7 +315,7 @@ def test_every_flag_reaches_its_option(photographs):
     from esrgan_deploy.export._command import _options as options_of
 
     line = "m.pth --precision fp8 --budget 0.3 --no-search --method mse --weights per-channel --rounding corrected"
-    line += f" --remainders 3 --ends --no-equalise --calibration {photographs}"
+    line += f" --remainders 3 --parts all --no-equalise --calibration {photographs}"
     assert options_of(_parser().parse_args(line.split())).quantise == QuantiseOptions(
         calibration=photographs,
         budget=0.3,
@@ -324,7 +324,7 @@ def test_every_flag_reaches_its_option(photographs):
         per_channel=True,
         rounding="corrected",
         remainders=3,
-        ends=True,
+        parts="all",
         equalise=False,
     )
     assert options_of(_parser().parse_args(["m.pth"])).quantise == QuantiseOptions()

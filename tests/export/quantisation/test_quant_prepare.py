@@ -54,8 +54,17 @@ def test_the_ends_stay_in_half_precision_unless_they_are_asked_for(prepared):
     inner = prepared("int8", rounding="nearest", equalise=False)
     assert not {"conv_first", "conv_last"} & set(inner.formats)
     assert {"conv_first", "conv_last"} <= set(
-        prepared("int8", rounding="nearest", equalise=False, ends=True).formats
+        prepared("int8", rounding="nearest", equalise=False, parts="all").formats
     )
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_the_dense_blocks_can_be_quantised_alone(prepared, kind):
+    """They are where eight bits cost next to nothing."""
+    recipe = prepared(kind, rounding="nearest", parts="dense")
+    assert len(recipe.formats) == 15
+    assert all(name.startswith("body.0.rdb") for name in recipe.formats)
+    assert recipe.remainders == {}
 
 
 def test_equalising_changes_parameters_and_leaving_it_out_changes_none(prepared):
