@@ -3,7 +3,7 @@
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._structure import layers
 
-__all__ = ["LARGEST", "LEAST_STEP", "QUANTISED", "placement"]
+__all__ = ["LARGEST", "LEAST_STEP", "QUANTISED", "folds", "placement"]
 
 QUANTISED = ("int8", "fp8")
 
@@ -23,3 +23,12 @@ def placement(spec: ModelSpec) -> dict[str, str]:
         ExportError: The architecture is not one whose convolutions are known.
     """
     return {layer.name: layer.group for layer in layers(spec) if layer.place == "body"}
+
+
+def folds(spec: ModelSpec) -> dict[str, float]:
+    """Return by name of each convolution that training quantises what the export multiplies its weights by.
+
+    Raises:
+        ExportError: The architecture is not one whose convolutions are known.
+    """
+    return {layer.name: layer.fold for layer in layers(spec) if layer.place == "body"}

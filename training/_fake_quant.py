@@ -26,10 +26,14 @@ class FakeQuantisation:
     Args:
         groups: By name of a convolution, whose activation scale it takes: `placement`.
         precision: ``"int8"`` or ``"fp8"``.
+        folds: By name, the factor that the graph's weights have over the module's; 1 where it is not named. Their
+            scales are stored in half precision with it.
     """
 
-    def __init__(self, groups: Mapping[str, str], precision: str) -> None:
-        self._groups, self._precision = groups, precision
+    def __init__(
+        self, groups: Mapping[str, str], precision: str, folds: Mapping[str, float] | None = None
+    ) -> None:
+        self._groups, self._precision, self._folds = groups, precision, folds or {}
         self._steps: dict[str, float] = {}
         self._seen: dict[str, float] | None = None
 
@@ -47,7 +51,8 @@ class FakeQuantisation:
         for name, group in self._groups.items():
             conv = net.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
-            conv.forward = _Rounded(self, conv, group)  # type: ignore[method-assign, assignment]
+            fold = self._folds.get(name, 1.0)
+            conv.forward = _Rounded(self, conv, group, fold)  # type: ignore[method-assign, assignment]
 
     @torch.no_grad()
     def calibrate(self, net: nn.Module, pictures: Iterator[Tensor]) -> None:
@@ -80,12 +85,13 @@ class FakeQuantisation:
             return x
         return rounded(x, torch.tensor(self._steps[group], device=x.device), self._precision)
 
-    def weight(self, weight: Tensor) -> Tensor:
-        """Round the weights of a convolution, with a scale for each channel of its output."""
+    def weight(self, weight: Tensor, fold: float = 1.0) -> Tensor:
+        """Round the weights of a convolution, with a scale for each channel of its output, as `storable` gives it."""
         if self._seen is not None:
             return weight
         largest = weight.detach().abs().amax((1, 2, 3), keepdim=True) / LARGEST[self._precision]
-        return rounded(weight, largest.half().float().clamp_min(LEAST_STEP), self._precision)
+        stored = (largest * fold).clamp_min(LEAST_STEP).half().float()
+        return rounded(weight, stored / fold, self._precision)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a state keeps."""
@@ -115,10 +121,12 @@ class _Rounded:
     quantisation: FakeQuantisation
     conv: nn.Conv2d
     group: str
+    fold: float
 
     def __call__(self, x: Tensor) -> Tensor:
         conv = self.conv
-        x, weight = self.quantisation.activation(x, self.group), self.quantisation.weight(conv.weight)
+        x = self.quantisation.activation(x, self.group)
+        weight = self.quantisation.weight(conv.weight, self.fold)
         return functional.conv2d(x, weight, conv.bias, conv.stride, conv.padding)
 
 

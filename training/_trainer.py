@@ -17,7 +17,7 @@ from esrgan_deploy._errors import TrainingError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._optional import require
 from esrgan_deploy._quality import Quality, paired_pictures
-from esrgan_deploy.export._placement import placement
+from esrgan_deploy.export._placement import folds, placement
 from esrgan_deploy.export._scales import save_scales
 from esrgan_deploy.training._config import TrainConfig
 from esrgan_deploy.training._crops import Crops, batches
@@ -298,7 +298,8 @@ def crops_of(config: TrainConfig, say: Callable[[str], None]) -> Crops:
 def _quantisation(config: TrainConfig) -> FakeQuantisation | None:
     if config.quantize == "no":
         return None
-    return FakeQuantisation(placement(spec_of(config)), config.quantize)
+    spec = spec_of(config)
+    return FakeQuantisation(placement(spec), config.quantize, folds(spec))
 
 
 def _calibrate(

@@ -1,6 +1,5 @@
 """Quantisation-aware finetuning: it trains what the export then writes."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -13,9 +12,9 @@ from esrgan_deploy._errors import TrainingError
 from esrgan_deploy.export import ExportOptions, export_model, load_checkpoint
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
-from esrgan_deploy.export._placement import placement
+from esrgan_deploy.export._placement import folds, placement
 from esrgan_deploy.export._qdq import quantise, recipe_of_scales
-from esrgan_deploy.export._rewrite import nest_concats
+from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._scales import load_scales
 from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export.quantisation._structure import layers
@@ -82,7 +81,7 @@ def test_the_export_computes_what_was_trained(small, tmp_path, precision, archit
     checkpoint = load_checkpoint(trained.weights)
     groups, scales = placement(checkpoint.spec), load_scales(trained.weights, precision)
     net = checkpoint.module()
-    quantisation = FakeQuantisation(groups, precision)
+    quantisation = FakeQuantisation(groups, precision, folds(checkpoint.spec))
     quantisation.load_state_dict({"steps": scales})
     quantisation.attach(net)
     picture = np.random.default_rng(0).random((1, 3, 24, 20), np.float32)
@@ -92,8 +91,8 @@ def test_the_export_computes_what_was_trained(small, tmp_path, precision, archit
     # The pass on the fp32 graph: what the written one rounds to halves besides would hide the difference.
     traced = trace(checkpoint.module(), checkpoint.spec, opset=20)
     nest_concats(traced)
-    # Without the fold, which would make other halves of the steps of the fifth convolutions.
-    found = [dataclasses.replace(layer, fold=1.0) for layer in layers(checkpoint.spec)]
+    fold_scales(traced)
+    found = layers(checkpoint.spec)
     quantise(traced, found, recipe_of_scales(traced, found, precision, scales))
     made = run(session_of(to_bytes(traced)), picture)[0]
     assert np.abs(made - wanted).mean() < 0.05 * np.abs(exact - wanted).mean()
