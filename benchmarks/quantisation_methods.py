@@ -29,9 +29,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "entropy, nearest": {"equalise": False, "method": "entropy", "rounding": "nearest"},
     "equalised, max, nearest": {"method": "max", "rounding": "nearest"},
     "equalised, mse, nearest": {"method": "mse", "rounding": "nearest"},
-    "equalised, max, corrected": {"method": "max", "rounding": "corrected"},
+    "equalised, mse, corrected": {"method": "mse", "rounding": "corrected"},
     "equalised, max, compensated": {"method": "max", "rounding": "compensated"},
-    "equalised, max, learned": {"method": "max", "rounding": "learned"},
+    "equalised, percentile 99.99, compensated": {"method": "percentile", "rounding": "compensated"},
+    "equalised, mse, compensated": {"method": "mse", "rounding": "compensated"},
+    "equalised, entropy, compensated": {"method": "entropy", "rounding": "compensated"},
+    "equalised, mse, learned": {"method": "mse", "rounding": "learned"},
 }
 """By name, the fields of `QuantiseOptions`."""
 
@@ -152,14 +155,14 @@ def _table(figures: dict[str, Any]) -> str:
     lines = [f"{figures['net']}, {figures['precision']}; {figures['calibration']}"]
     lines.append("; ".join(f"{name}: fp32 {figures['fp32'][name]['psnr_y']:.3f} dB" for name in sets))
     lines.append(
-        f"{'way':28} {'share':>6} {'s':>5}" + "".join(f"  {name + ' lost/to fp32':>24}" for name in sets)
+        f"{'way':40} {'share':>6} {'s':>5}" + "".join(f"  {name + ' lost/to fp32':>24}" for name in sets)
     )
     for row in figures["ways"]:
         cells = "".join(
             f"  {row['sets'][name]['loss_db']:+15.3f} / {row['sets'][name]['to_fp32_db']:6.2f}"
             for name in sets
         )
-        lines.append(f"{row['way']:28} {row['share']:6.1%} {row['seconds']:5.0f}{cells}")
+        lines.append(f"{row['way']:40} {row['share']:6.1%} {row['seconds']:5.0f}{cells}")
     return "\n".join(lines)
 
 
