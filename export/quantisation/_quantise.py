@@ -20,6 +20,7 @@ from esrgan_deploy.export.quantisation._prepare import round_weights, rounding_o
 from esrgan_deploy.export.quantisation._ranges import low_high, observe
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, load_recipe
+from esrgan_deploy.export.quantisation._refine import refined
 from esrgan_deploy.export.quantisation._search import Point, SearchOptions, SearchResult, search
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
 from esrgan_deploy.export.quantisation._structure import Layer, layers, share_of
@@ -35,6 +36,9 @@ _EVALUATION = 4e11
 
 _LARGE = 1e7
 """Floating-point operations per pixel from which on only the chosen point is built to count its bytes."""
+
+_TRIES = 4
+"""How often weights are rounded again to find how much more can be quantised then; each takes a minute or so."""
 
 _SEARCH = 1e13
 """Floating-point operations that measuring every convolution alone may cost: minutes on two cores."""
@@ -138,14 +142,24 @@ def quantise_net(
     result, held = _searched(net, module, found, recipe, pictures, options, kind, state, say)
     chosen, points = result.chosen, result.points
     final = _trimmed(recipe.only(chosen.names), found)
-    if chosen.names != everything and rounding_of(options, exact, unsigned=unsigned) != "nearest":
-        better = again(chosen.names)
-        loss = _loss_of(module, found, better, held)
-        say(f"rounded for what is left: {loss.fidelity:.1f} dB to fp32, {chosen.loss.fidelity:.1f} dB before")
-        if loss.fidelity > chosen.loss.fidelity:
-            points = tuple(point for point in points if point != chosen)
-            final, chosen = better, dataclasses.replace(chosen, loss=loss)
-    shown = frontier((*points, chosen))
+    rounding = rounding_of(options, exact, unsigned=unsigned)
+    if isinstance(result, SearchResult) and chosen.names != everything and rounding != "nearest":
+        better = refined(
+            chosen,
+            result.order,
+            found,
+            everything,
+            rounds=again,
+            measures=lambda one: _loss_of(module, found, one, held),
+            allows=_asked_of_search(options).allows,
+            tries=0 if rounding == "learned" else _TRIES,
+            say=say,
+        )
+        if better is not None:
+            final, measured = better
+            known = {point.names for point in measured}
+            chosen, points = measured[-1], (*(p for p in points if p.names not in known), *measured)
+    shown = frontier(points if chosen in points else (*points, chosen))
     declared = {
         point.names: bytes_of(recipe.only(point.names))
         for point in shown
@@ -207,8 +221,11 @@ def _searched(
         return _All(chosen=point, points=(point,)), held
     if state is not None:
         state.parent.mkdir(parents=True, exist_ok=True)
-    asked = SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH)
-    return search(simulation, found, net.spec, held, asked, state=state, say=say), held
+    return search(simulation, found, net.spec, held, _asked_of_search(options), state=state, say=say), held
+
+
+def _asked_of_search(options: QuantiseOptions) -> SearchOptions:
+    return SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH)
 
 
 def _loss_of(module: nn.Module, found: tuple[Layer, ...], recipe: Recipe, held: HeldLoss) -> Loss:
