@@ -12,7 +12,9 @@ import torch
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import sha256_of
+from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.export._artefacts import Interchange, write_graph
+from esrgan_deploy.export._golden import noise_pictures
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._ort import run
 from esrgan_deploy.export._placement import QUANTISED
@@ -20,7 +22,7 @@ from esrgan_deploy.export._qdq import apply_parameters_to_graph, quantise, recip
 from esrgan_deploy.export._quantised_bytes import bytes_counter
 from esrgan_deploy.export._scales import load_scales, scales_beside
 from esrgan_deploy.export._source import Source
-from esrgan_deploy.export._verify import graph_input, verifying_session
+from esrgan_deploy.export._verify import graph_input, verify_graph, verifying_session
 from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss
 from esrgan_deploy.export.quantisation._processor import quantise_for_processor
 from esrgan_deploy.export.quantisation._quantise import FLOOR, Net, Quantisation, quantise_net
@@ -84,7 +86,8 @@ def write_quantised(
     """Find a recipe and write the graph that it makes.
 
     The graph rounds to fp16 what the search's simulation keeps in fp32, and the one for processors rounds outputs as
-    well. So it is measured itself, and where it loses more than the budget, further units return to half precision.
+    well. So it is measured itself, and where it loses more than the budget, or noise shows that it clips what no
+    photograph holds, further units return to half precision.
 
     Args:
         source: What is exported.
@@ -103,6 +106,7 @@ def write_quantised(
     """
     quantisation = _quantisation_of(source, base, precision, options, folder, say=say)
     held = _held(source, quantisation)
+    noise = {} if held is None else _noise(source, base)
     for _ in range(_ROUNDS):
         path, counted = _write(source, base, precision, options, staging, quantisation)
         if precision == PROCESSOR and held is not None and not quantisation.reused:
@@ -117,8 +121,14 @@ def write_quantised(
         if measured is not None and measured.loss.loss is not None:
             line += f", {measured.loss.loss:+.3f} dB lost, {measured.loss.fidelity:.1f} dB to fp32"
         say(line)
-        if measured is None or not options.quantise.search or _holds(measured.loss, options.quantise.budget):
+        if measured is None or not options.quantise.search:
             break
+        stands, breached = judged(verify_graph(path, precision, noise), precision, options.form)[::-1]
+        if stands and _holds(measured.loss, options.quantise.budget):
+            break
+        for figures in breached:
+            for breach in figures["breaches"]:
+                say(f"{path.name} on noise: {breach}; a unit more returns")
         fewer = _without_worst(quantisation)
         if not fewer.recipe.formats:
             break
@@ -179,6 +189,17 @@ def _centred(path: Path, source: Source, quantisation: Quantisation) -> Quantisa
     moved = (bias + np.repeat(off, len(bias) // len(off))).astype(np.float32)
     recipe = dataclasses.replace(recipe, parameters={**recipe.parameters, name: moved})
     return dataclasses.replace(quantisation, kept=dataclasses.replace(quantisation.kept, recipe=recipe))
+
+
+def _noise(source: Source, base: Interchange) -> dict[str, Pairs]:
+    if source.module is None:
+        return {}
+    with torch.inference_mode():
+        pairs: Pairs = {
+            name: (picture, source.module(tensor_of(picture)).numpy())
+            for name, picture in noise_pictures(source.spec.in_channels, base.size_multiple).items()
+        }
+    return {"noise": pairs}
 
 
 def _held(source: Source, quantisation: Quantisation) -> HeldLoss | None:

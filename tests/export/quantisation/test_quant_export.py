@@ -286,6 +286,38 @@ def test_units_return_to_half_precision_where_the_graph_loses_more_than_the_sear
     assert len(kept.recipe.formats) == counted[2]
 
 
+def test_units_return_until_noise_is_enlarged_as_the_verification_asks(
+    checkpoint, photographs, tmp_path, monkeypatch
+):
+    """A search that ends in a graph which the verification refuses was for nothing."""
+    from esrgan_deploy.export import _quantised
+
+    judged, seen = _quantised.judged, []
+
+    def breached_at_first(comparisons, *args):
+        seen.append(comparisons)
+        figures, stands = judged(comparisons, *args)
+        return (
+            (({**figures[0], "breaches": ["PSNR 19.00 dB < 20 dB"]},), False)
+            if len(seen) == 1
+            else (figures, stands)
+        )
+
+    monkeypatch.setattr(_quantised, "judged", breached_at_first)
+    lines = []
+    manifest = export_model(
+        checkpoint, tmp_path / "out", _options(photographs, rounding="nearest"), say=lines.append
+    )
+    assert "model.int8.onnx on noise: PSNR 19.00 dB < 20 dB; a unit more returns" in lines
+    assert [comparison.on for comparison in seen[0]] == ["noise"]
+    counted = [int(line.split(":")[1].split()[0]) for line in lines if line.startswith("model.int8.onnx:")]
+    assert len(counted) == len(seen) == 2
+    assert counted[0] > counted[1] == manifest.artefact("model.int8.onnx").quantised["convolutions"]
+    # It is what the verification measures afterwards.
+    (after,) = (one for one in manifest.artefact("model.int8.onnx").parity if one["on"] == "noise")
+    assert after["psnr"] == pytest.approx(seen[1][0].psnr, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("loss", "fidelity", "holds"), [(0.1, 47.0, True), (0.11, 60.0, False), (0.0, 46.9, False)]
 )
