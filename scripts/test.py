@@ -1,14 +1,26 @@
 """Make an environment and pass the tests in it: python3 scripts/test.py [pytest arguments]"""
 
+import os
 import subprocess
 import sys
 
 from _environment import ROOT, ready
 
+WORKERS = 4
+"""At most: the largest nets take 2 GiB each."""
+
 
 def main() -> int:
     scripts = ready(".venv-test", "export,cpu,rtx,media,training,dev", editable=True)
-    return subprocess.run([str(scripts / "python"), "-m", "pytest", *sys.argv[1:]], cwd=ROOT).returncode
+    arguments, environment = sys.argv[1:], dict(os.environ)
+    if not arguments:
+        # All of it: a worker for each core, a file at a time, for what its tests share is made once.
+        cores = os.cpu_count() or 1
+        workers = min(cores, WORKERS)
+        arguments = ["-n", str(workers), "--dist", "loadfile"]
+        environment.setdefault("OMP_NUM_THREADS", str(cores // workers))
+    command = [str(scripts / "python"), "-m", "pytest", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":
