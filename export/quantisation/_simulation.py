@@ -26,10 +26,14 @@ class Simulation:
             convolutions' ``forward`` is replaced until `detach`.
         layers: Its convolutions, as `_structure.layers` gives them.
         recipe: Steps and formats. Everything in it is quantised until `use` says otherwise.
+        weights: Whether weights are rounded too; what is left otherwise no rounding of weights can take away.
     """
 
-    def __init__(self, module: nn.Module, layers: Iterable[Layer], recipe: Recipe) -> None:
+    def __init__(
+        self, module: nn.Module, layers: Iterable[Layer], recipe: Recipe, *, weights: bool = True
+    ) -> None:
         self.module, self.recipe = module, recipe
+        self._weights = weights
         self._layers = {layer.name: layer for layer in layers}
         self._on = frozenset(recipe.formats)
         self._convolutions = {name: convolution_of(module, name) for name in recipe.formats}
@@ -90,7 +94,8 @@ class Simulation:
             steps = torch.from_numpy(np.asarray(self.recipe.weights[name], np.float32))
             if steps.ndim:
                 steps = steps.reshape(-1, 1, 1, 1)
-            self._rounded[name] = rounded(conv.weight.detach(), steps, kind, weights=True)
+            weight = conv.weight.detach()
+            self._rounded[name] = rounded(weight, steps, kind, weights=True) if self._weights else weight
         taken = quantised_input(x, self.recipe, self._layers[name])
         return functional.conv2d(taken, self._rounded[name], conv.bias, conv.stride, conv.padding)
 

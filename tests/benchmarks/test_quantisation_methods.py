@@ -26,7 +26,8 @@ def test_every_way_is_judged_on_the_same_pictures(tmp_path, photographs, rrdb_sp
         hr = np.asarray(opened)[:98, :96]
     Image.fromarray(hr).save(tmp_path / "set" / "HR" / "a.png")
     Image.fromarray(bicubic_downscale(hr[:96], 4)).save(tmp_path / "set" / "LR" / "a.png")
-    ways = ["max, nearest", "equalised, mse, corrected", "equalised, max, compensated"]
+    ways = ["max, nearest", "equalised, mse, nearest", quantisation_methods.ACTIVATIONS]
+    ways += ["equalised, mse, corrected", "equalised, max, compensated"]
     options = [str(tmp_path / "net.pth"), "--calibration", str(photographs), "--sets", str(tmp_path / "set")]
     options += ["--json", str(tmp_path / "ways.json"), "--ways", *ways]
     assert quantisation_methods.main(options) == 0
@@ -38,6 +39,8 @@ def test_every_way_is_judged_on_the_same_pictures(tmp_path, photographs, rrdb_sp
         assert row["sets"]["set"]["to_fp32_db"] > 30
     # Each way does something of its own.
     assert len({row["sets"]["set"]["to_fp32_db"] for row in figures["ways"]}) == len(ways)
+    nearest, alone = (figures["ways"][place]["sets"]["set"]["to_fp32_db"] for place in (1, 2))
+    assert alone > nearest
     shown = capsys.readouterr().out
     assert all(way in shown for way in ways)
 
