@@ -1,5 +1,6 @@
 """Graphs and pictures for the tests of the runtime."""
 
+import gc
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,8 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     def build(
         *, rtx: bool = False, driver: dict[str, Any] | None = None, content: bytes = b"plan", **engine: Any
     ) -> Any:
+        # What an earlier test left in cycles would give its memory back to this driver.
+        gc.collect()
         gpu = driver_helper.FakeDriver(**(driver or {}))
         kind = engine_helper.FakeRtxEngine if rtx else engine_helper.FakeEngine
         net = kind(gpu, SimpleNamespace(last_error=""), **engine)
