@@ -26,7 +26,7 @@ class Simulation:
             convolutions' ``forward`` is replaced until `detach`.
         layers: Its convolutions, as `_structure.layers` gives them.
         recipe: Steps and formats. Everything in it is quantised until `use` says otherwise.
-        weights: Whether weights are rounded too; what is left otherwise no rounding of weights can take away.
+        weights: Whether weights are rounded too; otherwise all that errs is what the activations' rounding does.
     """
 
     def __init__(
