@@ -99,7 +99,7 @@ def compare_ways(
     from esrgan_deploy.export._checkpoint import load_checkpoint
     from esrgan_deploy.export._source import describe_spec, shipped_checkpoint
     from esrgan_deploy.export.quantisation._options import QuantiseOptions
-    from esrgan_deploy.export.quantisation._prepare import prepare
+    from esrgan_deploy.export.quantisation._prepare import Preparation
     from esrgan_deploy.export.quantisation._quantise import pictures_for
     from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
     from esrgan_deploy.export.quantisation._structure import layers
@@ -115,7 +115,15 @@ def compare_ways(
             continue
         started = time.perf_counter()
         module = copy.deepcopy(net)
-        recipe = prepare(module, spec, found, precision, QuantiseOptions(**WAYS[way]), crops.fit)
+        work = Preparation(
+            module=module,
+            spec=spec,
+            layers=found,
+            kind=precision,
+            options=QuantiseOptions(**WAYS[way]),
+            pictures=crops.fit,
+        )
+        recipe = work.rounded(work.scaled())
         seconds = time.perf_counter() - started
         apply_parameters(module, recipe)
         simulation = Simulation(module, found, recipe, weights=way != ACTIVATIONS)

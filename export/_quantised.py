@@ -12,7 +12,7 @@ import torch
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import sha256_of
-from esrgan_deploy._parity import Pairs, judged
+from esrgan_deploy._parity import judged
 from esrgan_deploy.export._artefacts import Interchange, write_graph
 from esrgan_deploy.export._golden import noise_pictures
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
@@ -20,6 +20,7 @@ from esrgan_deploy.export._ort import run
 from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export._qdq import apply_parameters_to_graph, quantise, recipe_of_scales
 from esrgan_deploy.export._quantised_bytes import bytes_counter
+from esrgan_deploy.export._reference import reference_pairs
 from esrgan_deploy.export._scales import load_scales, scales_beside
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import graph_input, verify_graph, verifying_session
@@ -106,7 +107,8 @@ def write_quantised(
     """
     quantisation = _quantisation_of(source, base, precision, options, folder, say=say)
     held = _held(source, quantisation)
-    noise = {} if held is None else _noise(source, base)
+    noise = noise_pictures(source.spec.in_channels, base.size_multiple)
+    sets = {} if held is None else {"noise": reference_pairs(source.reference, noise)}
     for _ in range(_ROUNDS):
         path, counted = _write(source, base, precision, options, staging, quantisation)
         if precision == PROCESSOR and held is not None and not quantisation.reused:
@@ -123,10 +125,10 @@ def write_quantised(
         say(line)
         if measured is None or not options.quantise.search:
             break
-        stands, breached = judged(verify_graph(path, precision, noise), precision, options.form)[::-1]
+        on_noise, stands = judged(verify_graph(path, precision, sets), precision, options.form)
         if stands and _holds(measured.loss, options.quantise.budget):
             break
-        for figures in breached:
+        for figures in on_noise:
             for breach in figures["breaches"]:
                 say(f"{path.name} on noise: {breach}; a unit more returns")
         fewer = _without_worst(quantisation)
@@ -189,17 +191,6 @@ def _centred(path: Path, source: Source, quantisation: Quantisation) -> Quantisa
     moved = (bias + np.repeat(off, len(bias) // len(off))).astype(np.float32)
     recipe = dataclasses.replace(recipe, parameters={**recipe.parameters, name: moved})
     return dataclasses.replace(quantisation, kept=dataclasses.replace(quantisation.kept, recipe=recipe))
-
-
-def _noise(source: Source, base: Interchange) -> dict[str, Pairs]:
-    if source.module is None:
-        return {}
-    with torch.inference_mode():
-        pairs: Pairs = {
-            name: (picture, source.module(tensor_of(picture)).numpy())
-            for name, picture in noise_pictures(source.spec.in_channels, base.size_multiple).items()
-        }
-    return {"noise": pairs}
 
 
 def _held(source: Source, quantisation: Quantisation) -> HeldLoss | None:

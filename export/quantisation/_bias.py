@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._recipe import Recipe
-from esrgan_deploy.export.quantisation._simulation import rounded
+from esrgan_deploy.export.quantisation._simulation import convolution_of, rounded
 from esrgan_deploy.export.quantisation._structure import Layer, layers
 
 __all__ = ["Seen", "correct_bias", "side_by_side"]
@@ -116,8 +116,7 @@ def side_by_side(
     try:
         for layer in found:
             if layer.name in recipe.formats:
-                conv = module.get_submodule(layer.name)
-                assert isinstance(conv, nn.Conv2d)
+                conv = convolution_of(module, layer.name)
                 conv.forward = _Side(layer, conv, recipe, change)  # type: ignore[method-assign, assignment]
                 visited.append(conv)
         out: Tensor = module(torch.cat([batch, batch]))

@@ -12,7 +12,12 @@ from torch.nn import functional
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._bias import Seen, side_by_side
 from esrgan_deploy.export.quantisation._recipe import Recipe
-from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters, rounded
+from esrgan_deploy.export.quantisation._simulation import (
+    Simulation,
+    apply_parameters,
+    convolution_of,
+    rounded,
+)
 from esrgan_deploy.export.quantisation._structure import layers
 
 __all__ = ["Moments", "compensate", "compensated", "fitted_last"]
@@ -82,8 +87,7 @@ def fitted_last(
         pixels: Of each picture, drawn at random.
     """
     last = layers(spec)[-1].name
-    conv = module.get_submodule(last)
-    assert isinstance(conv, nn.Conv2d)
+    conv = convolution_of(module, last)
     assert conv.bias is not None
     quantised = copy.deepcopy(module)
     apply_parameters(quantised, recipe)

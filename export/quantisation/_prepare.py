@@ -1,11 +1,10 @@
 """From a net and calibration pictures to the recipe that quantises all that can be."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from esrgan_deploy._spec import ModelSpec
@@ -20,7 +19,7 @@ from esrgan_deploy.export.quantisation._simulation import apply_parameters
 from esrgan_deploy.export.quantisation._structure import Layer
 from esrgan_deploy.export.quantisation._watched import tensor_of
 
-__all__ = ["prepare", "round_weights", "rounding_of", "scaled"]
+__all__ = ["Preparation"]
 
 _COMPENSATE = 24
 """Pictures that weights are rounded on, at most: both nets are in memory for all of them at once."""
@@ -36,131 +35,102 @@ _REMAINDERS = 4
 """Channels of an FP8 convolution of the tail that are read twice. The picture itself is carried by some three."""
 
 
-def prepare(
-    module: nn.Module,
-    spec: ModelSpec,
-    found: Sequence[Layer],
-    kind: str,
-    options: QuantiseOptions,
-    pictures: Sequence[npt.NDArray[np.uint8]],
-    *,
-    unsigned: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> Recipe:
-    """Equalise, choose scales, round: `scaled` and `round_weights`, with the same arguments."""
-    recipe = scaled(module, spec, found, kind, options, pictures, unsigned=unsigned, say=say)
-    return round_weights(module, spec, found, recipe, options, pictures, unsigned=unsigned, say=say)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Preparation:
+    """One net, and how it is to be quantised.
 
-
-def scaled(
-    module: nn.Module,
-    spec: ModelSpec,
-    found: Sequence[Layer],
-    kind: str,
-    options: QuantiseOptions,
-    pictures: Sequence[npt.NDArray[np.uint8]],
-    *,
-    unsigned: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> Recipe:
-    """Return steps for all that can be quantised, on an exact rewriting of the net.
-
-    Args:
-        module: The generator in fp32; it has the recipe's exact parameters afterwards.
+    Attributes:
+        module: The generator in fp32; `scaled` gives it the recipe's exact parameters.
         spec: What it is.
-        found: Its convolutions.
+        layers: Its convolutions.
         kind: ``"int8"`` or ``"fp8"``.
         options: How.
         pictures: ``(1, H, W, C)`` uint8 to calibrate on.
         unsigned: For the graph for processors: its outputs are rounded too, which equalised channels of the tail
             make worse, and it rounds weights by a rule of its own.
         say: Receives a line of progress now and then.
-
-    Raises:
-        ExportError: An activation is not a finite number.
     """
-    candidates = [layer for layer in found if layer.place in PARTS[options.parts]]
-    per_channel = kind == "int8" if options.per_channel is None else options.per_channel
-    parameters: dict[str, npt.NDArray[np.float32]] = {}
-    if options.equalise:
-        say("equalising channels")
-        seen = _equalise.observe(module, spec, _tensors(pictures))
-        inner = [layer.name for layer in candidates if layer.place == "body" or not unsigned]
-        parameters = _equalise.equalise(module, spec, seen, kind=kind, per_channel=per_channel, names=inner)
-        apply_parameters(module, Recipe(formats={}, activations={}, weights={}, parameters=parameters))
-    say("choosing scales")
-    observed = _ranges.observe(module, found, pictures)
-    groups = dict.fromkeys((layer.group for layer in candidates), kind)
-    recipe = Recipe(
-        formats=dict.fromkeys((layer.name for layer in candidates), kind),
-        activations=_ranges.activation_steps(observed, groups, options.method or _METHODS[kind]),
-        weights={
-            layer.name: weight_steps(_weight(module, layer), layer, kind, per_channel=per_channel)
-            for layer in candidates
-        },
-        parameters=parameters,
-    )
-    count = _REMAINDERS if options.remainders is None else options.remainders
-    if kind == "fp8" and count:
-        recipe = with_remainders(module, found, recipe, pictures[:_COMPENSATE], count=count)
-    return recipe
 
+    module: nn.Module
+    spec: ModelSpec
+    layers: Sequence[Layer]
+    kind: str
+    options: QuantiseOptions
+    pictures: Sequence[npt.NDArray[np.uint8]]
+    unsigned: bool = False
+    say: Callable[[str], None] = lambda line: None
 
-def round_weights(
-    module: nn.Module,
-    spec: ModelSpec,
-    found: Sequence[Layer],
-    recipe: Recipe,
-    options: QuantiseOptions,
-    pictures: Sequence[npt.NDArray[np.uint8]],
-    *,
-    unsigned: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> Recipe:
-    """Round the weights of what a recipe quantises, each making up for what was rounded before it.
+    @property
+    def rounding(self) -> str:
+        """How weights are rounded: as was asked for, or as serves the format best."""
+        if self.options.rounding is not None:
+            return self.options.rounding
+        return "nearest" if self.unsigned else {"int8": "compensated", "fp8": "learned"}[self.kind]
 
-    Args:
-        module: The generator with the recipe's exact parameters; it is not changed.
-        spec: What it is.
-        found: Its convolutions.
-        recipe: Of `scaled`; `Recipe.only` of it rounds for a part of it, as that part needs.
-        options: How.
-        pictures: ``(1, H, W, C)`` uint8 to calibrate on.
-        unsigned: See `scaled`.
-        say: Receives a line of progress now and then.
-    """
-    rounding = rounding_of(options, recipe, unsigned=unsigned)
-    if rounding == "nearest":
+    def scaled(self) -> Recipe:
+        """Return steps for all that can be quantised, on an exact rewriting of the net.
+
+        Raises:
+            ExportError: An activation is not a finite number.
+        """
+        options, kind = self.options, self.kind
+        candidates = [layer for layer in self.layers if layer.place in PARTS[options.parts]]
+        per_channel = kind == "int8" if options.per_channel is None else options.per_channel
+        parameters: dict[str, npt.NDArray[np.float32]] = {}
+        if options.equalise:
+            self.say("equalising channels")
+            seen = _equalise.observe(self.module, self.spec, map(tensor_of, self.pictures))
+            inner = [layer.name for layer in candidates if layer.place == "body" or not self.unsigned]
+            parameters = _equalise.equalise(
+                self.module, self.spec, seen, kind=kind, per_channel=per_channel, names=inner
+            )
+            exact = Recipe(formats={}, activations={}, weights={}, parameters=parameters)
+            apply_parameters(self.module, exact)
+        self.say("choosing scales")
+        observed = _ranges.observe(self.module, self.layers, self.pictures)
+        groups = dict.fromkeys((layer.group for layer in candidates), kind)
+        recipe = Recipe(
+            formats=dict.fromkeys((layer.name for layer in candidates), kind),
+            activations=_ranges.activation_steps(observed, groups, options.method or _METHODS[kind]),
+            weights={
+                layer.name: weight_steps(_weight(self.module, layer), layer, kind, per_channel=per_channel)
+                for layer in candidates
+            },
+            parameters=parameters,
+        )
+        count = _REMAINDERS if options.remainders is None else options.remainders
+        if kind == "fp8" and count:
+            few = self.pictures[:_COMPENSATE]
+            recipe = with_remainders(self.module, self.layers, recipe, few, count=count)
         return recipe
-    if rounding == "learned":
-        say("learning which way weights are rounded")
-        return reconstruct(module, found, recipe, pictures, say=say)
-    tensors = _tensors(pictures[:_COMPENSATE])
-    if rounding == "corrected":
-        say("taking back what rounding moves each channel by")
-        moved = correct_bias(module, spec, recipe, tensors)
-        return dataclasses.replace(recipe, parameters={**recipe.parameters, **moved})
-    say("rounding weights, each making up for those before it")
-    # A dense block loses nothing to speak of, and rounding all of it takes most of the time.
-    dense = spec.architecture == "rrdbnet"
-    names = [layer.name for layer in found if not (dense and layer.place == "body")]
-    changed = compensated(module, spec, recipe, tensors, names=names, pixels=_PIXELS)
-    recipe = dataclasses.replace(recipe, parameters={**recipe.parameters, **changed})
-    if found[-1].name in recipe.formats:
-        return recipe
-    last = fitted_last(module, spec, recipe, tensors)
-    return dataclasses.replace(recipe, parameters={**recipe.parameters, **last})
+
+    def rounded(self, recipe: Recipe) -> Recipe:
+        """Round the weights of what a recipe of `scaled` quantises, each making up for what was rounded before it.
+
+        `Recipe.only` of it is rounded as that part alone needs.
+        """
+        if self.rounding == "nearest":
+            return recipe
+        if self.rounding == "learned":
+            self.say("learning which way weights are rounded")
+            return reconstruct(self.module, self.layers, recipe, self.pictures, say=self.say)
+        tensors = [tensor_of(picture) for picture in self.pictures[:_COMPENSATE]]
+        if self.rounding == "corrected":
+            self.say("taking back what rounding moves each channel by")
+            return _with(recipe, correct_bias(self.module, self.spec, recipe, tensors))
+        self.say("rounding weights, each making up for those before it")
+        # A dense block loses nothing to speak of, and rounding all of it takes most of the time.
+        dense = self.spec.architecture == "rrdbnet"
+        names = [layer.name for layer in self.layers if not (dense and layer.place == "body")]
+        changed = compensated(self.module, self.spec, recipe, tensors, names=names, pixels=_PIXELS)
+        recipe = _with(recipe, changed)
+        if self.layers[-1].name in recipe.formats:
+            return recipe
+        return _with(recipe, fitted_last(self.module, self.spec, recipe, tensors))
 
 
-def rounding_of(options: QuantiseOptions, recipe: Recipe, *, unsigned: bool) -> str:
-    """Return how weights are rounded: as was asked for, or as serves the format best."""
-    if options.rounding is not None:
-        return options.rounding
-    return "learned" if "fp8" in recipe.formats.values() else "nearest" if unsigned else "compensated"
-
-
-def _tensors(pictures: Sequence[npt.NDArray[np.uint8]]) -> list[torch.Tensor]:
-    return [tensor_of(picture) for picture in pictures]
+def _with(recipe: Recipe, changed: Mapping[str, npt.NDArray[np.float32]]) -> Recipe:
+    return dataclasses.replace(recipe, parameters={**recipe.parameters, **changed})
 
 
 def _weight(module: nn.Module, layer: Layer) -> npt.NDArray[np.float32]:

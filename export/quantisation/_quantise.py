@@ -16,7 +16,7 @@ from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._output_ranges import output_ranges
 from esrgan_deploy.export.quantisation._pictures import CalibrationPictures, calibration_pictures
-from esrgan_deploy.export.quantisation._prepare import round_weights, rounding_of, scaled
+from esrgan_deploy.export.quantisation._prepare import Preparation
 from esrgan_deploy.export.quantisation._ranges import low_high, observe
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, load_recipe
@@ -70,7 +70,8 @@ class Quantisation:
         reused: Whether it was read instead of made.
         held: The pictures that judge with the fp32 net's outputs, where a search has computed them.
         plot: The frontier as an SVG; empty where there is none.
-        again: Rounds once more, for these convolutions alone; None where the recipe was read.
+        again: Rounds once more, for these convolutions alone; None where the recipe was read, and where weights are
+            learned, which takes minutes each time.
     """
 
     kept: KeptRecipe
@@ -128,22 +129,29 @@ def quantise_net(
     if options.calibration is None:
         say("warning: drawn pictures stand in for photographs; give your own with --calibration DIR")
     module = copy.deepcopy(net.module)
-    exact = scaled(module, net.spec, found, kind, options, pictures.fit, unsigned=unsigned, say=say)
+    work = Preparation(
+        module=module,
+        spec=net.spec,
+        layers=found,
+        kind=kind,
+        options=options,
+        pictures=pictures.fit,
+        unsigned=unsigned,
+        say=say,
+    )
+    exact = work.scaled()
 
     def again(names: Sequence[str]) -> Recipe:
         # Rounded for all candidates, weights make up for errors that the chosen ones alone do not have.
-        few = exact.only(names)
-        fit = pictures.fit
-        few = round_weights(module, net.spec, found, few, options, fit, unsigned=unsigned, say=say)
-        return _trimmed(few, found)
+        return _trimmed(work.rounded(exact.only(names)), found)
 
     everything = tuple(layer.name for layer in found if layer.name in exact.formats)
     recipe = again(everything)
     result, held = _searched(net, module, found, recipe, pictures, options, kind, state, say)
     chosen, points = result.chosen, result.points
     final = _trimmed(recipe.only(chosen.names), found)
-    rounding = rounding_of(options, exact, unsigned=unsigned)
-    if isinstance(result, SearchResult) and chosen.names != everything and rounding != "nearest":
+    learned = work.rounding == "learned"
+    if isinstance(result, SearchResult) and chosen.names != everything and work.rounding != "nearest":
         better = refined(
             chosen,
             result.order,
@@ -152,14 +160,14 @@ def quantise_net(
             rounds=again,
             measures=lambda one: _loss_of(module, found, one, held),
             allows=_asked_of_search(options).allows,
-            tries=0 if rounding == "learned" else _TRIES,
+            tries=0 if learned else _TRIES,
             say=say,
         )
         if better is not None:
             final, measured = better
             known = {point.names for point in measured}
             chosen, points = measured[-1], (*(p for p in points if p.names not in known), *measured)
-    shown = frontier(points if chosen in points else (*points, chosen))
+    shown = frontier(points)
     declared = {
         point.names: bytes_of(recipe.only(point.names))
         for point in shown
@@ -175,7 +183,13 @@ def quantise_net(
     say(table(shown, chosen=chosen, bytes_of=lambda point: declared.get(point.names)))
     drawing = plot(shown, chosen=chosen, budget=options.budget, title=f"{kind}: what is lost")
     return Quantisation(
-        kept=kept, layers=found, pictures=pictures, reused=False, held=held, plot=drawing, again=again
+        kept=kept,
+        layers=found,
+        pictures=pictures,
+        reused=False,
+        held=held,
+        plot=drawing,
+        again=None if learned else again,
     )
 
 

@@ -40,7 +40,8 @@ def refined(
         say: Receives a line for each.
 
     Returns:
-        The recipe, and every point that was measured, its own last; None where rounding again made it no better.
+        The recipe, and every point that was measured, its own last; None where rounding again made it no better, or
+        takes it over the budget that the search's own holds.
     """
     inside: dict[str, list[str]] = {}
     for layer in layers:
@@ -58,18 +59,18 @@ def refined(
         return recipe, point
 
     recipe, point = tried(0)
-    if point.loss.fidelity <= chosen.loss.fidelity:
+    if point.loss.fidelity <= chosen.loss.fidelity or not allows(point.loss):
         return None
-    points = [point]
+    others: list[Point] = []
     # With all units the point is that of everything, which the search has measured and which does not fit.
     least, most = 0, len(left)
-    while allows(point.loss) and most - least > 1 and tries:
+    while most - least > 1 and tries:
         middle, tries = (least + most) // 2, tries - 1
-        one = tried(middle)
-        if allows(one[1].loss):
-            recipe, point, least = *one, middle
+        larger, measured = tried(middle)
+        if allows(measured.loss):
+            others.append(point)
+            recipe, point, least = larger, measured, middle
         else:
+            others.append(measured)
             most = middle
-        points.append(one[1])
-    points.sort(key=lambda known: known is point)
-    return recipe, tuple(points)
+    return recipe, (*others, point)

@@ -12,7 +12,6 @@ from esrgan_deploy._errors import TrainingError
 from esrgan_deploy.export import ExportOptions, export_model, load_checkpoint
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
-from esrgan_deploy.export._placement import folds, placement
 from esrgan_deploy.export._qdq import quantise, recipe_of_scales
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._scales import load_scales
@@ -20,7 +19,7 @@ from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export.quantisation._structure import layers
 from esrgan_deploy.training._fake_quant import FakeQuantisation, rounded
 from esrgan_deploy.training._generator import generator
-from esrgan_deploy.training._trainer import train
+from esrgan_deploy.training._trainer import _quantisation, train
 
 
 @pytest.mark.parametrize(
@@ -79,9 +78,10 @@ def test_the_export_computes_what_was_trained(small, tmp_path, precision, archit
     graph = next(artefact for artefact in manifest.artefacts if artefact.precision == precision)
     assert graph.verified, graph.parity
     checkpoint = load_checkpoint(trained.weights)
-    groups, scales = placement(checkpoint.spec), load_scales(trained.weights, precision)
+    scales = load_scales(trained.weights, precision)
     net = checkpoint.module()
-    quantisation = FakeQuantisation(groups, precision, folds(checkpoint.spec))
+    # As the trainer makes it: with the factors that the graph's weights carry.
+    quantisation = _quantisation(config)
     quantisation.load_state_dict({"steps": scales})
     quantisation.attach(net)
     picture = np.random.default_rng(0).random((1, 3, 24, 20), np.float32)

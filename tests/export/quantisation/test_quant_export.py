@@ -85,18 +85,18 @@ def test_the_graph_is_judged_on_pictures_that_calibration_has_not_seen(
     from esrgan_deploy.export.quantisation import _quantise
 
     fitted, judged = [], []
-    prepare, run = _quantise.scaled, _quantised.run
+    prepare, run = _quantise.Preparation, _quantised.run
 
-    def preparing(*args, **kwargs):
-        fitted.extend(picture.tobytes() for picture in args[5])
-        return prepare(*args, **kwargs)
+    def preparing(**given):
+        fitted.extend(picture.tobytes() for picture in given["pictures"])
+        return prepare(**given)
 
     def running(session, batch):
         levels = np.rint(batch.transpose(0, 2, 3, 1).astype(np.float64) * 255)
         judged.append(levels.astype(np.uint8).tobytes())
         return run(session, batch)
 
-    monkeypatch.setattr(_quantise, "scaled", preparing)
+    monkeypatch.setattr(_quantise, "Preparation", preparing)
     monkeypatch.setattr(_quantised, "run", running)
     manifest = export_model(checkpoint, tmp_path / "out", _options(photographs, rounding="nearest"))
     parity = {figures["on"]: figures for figures in manifest.artefact("model.int8.onnx").parity}
@@ -264,8 +264,14 @@ def test_units_return_to_half_precision_where_the_graph_loses_more_than_the_sear
     """The simulation keeps in fp32 what the graph rounds: the budget is the graph's."""
     from esrgan_deploy.export import _quantised
 
-    measured = _quantised._measured
+    measured, search, found = _quantised._measured, _quantised.quantise_net, []
     losses = iter([0.5, 0.2])
+
+    def searching(*args, **kwargs):
+        found.append(search(*args, **kwargs))
+        return found[0]
+
+    monkeypatch.setattr(_quantised, "quantise_net", searching)
 
     def worse_at_first(*args):
         found = measured(*args)
@@ -284,6 +290,12 @@ def test_units_return_to_half_precision_where_the_graph_loses_more_than_the_sear
     assert counted[0] > counted[1] > counted[2] == graph.quantised["convolutions"]
     kept = load_recipe(tmp_path / "out" / "model.int8.scales.json")
     assert len(kept.recipe.formats) == counted[2]
+    # Rounded for what is left, not for what the search had left.
+    anew = found[0].again(tuple(kept.recipe.formats)).parameters
+    assert anew.keys() == kept.recipe.parameters.keys()
+    assert all(np.array_equal(anew[name], value) for name, value in kept.recipe.parameters.items())
+    before = found[0].recipe.parameters
+    assert any(not np.array_equal(before[name], value) for name, value in anew.items() if name in before)
 
 
 def test_units_return_until_noise_is_enlarged_as_the_verification_asks(

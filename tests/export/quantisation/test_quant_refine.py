@@ -82,8 +82,7 @@ def test_a_rounding_that_is_no_better_is_not_taken(refine):
     assert refine(refine.units[:2], 0.0, before=57.9) is not None
 
 
-def test_what_does_not_fit_once_rounded_gets_nothing_more(refine):
-    """Over the budget with fewer units it is over it with more."""
-    recipe, points = refine(refine.units[:3], 57.5)
-    assert len(points) == 1
-    assert set(recipe.formats) == set(points[0].names)
+def test_a_rounding_that_is_over_the_budget_is_not_taken(refine):
+    """Nearer to fp32 it may still lose more against the truth, and what the search measured held the budget."""
+    assert refine(refine.units[:3], 57.5) is None
+    assert len(refine.rounded) == 1
