@@ -1,10 +1,10 @@
 """How fast the INT8 graph for processors is beside the fp32 graph, in the same run, and how near its pictures are.
 
     python -m esrgan_deploy.benchmarks.int8_cpu [CHECKPOINT] [--shape 1x128x128] [--seconds 20] [--threads N]
-        [--calibration DIR] [--openvino] [--json FILE]
+        [--calibration DIR] [--budget DB] [--openvino] [--json FILE]
 
-Both graphs are written as esrgan-export writes them, all convolutions but the first and the last quantised, with
-ranges from pictures that the figures of quality are not taken on. The two run in turns; a ratio is of one round.
+Both graphs are what esrgan-export makes, by default with --no-search: all that may be is quantised. Its loss is
+measured on pictures that calibration has not seen. The two run in turns; a ratio is of one round.
 The exit status is 1 where the processor has VNNI and ONNX Runtime is not 2.3 times as fast: without those
 instructions integers are hardly faster than floats, and the ratio shows nothing.
 """
@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of measuring (default: 20)")
     parser.add_argument("--threads", type=int, help="default: let the runtime choose")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="HR pictures (default: drawn ones)")
+    parser.add_argument(
+        "--budget", type=float, metavar="DB", help="search (default: quantise all that may be)"
+    )
     parser.add_argument("--openvino", action="store_true", help="run both graphs in OpenVINO too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
@@ -51,14 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     if len(shape) != 3 or min(shape) < 1:
         parser.error(f"--shape {args.shape} is not NxHxW, such as 1x128x128")
     with tempfile.TemporaryDirectory(prefix="esrgan-int8-") as name:
-        facts, paths, held = write_graphs(args.checkpoint, Path(name), args.calibration)
+        facts, paths = write_graphs(args.checkpoint, Path(name) / "out", args.calibration, args.budget)
         figures: dict[str, Any] = {
             **facts,
             "machine": describe_machine(),
             "vnni": has_vnni(),
             "shape": args.shape,
             "threads": args.threads,
-            "psnr_to_fp32": _psnr(paths, held, args.threads),
             "seconds": _times(paths, shape, args),
         }
     _report(figures)
@@ -70,63 +72,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_graphs(
-    checkpoint: Path | None, folder: Path, calibration: Path | None
-) -> tuple[dict[str, Any], dict[str, Path], list[Any]]:
-    """Write the fp32 and the INT8 graph of a checkpoint.
+    checkpoint: Path | None, folder: Path, calibration: Path | None, budget: float | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Export the fp32 and the INT8 graph of a checkpoint.
 
     Args:
         checkpoint: None for the model that ships.
         folder: Where to.
         calibration: Folder of HR pictures; None for drawn ones.
+        budget: What the search may lose in dB; None quantises all that may be.
 
     Returns:
-        What was quantised, the files by precision, and the held pictures, ``(1, H, W, C)`` uint8 each.
+        What was quantised and what it loses on pictures that calibration has not seen, and the files by precision.
     """
-    from esrgan_deploy.export import ExportOptions
-    from esrgan_deploy.export._artefacts import write_interchange
-    from esrgan_deploy.export._checkpoint import load_checkpoint
-    from esrgan_deploy.export._graph import clone, save
-    from esrgan_deploy.export._metadata import describe
-    from esrgan_deploy.export._source import open_source, shipped_checkpoint
-    from esrgan_deploy.export.quantisation._output_ranges import output_ranges
-    from esrgan_deploy.export.quantisation._pictures import calibration_pictures
-    from esrgan_deploy.export.quantisation._processor import quantise_for_processor
-    from esrgan_deploy.export.quantisation._ranges import low_high, observe
-    from esrgan_deploy.export.quantisation._structure import layers
+    from esrgan_deploy.export import ExportOptions, export_model
+    from esrgan_deploy.export.quantisation._options import QuantiseOptions
 
-    path = checkpoint or shipped_checkpoint()
-    source = open_source(path, ExportOptions(precisions=("fp32",), plan=False), say=lambda line: None)
-    base, spec = write_interchange(source, folder), source.spec
-    module = load_checkpoint(path).module().eval().requires_grad_(False)
-    pictures = calibration_pictures(
-        calibration, channels=spec.in_channels, scale=spec.scale, multiple=spec.size_multiple
-    )
-    found = layers(spec)
-    ranges = {group: low_high(seen) for group, seen in observe(module, found, pictures.fit).items()}
-    names = [layer.name for layer in found if layer.place not in ("first", "last")]
-    graph = clone(base.graph)
-    placed = quantise_for_processor(graph, found, ranges, output_ranges(module, found, pictures.fit), names)
-    describe(
-        graph,
-        spec,
-        precision="int8-cpu",
-        form="float",
-        outscale=base.outscale,
-        size_multiple=base.size_multiple,
-    )
-    save(graph, folder / "model.int8-cpu.onnx")
-    facts = {
-        "model": source.name,
-        "convolutions": placed.convolutions,
-        "of": placed.of,
-        "share_of_multiply_adds": placed.share,
-        "pictures": pictures.description,
-    }
-    return (
-        facts,
-        {"fp32": base.path, "int8-cpu": folder / "model.int8-cpu.onnx"},
-        [pair.lr for pair in pictures.held],
-    )
+    quantise = QuantiseOptions(calibration=calibration, search=budget is not None, budget=budget or 0.1)
+    options = ExportOptions(precisions=("int8-cpu",), plan=False, quantise=quantise)
+    manifest = export_model(checkpoint, folder, options)
+    graph = manifest.artefact("model.int8-cpu.onnx")
+    facts = {"model": manifest.source, **graph.quantised, "verified": graph.verified}
+    return facts, {"fp32": folder / "model.onnx", "int8-cpu": folder / graph.file}
 
 
 def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
@@ -137,22 +104,6 @@ def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
         return None
     flags = {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
     return bool(flags & {"avx512_vnni", "avx_vnni"}) if flags else None
-
-
-def _psnr(paths: dict[str, Path], held: list[Any], threads: int | None) -> float:
-    """Return the PSNR of the INT8 graph to the fp32 graph on 8-bit levels, over all held pictures."""
-    import numpy as np
-
-    from esrgan_deploy._metrics import psnr
-    from esrgan_deploy._parity import planar
-
-    sessions = [_open_ort(path, threads) for path in paths.values()]
-    levels: list[list[Any]] = [[], []]
-    for picture in held:
-        for session, kept in zip(sessions, levels, strict=True):
-            made = session.run(None, {"input": planar(picture).astype(np.float32)})[0]
-            kept.append(np.rint(made.clip(0, 1) * 255).ravel())
-    return psnr(np.concatenate(levels[0]), np.concatenate(levels[1]))
 
 
 def _times(
@@ -179,6 +130,8 @@ def _open_ort(path: Path, threads: int | None) -> Any:
     ort = require("onnxruntime", extra="cpu")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # Else the threads of one session go on spinning for a while on the cores that the other one needs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -209,9 +162,11 @@ def _report(figures: dict[str, Any]) -> None:
     print(f"{figures['model']}, {figures['shape']}, {figures['machine']['cpu']}, {vnni}")
     print(
         f"{figures['convolutions']} of {figures['of']} convolutions quantised, "
-        f"{figures['share_of_multiply_adds']:.1%} of the multiply-adds; {figures['pictures']}"
+        f"{figures['share']:.1%} of the multiply-adds; {figures['pictures']}"
     )
-    print(f"PSNR of int8-cpu to fp32: {figures['psnr_to_fp32']:.2f} dB")
+    lost, fidelity = (figures["measured"].get(key) for key in ("loss_db", "to_fp32_db"))
+    verified = "verified" if figures["verified"] else "NOT VERIFIED"
+    print(f"on unseen pictures {lost:+.3f} dB lost, {fidelity:.2f} dB to fp32, {verified}")
     for runtime, kinds in figures["seconds"].items():
         for kind, values in kinds.items():
             timing = Timing(warmups=(), values=tuple(values))

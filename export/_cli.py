@@ -215,9 +215,8 @@ def _quantisation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--parts",
         choices=PARTS,
-        default="inner",
-        help="what may be quantised: the dense blocks (of an SRVGGNetCompact its middle), all but the first and the "
-        "last convolution, or all (default: inner)",
+        help="what may be quantised: the dense blocks (of an SRVGGNetCompact its middle), inner: all but the first "
+        "and the last convolution, but-first, or all (default: inner; for processors but-first of an RRDBNet)",
     )
     group.add_argument(
         "--no-equalise",

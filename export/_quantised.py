@@ -155,14 +155,18 @@ def _write(
     staging: Path,
     quantisation: Quantisation,
 ) -> tuple[Path, Quantised]:
-    recipe, facts, found = quantisation.recipe, quantisation.kept.facts, quantisation.layers
+    recipe, found = quantisation.recipe, quantisation.layers
     counted: list[Quantised] = []
 
     def pass_(graph: ir.Model) -> None:
         apply_parameters_to_graph(graph, found, recipe.parameters)
         if precision == PROCESSOR:
-            names = [layer.name for layer in found if layer.name in recipe.formats]
-            counted.append(quantise_for_processor(graph, found, facts["inputs"], facts["outputs"], names))
+            chosen = [layer for layer in found if layer.name in recipe.formats]
+            steps = {layer.name: recipe.weights[layer.name] * layer.fold for layer in chosen}
+            names = [layer.name for layer in chosen]
+            counted.append(
+                quantise_for_processor(graph, found, recipe.inputs, recipe.outputs, names, steps=steps)
+            )
         else:
             counted.append(quantise(graph, found, recipe))
             add_remainders(graph, found, recipe)
@@ -173,7 +177,7 @@ def _write(
 def _centred(path: Path, source: Source, quantisation: Quantisation) -> Quantisation:
     """Take the mean error of each colour, measured on calibration pictures, out of the last convolution's bias."""
     last = quantisation.layers[-1].name
-    if last in quantisation.recipe.formats or quantisation.pictures is None or source.module is None:
+    if quantisation.pictures is None or source.module is None:
         return quantisation
     session = verifying_session(path, PROCESSOR)
     errors = []

@@ -11,7 +11,12 @@ from torch.nn import functional
 
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._recipe import Recipe
-from esrgan_deploy.export.quantisation._simulation import convolution_of, rounded
+from esrgan_deploy.export.quantisation._simulation import (
+    convolution_of,
+    quantised_input,
+    quantised_output,
+    rounded,
+)
 from esrgan_deploy.export.quantisation._structure import Layer, layers
 
 __all__ = ["Seen", "correct_bias", "side_by_side"]
@@ -139,14 +144,14 @@ class _Side:
         exact, quantised = x.chunk(2)
         steps = torch.from_numpy(np.array(self.recipe.weights[self.layer.name], np.float32))
         wanted = functional.conv2d(exact, conv.weight, conv.bias, conv.stride, conv.padding)
-        step = torch.tensor(self.recipe.activations[self.layer.group])
         seen = Seen(
             layer=self.layer,
             conv=conv,
             kind=kind,
             steps=steps.reshape(-1, 1, 1, 1) if steps.ndim else steps,
             exact=exact,
-            quantised=rounded(quantised, step, kind),
+            quantised=quantised_input(quantised, self.recipe, self.layer),
             wanted=wanted,
         )
-        return torch.cat([wanted, self.change(seen)])
+        made = quantised_output(self.change(seen), self.recipe, self.layer.name)
+        return torch.cat([wanted, made])

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._bias import Seen, side_by_side
+from esrgan_deploy.export.quantisation._processor_weights import fitted
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._simulation import (
     Simulation,
@@ -64,6 +65,10 @@ def compensated(
         for number, (exact, quantised) in enumerate(zip(seen.exact, seen.quantised, strict=True)):
             moments.add(exact[None], quantised[None], limit=limit, seed=number)
         weight, bias = compensate(conv.weight, conv.bias, recipe.weights[name], moments, seen.kind)
+        if name in recipe.outputs:
+            # On processors some neighbours have to be smaller yet.
+            integers, steps = fitted(weight.numpy(), recipe.weights[name])
+            weight = torch.from_numpy(integers * steps.reshape(-1, 1, 1, 1))
         found[f"{name}.weight"], found[f"{name}.bias"] = weight.numpy(), bias.numpy()
         return seen.run(weight, bias)
 

@@ -12,6 +12,7 @@ METHODS = ("max", "percentile", "mse", "entropy")
 PARTS = {
     "dense": ("body",),
     "inner": ("body", "tail"),
+    "but-first": ("body", "tail", "last"),
     "all": ("first", "body", "tail", "last"),
 }
 """By name, the places of `_structure.Layer`."""
@@ -31,14 +32,15 @@ class QuantiseOptions:
             FP8.
         parts: What may be quantised, of `PARTS`: the dense blocks (of an SRVGGNetCompact its middle), ``"inner"`` all
             but the first and the last convolution, or those too, which are 1 % of the multiply-adds of an RRDBNet
-            and whose rounding the picture shows.
+            and whose rounding the picture shows. None takes inner, and of an RRDBNet for processors all but the
+            first.
         per_channel: One weight scale for each channel of the output, or one for all; None takes one for each
             channel in INT8 and one for all in FP8, which moves fewest bytes.
         equalise: Whether to equalise channels first, which is exact.
         rounding: ``"nearest"``, ``"corrected"`` (the mean error of each channel is taken back),
             ``"compensated"`` (each column's rounding error is made good by those that
             follow) or ``"learned"`` (block by block against the fp32 outputs, minutes); None takes compensated in
-            INT8, learned in FP8, and nearest for processors.
+            INT8 and learned in FP8.
         remainders: Input channels of each FP8 convolution behind the dense blocks that are read twice, rounded and
             what the rounding left; None takes 4, 0 none.
         search: Whether to return convolutions to fp16 until the budget holds; without it, all that may be are
@@ -50,7 +52,7 @@ class QuantiseOptions:
     method: str | None = None
     per_channel: bool | None = None
     equalise: bool = True
-    parts: str = "inner"
+    parts: str | None = None
     rounding: str | None = None
     remainders: int | None = None
     search: bool = True
@@ -66,7 +68,7 @@ class QuantiseOptions:
             raise ExportError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
         if self.remainders is not None and not 0 <= self.remainders <= 16:
             raise ExportError(f"--remainders {self.remainders} is not 0 to 16")
-        if self.parts not in PARTS:
+        if self.parts not in (None, *PARTS):
             raise ExportError(f"parts {self.parts!r} is not one of {', '.join(PARTS)}")
         if self.rounding not in (None, *ROUNDINGS):
             raise ExportError(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")

@@ -1,6 +1,8 @@
 """What convolutions give, and how much of it eight bits should hold."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy.export.quantisation._structure import Layer
+from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.quantisation._recipe import UNSIGNED, unsigned_grid
+from esrgan_deploy.export.quantisation._structure import Layer, rescalings
 from esrgan_deploy.export.quantisation._watched import run_watched
 
-__all__ = ["output_ranges"]
+__all__ = ["aligned", "output_ranges"]
+
+Range = tuple[float, float]
 
 _SLOPE = 0.2
-_LEVELS = 255
 _SAMPLES = 2**9
 """Pixels of each picture whose values are kept."""
 
@@ -29,7 +35,8 @@ def output_ranges(
 
     Without an activation it is all that is seen. An activation shrinks what lies below 0, and errors there with it,
     so that the range is cut off where the error behind it is least: the lowest values lose a little, and all others
-    have finer steps.
+    have finer steps. The last convolution of an RRDBNet gives the picture: 0..1, whose 255 steps are the levels that
+    an 8-bit file has.
 
     Args:
         module: The generator, fp32, in eval mode: an RRDBNet or an SRVGGNetCompact.
@@ -42,7 +49,48 @@ def output_ranges(
     watches = {layer.name: _Watch(layer.name) for layer in layers}
     hooks = [module.get_submodule(name).register_forward_hook(watch) for name, watch in watches.items()]
     run_watched(module, hooks, pictures)
-    return {name: watch.range(_slopes_behind(module, name)) for name, watch in watches.items()}
+    ranges = {name: watch.range(_slopes_behind(module, name)) for name, watch in watches.items()}
+    if isinstance(module, RRDBNet) and "conv_last" in ranges:
+        ranges["conv_last"] = 0.0, 1.0
+    return ranges
+
+
+def aligned(
+    inputs: Mapping[str, Range], outputs: Mapping[str, Range], spec: ModelSpec
+) -> tuple[dict[str, Range], dict[str, Range]]:
+    """Give both sides of an activation one step where that is better: what is above 0 is then rounded once.
+
+    Where one convolution makes what is read, both ranges are widened to the larger: in the tail of an RRDBNet the
+    picture itself passes, always above 0. A dense block has one step for its input and four features: each of those
+    takes it where its range fits.
+
+    Args:
+        inputs: By `Layer.group`, the range of what is read.
+        outputs: By `Layer.name`, the range in front of the activation.
+        spec: What the net is.
+
+    Returns:
+        Both, changed.
+    """
+    read, made = dict(inputs), dict(outputs)
+    pairs = [(one.makers[0], one.group) for one in rescalings(spec) if one.group]
+    makers = Counter(group for _, group in pairs)
+    for maker, group in pairs:
+        if group not in read or maker not in made:
+            continue
+        (low, high), (least, most) = read[group], made[maker]
+        if makers[group] == 1:
+            span = max(high - low, most - least)
+            read[group] = low, low + span
+            # What else there is room for lies below 0, where it was cut off.
+            made[maker] = most - span, most
+            continue
+        step, zero = unsigned_grid(low, high)
+        lowest, highest = math.ceil(-least / step), UNSIGNED - math.ceil(most / step)
+        if lowest <= highest:
+            zero = min(max(zero, lowest), highest)
+            made[maker] = -zero * step, (UNSIGNED - zero) * step
+    return read, made
 
 
 class _Watch:
@@ -72,7 +120,7 @@ class _Watch:
         wanted = torch.where(samples < 0, slopes * samples, samples)
         errors = []
         for share in _SHARES:
-            step = (self._high - share * self._low) / _LEVELS
+            step = (self._high - share * self._low) / UNSIGNED
             made = (samples / step).round_().clamp_(round(share * self._low / step)).mul_(step)
             made = torch.where(made < 0, slopes * made, made)
             errors.append(float((made - wanted).square_().mean(dtype=torch.float64)))

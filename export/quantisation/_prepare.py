@@ -12,6 +12,8 @@ from esrgan_deploy.export.quantisation import _equalise, _ranges
 from esrgan_deploy.export.quantisation._bias import correct_bias
 from esrgan_deploy.export.quantisation._compensate import compensated, fitted_last
 from esrgan_deploy.export.quantisation._options import PARTS, QuantiseOptions
+from esrgan_deploy.export.quantisation._output_ranges import aligned, output_ranges
+from esrgan_deploy.export.quantisation._processor_weights import fitted
 from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
 from esrgan_deploy.export.quantisation._reconstruct import reconstruct
 from esrgan_deploy.export.quantisation._remainders import with_remainders
@@ -47,7 +49,7 @@ class Preparation:
         options: How.
         pictures: ``(1, H, W, C)`` uint8 to calibrate on.
         unsigned: For the graph for processors: its outputs are rounded too, which equalised channels of the tail
-            make worse, and it rounds weights by a rule of its own.
+            make worse, and its weights have a rule of their own, see `_processor_weights.fitted`.
         say: Receives a line of progress now and then.
     """
 
@@ -65,7 +67,16 @@ class Preparation:
         """How weights are rounded: as was asked for, or as serves the format best."""
         if self.options.rounding is not None:
             return self.options.rounding
-        return "nearest" if self.unsigned else {"int8": "compensated", "fp8": "learned"}[self.kind]
+        return {"int8": "compensated", "fp8": "learned"}[self.kind]
+
+    @property
+    def parts(self) -> str:
+        """What may be quantised: as was asked for, or as serves the format best."""
+        if self.options.parts is not None:
+            return self.options.parts
+        # On a processor the last convolution of an RRDBNet takes as long in fp32 as a third of all others in
+        # integers, and its output in steps of a level is what an 8-bit file holds.
+        return "but-first" if self.unsigned and self.spec.architecture == "rrdbnet" else "inner"
 
     def scaled(self) -> Recipe:
         """Return steps for all that can be quantised, on an exact rewriting of the net.
@@ -74,7 +85,7 @@ class Preparation:
             ExportError: An activation is not a finite number.
         """
         options, kind = self.options, self.kind
-        candidates = [layer for layer in self.layers if layer.place in PARTS[options.parts]]
+        candidates = [layer for layer in self.layers if layer.place in PARTS[self.parts]]
         per_channel = kind == "int8" if options.per_channel is None else options.per_channel
         parameters: dict[str, npt.NDArray[np.float32]] = {}
         if options.equalise:
@@ -93,11 +104,24 @@ class Preparation:
             formats=dict.fromkeys((layer.name for layer in candidates), kind),
             activations=_ranges.activation_steps(observed, groups, options.method or _METHODS[kind]),
             weights={
-                layer.name: weight_steps(_weight(self.module, layer), layer, kind, per_channel=per_channel)
+                layer.name: fitted(_weight(self.module, layer))[1]
+                if self.unsigned
+                else weight_steps(_weight(self.module, layer), layer, kind, per_channel=per_channel)
                 for layer in candidates
             },
             parameters=parameters,
         )
+        if self.unsigned:
+            inputs, outputs = aligned(
+                {group: _ranges.low_high(seen) for group, seen in observed.items()},
+                output_ranges(self.module, self.layers, self.pictures),
+                self.spec,
+            )
+            recipe = dataclasses.replace(
+                recipe,
+                inputs=inputs,
+                outputs=outputs,
+            )
         count = _REMAINDERS if options.remainders is None else options.remainders
         if kind == "fp8" and count:
             few = self.pictures[:_COMPENSATE]

@@ -9,7 +9,8 @@ from onnx_ir.passes import common
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy.export._graph import constant, drop_unused
-from esrgan_deploy.export.quantisation._processor_weights import fitted
+from esrgan_deploy.export.quantisation._processor_weights import fitted, in_phases
+from esrgan_deploy.export.quantisation._recipe import unsigned_grid
 from esrgan_deploy.export.quantisation._structure import Layer, Quantised, counted
 
 __all__ = ["quantise_for_processor"]
@@ -17,8 +18,11 @@ __all__ = ["quantise_for_processor"]
 Range = tuple[float, float]
 
 _ACTIVATIONS = {"LeakyRelu", "PRelu"}
-_LEVELS = 255
+_CHAIN = {"QuantizeLinear", "DequantizeLinear", "Conv", "Reshape"}
 _LARGEST_BIAS = 2.0**30
+_PHASES = 4
+"""Pixels on a side that the last convolution makes at a time, at most."""
+_SAME_SHAPE = (0, -1, 0, 0)
 
 
 def quantise_for_processor(
@@ -36,9 +40,10 @@ def quantise_for_processor(
     computes in fp32 and is slower than without any. It fuses each convolution to a QLinearConv and the LeakyReLU
     behind to a table of 256 values. Activations are uint8, for which x86 has instructions; 0 is one of the levels,
     since borders are padded with it. A group has one scale and zero point, so that its concatenations move bytes;
-    they are written flat, from which ONNX Runtime keeps them channels last. A convolution in front of an activation
-    takes the scale of the group behind it where its range allows: nothing above 0 is then rounded twice. Sums of
-    the trunk are fp32. Weights are those of the graph, per channel, see `_processor_weights.fitted`.
+    they are written flat, from which ONNX Runtime keeps them channels last. Sums of
+    the trunk are fp32. Weights are those of the graph, per channel, see `_processor_weights.fitted`. The last
+    convolution of an RRDBNet, where it is among them, makes a block of pixels at a time, see `_phases`: the same
+    sums.
 
     Args:
         model: A float-form graph in fp32; it is changed.
@@ -132,39 +137,47 @@ class _Pass:
         floor = np.abs(added) / (float(step) * _LARGEST_BIAS)
         if (floor > steps).any():
             integers, steps = fitted(array, np.maximum(steps, floor))
-        conv.replace_input_with(1, self._stored(f"{name}.weight", integers, steps, weight))
+        phases = self._phases(conv, layer, integers.shape)
+        if phases > 1:
+            integers = in_phases(integers, phases)
+            steps, added = np.repeat(steps, phases**2), np.repeat(added, phases**2)
+            conv.attributes.add(ir.AttrInt64s("kernel_shape", integers.shape[2:]))
+            conv.attributes.add(ir.AttrInt64s("strides", [phases, phases]))
+        shape = ir.Shape(integers.shape)
+        conv.replace_input_with(1, self._stored(f"{name}.weight", integers, steps, shape))
         if bias is not None:
             each = (steps * step).astype(np.float32)
             whole = np.rint(added / each.astype(np.float64)).astype(np.int32)
-            conv.replace_input_with(2, self._stored(f"{name}.bias", whole, each, bias))
-        self._round_output(conv, name)
+            conv.replace_input_with(2, self._stored(f"{name}.bias", whole, each, ir.Shape(whole.shape)))
+        self._round_output(conv, name, phases)
 
-    def _round_output(self, conv: ir.Node, name: str) -> None:
+    def _phases(self, conv: ir.Node, layer: Layer, shape: Sequence[int]) -> int:
+        # A row of three channels is requantised one value at a time, which takes longer than all products: a block
+        # of pixels at once makes it 48. With an odd number of channels other weights would be neighbours.
+        _, read, *kernel = shape
+        if layer.place != "last" or read % 2 or kernel != [3, 3]:
+            return 1
+        enlarged = _enlarged_by(conv)
+        return max(size for size in range(1, _PHASES + 1) if enlarged % size == 0)
+
+    def _round_output(self, conv: ir.Node, name: str, phases: int) -> None:
         out = conv.outputs[0]
-        users = list(out.uses())
-        scale, zero = self._constants(f"{name}.output", *self._output_grid(conv, name))
+        users, whole = list(out.uses()), out.shape
+        fold = self._layers[name].fold
+        low, high = (fold * value for value in _range(self._outputs, name, "the output of "))
+        scale, zero = self._constants(f"{name}.output", *unsigned_grid(low, high))
+        if phases > 1:
+            out.shape = None
         quantised = self._node("QuantizeLinear", [out, scale, zero], f"{name}.output_q", out.shape)
         back = self._node("DequantizeLinear", [quantised, scale, zero], f"{name}.output_dq", out.shape)
+        if phases > 1:
+            attributes = {"blocksize": phases, "mode": "CRD"}
+            back = self._node("DepthToSpace", [back], f"{name}.pixels", whole, attributes)
         for user, index in users:
             user.replace_input_with(index, back)
         if out.is_graph_output():
             self._graph.outputs[list(self._graph.outputs).index(out)] = back
             out.name, back.name = f"{out.name}_exact", out.name
-
-    def _output_grid(self, conv: ir.Node, name: str) -> tuple[float, int]:
-        fold = self._layers[name].fold
-        low, high = (value * fold for value in _range(self._outputs, name, "the output of "))
-        activation = _activation_behind(conv)
-        if activation is not None:
-            for group in self._groups_reading(activation.outputs[0]):
-                step, zero = _grid(*_range(self._ranges, group, "the input of "))
-                least, most = int(np.ceil(-low / step)), _LEVELS - int(np.ceil(high / step))
-                if least <= most:
-                    return step, min(max(zero, least), most)
-        return _grid(low, high)
-
-    def _groups_reading(self, value: ir.Value) -> list[str]:
-        return [group for of, group in self._done if of is value]
 
     def _quantised(self, value: ir.Value, group: str) -> ir.Value:
         """Return the bytes of a tensor on a group's grid; each is rounded once however many read it."""
@@ -179,7 +192,12 @@ class _Pass:
         elif producer is not None and _is_nearest(producer):
             # Nearest neighbours are copies, of bytes as of floats.
             assert producer.inputs[0] is not None
-            inputs = [self._quantised(producer.inputs[0], group), *producer.inputs[1:]]
+            read = self._quantised(producer.inputs[0], group)
+            # Changes nothing, and costs nothing. Without it ONNX Runtime takes the transposition behind it to its
+            # front, and has a fast kernel of doubling for channels first alone: of all else that was 8 %.
+            same = constant(self._model, np.array(_SAME_SHAPE, np.int64), f"{name}_same")
+            kept = self._node("Reshape", [read, same], f"{name}_as_it_is", producer.inputs[0].shape)
+            inputs = [kept, *producer.inputs[1:]]
             out = self._node("Resize", inputs, name, value.shape, producer.attributes)
         else:
             inputs = [value, *self._scale_of(group)]
@@ -196,7 +214,7 @@ class _Pass:
     def _scale_of(self, group: str) -> tuple[ir.Value, ir.Value]:
         if group not in self._scales:
             low, high = _range(self._ranges, group, "the input of ")
-            self._scales[group] = self._constants(group, *_grid(low, high))
+            self._scales[group] = self._constants(group, *unsigned_grid(low, high))
         return self._scales[group]
 
     def _constants(self, name: str, step: float, zero: int) -> tuple[ir.Value, ir.Value]:
@@ -206,14 +224,14 @@ class _Pass:
         )
 
     def _stored(
-        self, name: str, integers: npt.NDArray[np.integer], steps: npt.NDArray[np.float32], like: ir.Value
+        self, name: str, integers: npt.NDArray[np.integer], steps: npt.NDArray[np.float32], shape: ir.Shape
     ) -> ir.Value:
         inputs = [
             constant(self._model, integers, f"{name}_q"),
             constant(self._model, steps, f"{name}_scale"),
             constant(self._model, np.zeros(steps.shape, integers.dtype), f"{name}_zero"),
         ]
-        return self._node("DequantizeLinear", inputs, f"{name}_dq", like.shape, {"axis": 0})
+        return self._node("DequantizeLinear", inputs, f"{name}_dq", shape, {"axis": 0})
 
     def _node(
         self,
@@ -228,16 +246,9 @@ class _Pass:
         self._graph.append(node)
         out = node.outputs[0]
         out.name, out.shape = name, shape
-        floats = op == "DequantizeLinear"
+        floats = op in ("DequantizeLinear", "DepthToSpace")
         out.type = ir.TensorType(ir.DataType.FLOAT if floats else ir.DataType.UINT8)
         return out
-
-
-def _grid(low: float, high: float) -> tuple[float, int]:
-    # 0 is a level; rounded as it is stored before anything is counted in it.
-    low, high = min(low, 0.0), max(high, 0.0)
-    step = float(np.float32(max((high - low) / _LEVELS, 1e-30)))
-    return step, int(np.clip(np.rint(-low / step), 0, _LEVELS))
 
 
 def _range(ranges: Mapping[str, Range], name: str, of: str) -> Range:
@@ -269,6 +280,21 @@ def _is_nearest(node: ir.Node) -> bool:
     return (
         node.op_type == "Resize" and "mode" in node.attributes and node.attributes["mode"].value == "nearest"
     )
+
+
+def _enlarged_by(conv: ir.Node) -> int:
+    """Return by what its input has been enlarged since the last sum, so that its sides are multiples of that."""
+    times, value = 1, conv.inputs[0]
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == "Resize":
+            scales = node.inputs[2]
+            if scales is None or scales.const_value is None:
+                break
+            times *= int(scales.const_value.numpy()[-1])
+        elif node.op_type not in _CHAIN | _ACTIVATIONS:
+            break
+        value = node.inputs[0]
+    return times
 
 
 def _is_quantised(conv: ir.Node) -> bool:

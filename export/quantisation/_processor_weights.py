@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LARGEST_PAIR", "LARGEST_WEIGHT", "fitted", "pairs_of"]
+__all__ = ["LARGEST_PAIR", "LARGEST_WEIGHT", "fitted", "in_phases", "pairs_of"]
 
 LARGEST_WEIGHT = 127
 LARGEST_PAIR = 128
@@ -40,6 +40,28 @@ def fitted(
     shares = exact / steps.astype(np.float64).reshape(-1, 1, 1, 1)
     integers = np.clip(np.rint(shares), -LARGEST_WEIGHT, LARGEST_WEIGHT)
     return _made_to_fit(integers, shares).astype(np.int8), steps
+
+
+def in_phases(integers: npt.NDArray[np.int8], phases: int) -> npt.NDArray[np.int8]:
+    """Return the weights of a convolution that makes a block of pixels at a time.
+
+    With a stride of ``phases`` and behind it DepthToSpace in CRD order, it computes the same sums: each pixel of
+    the block has the kernel at its own place in a larger one, and zeros around it.
+
+    Args:
+        integers: ``(C_out, C_in, 3, 3)``; C_in is even, so that the same weights stay neighbours.
+        phases: Pixels on a side of the block.
+
+    Returns:
+        ``(C_out · phases², C_in, phases + 2, phases + 2)``.
+    """
+    made, read = integers.shape[:2]
+    side = phases + 2
+    wide = np.zeros((made, phases, phases, read, side, side), np.int8)
+    for y in range(phases):
+        for x in range(phases):
+            wide[:, y, x, :, y : y + 3, x : x + 3] = integers
+    return wide.reshape(-1, read, side, side)
 
 
 def pairs_of(weight: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -14,10 +14,8 @@ from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._frontier import frontier, plot, table
 from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
-from esrgan_deploy.export.quantisation._output_ranges import output_ranges
 from esrgan_deploy.export.quantisation._pictures import CalibrationPictures, calibration_pictures
 from esrgan_deploy.export.quantisation._prepare import Preparation
-from esrgan_deploy.export.quantisation._ranges import low_high, observe
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, load_recipe
 from esrgan_deploy.export.quantisation._refine import refined
@@ -105,7 +103,7 @@ def quantise_net(
         net: What to quantise.
         kind: ``"int8"`` or ``"fp8"``.
         options: How.
-        unsigned: Keep the ranges as well that the graph for processors is quantised with.
+        unsigned: For the graph for processors, which rounds to uint8 with a zero point, and outputs as well.
         bytes_of: Declared bytes per pixel of the input that the graph of a recipe moves, where that is known.
         old: A ``….scales.json`` of an earlier run; it is taken up where it belongs to these weights and was made
             with these options and, if a folder of pictures is given, with these pictures.
@@ -177,8 +175,7 @@ def quantise_net(
         recipe=final,
         weights_sha256=net.sha256,
         asked=asked,
-        facts=_facts(result, chosen, shown, held, pictures, found, declared)
-        | (_ranges_of(module, found, pictures) if unsigned else {}),
+        facts=_facts(result, chosen, shown, held, pictures, found, declared),
     )
     say(table(shown, chosen=chosen, bytes_of=lambda point: declared.get(point.names)))
     drawing = plot(shown, chosen=chosen, budget=options.budget, title=f"{kind}: what is lost")
@@ -337,14 +334,6 @@ def _facts(
             for one in (*result.sensitivities.units, *result.sensitivities.convolutions)
         }
     return facts
-
-
-def _ranges_of(module: nn.Module, found: tuple[Layer, ...], pictures: CalibrationPictures) -> dict[str, Any]:
-    observed = observe(module, found, pictures.fit)
-    return {
-        "inputs": {group: low_high(seen) for group, seen in observed.items()},
-        "outputs": output_ranges(module, found, pictures.fit),
-    }
 
 
 def _figures(loss: float | None, fidelity: float) -> dict[str, Any]:

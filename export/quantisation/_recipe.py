@@ -9,9 +9,11 @@ import numpy.typing as npt
 from esrgan_deploy.export._placement import LARGEST, LEAST_STEP
 from esrgan_deploy.export.quantisation._structure import Layer
 
-__all__ = ["Recipe", "storable", "weight_steps"]
+__all__ = ["UNSIGNED", "Recipe", "storable", "unsigned_grid", "weight_steps"]
 
 Array = npt.NDArray[np.float32]
+UNSIGNED = 255
+"""The largest number of uint8."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,9 @@ class Recipe:
             ``NAME.bias``), float32. Weights that were learned lie on the grid of their steps.
         remainders: By group of one convolution, input channels that are read twice: rounded, and what the rounding
             left of them, rounded too, with the same weights; see `_remainders`. FP8 only.
+        inputs: By group, the range of what is rounded to uint8 with a zero point, in place of `activations`. For
+            processors only, as are the outputs.
+        outputs: By convolution, the range of what it gives, in front of its activation, which is rounded there too.
     """
 
     formats: Mapping[str, str]
@@ -36,12 +41,22 @@ class Recipe:
     weights: Mapping[str, Array]
     parameters: Mapping[str, Array] = dataclasses.field(default_factory=dict)
     remainders: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    outputs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def only(self, names: Sequence[str]) -> "Recipe":
         """Return the recipe that quantises these convolutions and no others."""
         chosen = set(names)
         formats = {name: kind for name, kind in self.formats.items() if name in chosen}
         return dataclasses.replace(self, formats=formats)
+
+
+def unsigned_grid(low: float, high: float) -> tuple[float, int]:
+    """Return the step and the zero point of uint8 over a range; 0 is a level, since borders are padded with it."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    # As it is stored, before anything is counted in it.
+    step = float(np.float32(max((high - low) / UNSIGNED, 1e-30)))
+    return step, int(np.clip(np.rint(-low / step), 0, UNSIGNED))
 
 
 def storable(steps: npt.NDArray[np.floating], fold: float = 1.0) -> Array:

@@ -60,6 +60,8 @@ def save_recipe(path: Path, kept: KeptRecipe) -> list[Path]:
         "formats": dict(recipe.formats),
         "activations": {group: float(step) for group, step in recipe.activations.items()},
         "weights": {name: np.asarray(steps, np.float64).tolist() for name, steps in recipe.weights.items()},
+        "inputs": {group: list(ends) for group, ends in recipe.inputs.items()},
+        "outputs": {name: list(ends) for name, ends in recipe.outputs.items()},
         "remainders": {group: list(channels) for group, channels in recipe.remainders.items()},
         "parameters_sha256": None,
         "facts": dict(kept.facts),
@@ -91,6 +93,8 @@ def load_recipe(path: Path) -> KeptRecipe:
             activations={group: float(step) for group, step in data["activations"].items()},
             weights={name: np.asarray(steps, np.float32) for name, steps in data["weights"].items()},
             parameters=_parameters(path, data["parameters_sha256"]),
+            inputs=_ranges(data.get("inputs", {})),
+            outputs=_ranges(data.get("outputs", {})),
             remainders={
                 group: tuple(map(int, channels)) for group, channels in data.get("remainders", {}).items()
             },
@@ -106,6 +110,10 @@ def load_recipe(path: Path) -> KeptRecipe:
         raise ExportError(
             f"{path} cannot be used as scales ({error}). Remove it, and calibrate again with --calibration DIR"
         ) from error
+
+
+def _ranges(table: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {name: (float(low), float(high)) for name, (low, high) in table.items()}
 
 
 def _parameters(path: Path, digest: str | None) -> dict[str, Array]:

@@ -10,10 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esrgan_deploy.export._placement import LARGEST
-from esrgan_deploy.export.quantisation._recipe import Recipe
+from esrgan_deploy.export.quantisation._recipe import UNSIGNED, Recipe, unsigned_grid
 from esrgan_deploy.export.quantisation._structure import Layer
 
-__all__ = ["Simulation", "apply_parameters", "convolution_of", "quantised_input", "rounded"]
+__all__ = [
+    "Simulation",
+    "apply_parameters",
+    "convolution_of",
+    "quantised_input",
+    "quantised_output",
+    "rounded",
+]
 
 
 class Simulation:
@@ -97,11 +104,14 @@ class Simulation:
             weight = conv.weight.detach()
             self._rounded[name] = rounded(weight, steps, kind, weights=True) if self._weights else weight
         taken = quantised_input(x, self.recipe, self._layers[name])
-        return functional.conv2d(taken, self._rounded[name], conv.bias, conv.stride, conv.padding)
+        out = functional.conv2d(taken, self._rounded[name], conv.bias, conv.stride, conv.padding)
+        return quantised_output(out, self.recipe, name)
 
 
 def quantised_input(x: Tensor, recipe: Recipe, layer: Layer) -> Tensor:
     """Return what a quantised convolution makes of the tensor that it reads, ``(N, C, H, W)`` float32."""
+    if layer.group in recipe.inputs:
+        return _unsigned(x, recipe.inputs[layer.group])
     kind, step = recipe.formats[layer.name], torch.tensor(recipe.activations[layer.group])
     taken = rounded(x, step, kind)
     twice = list(recipe.remainders.get(layer.group, ()))
@@ -109,6 +119,16 @@ def quantised_input(x: Tensor, recipe: Recipe, layer: Layer) -> Tensor:
         # Read again with the same weights, the remainder adds to what was rounded.
         taken[:, twice] += rounded(x[:, twice] - taken[:, twice], step, kind)
     return taken
+
+
+def quantised_output(out: Tensor, recipe: Recipe, name: str) -> Tensor:
+    """Return what is left of what a quantised convolution gives: less only where outputs are rounded too."""
+    return _unsigned(out, recipe.outputs[name]) if name in recipe.outputs else out
+
+
+def _unsigned(x: Tensor, range_: tuple[float, float]) -> Tensor:
+    step, zero = unsigned_grid(*range_)
+    return (x / step).round_().clamp_(-zero, UNSIGNED - zero).mul_(step)
 
 
 def rounded(x: Tensor, step: Tensor, kind: str, *, weights: bool = False) -> Tensor:

@@ -11,6 +11,7 @@ from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export.quantisation import _quantise
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._prepare import Preparation
+from esrgan_deploy.export.quantisation._processor_weights import LARGEST_PAIR, pairs_of
 from esrgan_deploy.export.quantisation._structure import layers, share_of
 
 TAIL = {"conv_body", "conv_up1", "conv_up2", "conv_hr"}
@@ -97,7 +98,7 @@ def test_every_picture_has_its_say_in_the_equalisation(prepared):
     [
         ("int8", False, None, "compensated"),
         ("fp8", False, None, "learned"),
-        ("int8", True, None, "nearest"),
+        ("int8", True, None, "compensated"),
         ("fp8", False, "corrected", "corrected"),
     ],
 )
@@ -149,9 +150,28 @@ def test_remainders_are_for_the_tail_of_fp8(prepared):
 
 def test_the_graph_for_processors_leaves_the_tail_as_it_is(prepared):
     """It rounds outputs too, which equalised channels of the tail make worse."""
-    changed = set(prepared("int8", unsigned=True).parameters)
+    changed = set(prepared("int8", unsigned=True, rounding="nearest").parameters)
     assert "body.0.rdb1.conv1.weight" in changed
     assert not {f"{name}.weight" for name in ("conv_up2", "conv_hr", "conv_last")} & changed
+
+
+def test_the_graph_for_processors_takes_the_last_convolution_too(prepared):
+    """In fp32 it takes as long as a third of all others in integers."""
+    recipe = prepared("int8", unsigned=True, rounding="nearest")
+    assert "conv_last" in recipe.formats
+    assert "conv_first" not in recipe.formats
+    assert "conv_last" not in prepared("int8", unsigned=True, rounding="nearest", parts="inner").formats
+
+
+def test_compensated_weights_for_processors_are_such_that_no_processor_saturates(prepared):
+    """Compensation moves weights by several steps, and neighbours must not add up to more than 16 bits hold."""
+    recipe = prepared("int8", unsigned=True)
+    for name in TAIL | {"conv_last"}:
+        shares = recipe.parameters[f"{name}.weight"] / recipe.weights[name].reshape(-1, 1, 1, 1)
+        pairs = pairs_of(np.rint(shares).astype(np.int64))
+        assert np.abs(shares - np.rint(shares)).max() < 1e-3
+        assert np.maximum(pairs, 0).sum(2).max() <= LARGEST_PAIR
+        assert np.maximum(-pairs, 0).sum(2).max() <= LARGEST_PAIR
 
 
 def test_the_same_pictures_give_the_same_recipe(prepared):

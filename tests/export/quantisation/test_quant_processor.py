@@ -1,6 +1,8 @@
 """INT8 for processors."""
 
+import copy
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ import torch
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._metrics import psnr
+from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._forms import to_uint8_form
 from esrgan_deploy.export._graph import clone, save, to_bytes
 from esrgan_deploy.export._metadata import describe
@@ -19,12 +22,25 @@ from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export._watchdog import watch
-from esrgan_deploy.export.quantisation._output_ranges import output_ranges
+from esrgan_deploy.export.quantisation import _processor
+from esrgan_deploy.export.quantisation._output_ranges import aligned, output_ranges
 from esrgan_deploy.export.quantisation._processor import quantise_for_processor
 from esrgan_deploy.export.quantisation._processor_weights import LARGEST_PAIR, fitted, pairs_of
 from esrgan_deploy.export.quantisation._ranges import low_high, observe
+from esrgan_deploy.export.quantisation._recipe import Recipe, unsigned_grid
+from esrgan_deploy.export.quantisation._simulation import Simulation
 from esrgan_deploy.export.quantisation._structure import Layer, layers
+from esrgan_deploy.export.quantisation._watched import tensor_of
 from esrgan_deploy.runtime import open_session
+
+
+class _Net(NamedTuple):
+    spec: ModelSpec
+    graph: ir.Model
+    ranges: dict
+    outputs: dict
+    pictures: list
+    module: RRDBNet
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +53,23 @@ def net(rrdb_spec, rrdb_weights):
     fold_scales(graph)
     pictures = [np.random.default_rng(seed).integers(0, 256, (1, 24, 20, 3), np.uint8) for seed in range(2)]
     ranges = {group: low_high(seen) for group, seen in observe(module, layers(spec), pictures).items()}
-    return spec, graph, ranges, output_ranges(module, layers(spec), pictures), pictures
+    return _Net(spec, graph, ranges, output_ranges(module, layers(spec), pictures), pictures, module)
+
+
+def _giving_pictures(module):
+    """A net of random weights, its last convolution scaled so that it gives 0..1."""
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        out = module(torch.from_numpy(np.random.default_rng(1).random((1, 3, 24, 20), np.float32)))
+        middle, spread = out.mean((0, 2, 3)), float(np.ptp(out.numpy()))
+        module.conv_last.weight.mul_(0.9 / spread)
+        module.conv_last.bias.copy_((module.conv_last.bias - middle) * 0.9 / spread + 0.5)
+    return module
 
 
 @pytest.fixture(scope="module")
 def quantised(net):
-    spec, graph, ranges, outputs, _ = net
+    spec, graph, ranges, outputs = net[:4]
     model, names = clone(graph), [layer.name for layer in layers(spec)[1:-1]]
     return model, quantise_for_processor(model, layers(spec), ranges, outputs, names)
 
@@ -134,6 +161,93 @@ def test_onnx_runtime_computes_every_placed_convolution_in_integers(quantised, t
     assert kinds["LeakyRelu"] == 0
 
 
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_a_block_of_pixels_at_a_time_has_the_same_sums(rrdb_spec, rrdb_weights, monkeypatch, scale):
+    """It is there to be faster: every pixel is the one that the convolution makes alone, borders included."""
+    spec = rrdb_spec(scale=scale, features=16, growth=16, blocks=1)
+    module = RRDBNet(spec).eval().requires_grad_(False)
+    module.load_state_dict({name: value * 0.5 for name, value in rrdb_weights(spec).items()})
+    module = _giving_pictures(module)
+    graph = trace(module, spec, opset=20)
+    found = layers(spec)
+    pictures = [np.random.default_rng(3).integers(0, 256, (1, 24, 20, 3), np.uint8)]
+    ranges = {group: low_high(seen) for group, seen in observe(module, found, pictures).items()}
+    outputs = output_ranges(module, found, pictures)
+    assert outputs["conv_last"] == (0.0, 1.0)
+    made = []
+    for most in (4, 1):
+        monkeypatch.setattr(_processor, "_PHASES", most)
+        model = clone(graph)
+        quantise_for_processor(model, found, ranges, outputs, [layer.name for layer in found[1:]])
+        assert ("DepthToSpace" in {node.op_type for node in model.graph}) == (most > 1 and scale > 1)
+        batch = np.random.default_rng(4).random((2, 3, 13, 10), np.float32)
+        made.append(run(session_of(to_bytes(model)), batch)[0])
+    assert made[0].shape == (2, 3, 13 * scale, 10 * scale)
+    assert len(np.unique(made[0])) > 20
+    assert np.array_equal(made[0], made[1])
+
+
+def test_onnx_runtime_doubles_bytes_channels_first(quantised, tmp_path):
+    """Its kernel for channels last is ten times slower, one thread, and it would move the transposition there."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(to_bytes(quantised[0]), options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    enlarging = [node for node in nodes if node.op_type == "Resize"]
+    assert len(enlarging) == 2
+    for node in enlarging:
+        kept = makers[node.input[0]]
+        assert kept.op_type == "Reshape"
+        behind = [user for user in nodes if node.output[0] in user.input]
+        assert [(user.op_type, list(user.attribute[0].ints)) for user in behind] == [
+            ("Transpose", [0, 2, 3, 1])
+        ]
+
+
+@pytest.mark.parametrize("unit", ["body.0.rdb1", "body.0.rdb3.conv5", "conv_body", "conv_up1", "conv_last"])
+def test_the_simulation_rounds_as_onnx_runtime_does(net, unit):
+    """Weights are compensated and units returned by what it says: it is to err where the graph errs.
+
+    Of one unit: a sum that is a hair beside a tie goes the other way, and behind ten convolutions all others do.
+    """
+    spec = net.spec
+    found = layers(spec)
+    names = [layer.name for layer in found if unit in (layer.name, layer.unit)]
+    picture = np.random.default_rng(9).integers(0, 256, (1, 17, 23, 3), np.uint8)
+    module = _giving_pictures(net.module)
+    ranges, outputs = aligned(net.ranges, output_ranges(module, found, net.pictures), spec)
+    graph = trace(module, spec, opset=20)
+    fold_scales(graph)
+    model = clone(graph)
+    weights = {name: fitted(module.get_submodule(name).weight.numpy())[1] for name in names}
+    steps = {layer.name: weights[layer.name] * layer.fold for layer in found if layer.name in names}
+    quantise_for_processor(model, found, ranges, outputs, names, steps=steps)
+    recipe = Recipe(
+        formats=dict.fromkeys(names, "int8"), activations={}, weights=weights, inputs=ranges, outputs=outputs
+    )
+    exact, made = (
+        run(session_of(to_bytes(each)), tensor_of(picture).numpy())[0].clip(0, 1) for each in (graph, model)
+    )
+    simulated = Simulation(copy.deepcopy(module), found, recipe)(tensor_of(picture)).numpy().clip(0, 1)
+    own, apart = np.square(made - exact).mean(), np.square(made - simulated).mean()
+    assert apart < own / 30, f"{10 * np.log10(own / apart):.1f} dB"
+
+
+def test_both_sides_of_an_activation_of_the_tail_get_one_step(net):
+    """The picture passes there, above 0, and would be rounded twice."""
+    spec, ranges, outputs = net.spec, net.ranges, net.outputs
+    read, made = aligned(ranges, outputs, spec)
+    for maker, reader in (("conv_up1", "conv_up2"), ("conv_up2", "conv_hr"), ("conv_hr", "conv_last")):
+        assert unsigned_grid(*read[reader])[0] == pytest.approx(unsigned_grid(*made[maker])[0], rel=1e-5)
+        for now, before in ((read[reader], ranges[reader]), (made[maker], outputs[maker])):
+            assert now[0] <= before[0] + 1e-6
+            assert now[1] >= before[1] - 1e-6
+    others = set(ranges) - {"conv_up2", "conv_hr", "conv_last"}
+    assert {group: read[group] for group in others} == {group: ranges[group] for group in others}
+
+
 def test_a_block_has_one_grid_and_the_trunk_none(quantised):
     """A feature requantised for each concatenation is rounded again and again; so is a trunk of bytes."""
     model, _ = quantised
@@ -152,7 +266,7 @@ def test_a_block_has_one_grid_and_the_trunk_none(quantised):
 
 def test_nothing_is_lost_at_the_borders_and_the_fold_is_heeded(net, quantised):
     """Borders are padded with 0, which has to be a level; a fifth convolution gives a fifth of the module's."""
-    spec, _, ranges, outputs, _ = net
+    spec, ranges, outputs = net.spec, net.ranges, net.outputs
     model, _ = quantised
     stored = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
     for layer in layers(spec)[1:-1]:
@@ -167,7 +281,7 @@ def test_nothing_is_lost_at_the_borders_and_the_fold_is_heeded(net, quantised):
 
 def test_the_picture_is_kept_in_both_forms_and_the_runtime_opens_it(net, quantised, tmp_path):
     """On pictures of the kind that it was calibrated on; a wrong zero point or fold is 20 dB worse."""
-    spec, graph, *_ = net
+    spec, graph = net.spec, net.graph
     model = clone(quantised[0])
     picture = np.random.default_rng(9).integers(0, 256, (1, 17, 23, 3), np.uint8)
     planar = picture.transpose(0, 3, 1, 2).astype(np.float32) / 255
@@ -188,7 +302,7 @@ def test_the_picture_is_kept_in_both_forms_and_the_runtime_opens_it(net, quantis
 
 def test_what_cannot_be_quantised_is_refused(net, rrdb_spec):
     """A graph that was not quantised must not pass for one that was."""
-    spec, graph, ranges, outputs, _ = net
+    spec, graph, ranges, outputs = net[:4]
     found = layers(spec)
 
     def attempt(ranges, outputs, names):
