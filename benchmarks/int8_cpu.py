@@ -92,6 +92,7 @@ def write_graphs(
     options = ExportOptions(precisions=("int8-cpu",), plan=False, quantise=quantise)
     manifest = export_model(checkpoint, folder, options)
     graph = manifest.artefact("model.int8-cpu.onnx")
+    assert graph is not None
     facts = {"model": manifest.source, **graph.quantised, "verified": graph.verified}
     return facts, {"fp32": folder / "model.onnx", "int8-cpu": folder / graph.file}
 
