@@ -87,8 +87,9 @@ def write_quantised(
     """Find a recipe and write the graph that it makes.
 
     The graph rounds to fp16 what the search's simulation keeps in fp32, and the one for processors rounds outputs as
-    well. So it is measured itself, and where it loses more than the budget, or noise shows that it clips what no
-    photograph holds, further units return to half precision.
+    well. So it is measured itself, and where it loses more than the budget, the verification's bounds on the pictures
+    that judge do not hold, or noise shows that it clips what no photograph holds, further units return to half
+    precision.
 
     Args:
         source: What is exported.
@@ -108,7 +109,14 @@ def write_quantised(
     quantisation = _quantisation_of(source, base, precision, options, folder, say=say)
     held = _held(source, quantisation)
     noise = noise_pictures(source.spec.in_channels, base.size_multiple)
-    sets = {} if held is None else {"noise": reference_pairs(source.reference, noise)}
+    sets = {}
+    if held is not None and quantisation.pictures is not None and options.quantise.search:
+        # What the verification will ask: dB alone do not say how many samples are within a level.
+        unseen = {pair.name: pair.lr for pair in quantisation.pictures.held}
+        sets = {
+            "noise": reference_pairs(source.reference, noise),
+            "unseen": reference_pairs(source.reference, unseen),
+        }
     for _ in range(_ROUNDS):
         path, counted = _write(source, base, precision, options, staging, quantisation)
         if precision == PROCESSOR and held is not None and not quantisation.reused:
@@ -125,12 +133,12 @@ def write_quantised(
         say(line)
         if measured is None or not options.quantise.search:
             break
-        on_noise, stands = judged(verify_graph(path, precision, sets), precision, options.form)
+        judgement, stands = judged(verify_graph(path, precision, sets), precision, options.form)
         if stands and _holds(measured.loss, options.quantise.budget):
             break
-        for figures in on_noise:
+        for figures in judgement:
             for breach in figures["breaches"]:
-                say(f"{path.name} on noise: {breach}; a unit more returns")
+                say(f"{path.name} on {figures['on']}: {breach}; a unit more returns")
         fewer = _without_worst(quantisation)
         if not fewer.recipe.formats:
             break
