@@ -323,11 +323,13 @@ def test_units_return_until_noise_is_enlarged_as_the_verification_asks(
     assert "model.int8.onnx on noise: PSNR 19.00 dB < 20 dB; a unit more returns" in lines
     assert [comparison.on for comparison in seen[0]] == ["noise", "unseen"]
     counted = [int(line.split(":")[1].split()[0]) for line in lines if line.startswith("model.int8.onnx:")]
-    assert len(counted) == len(seen) == 2
-    assert counted[0] > counted[1] == manifest.artefact("model.int8.onnx").quantised["convolutions"]
+    assert len(counted) == len(seen) >= 2
+    assert counted == sorted(set(counted), reverse=True)
+    assert counted[-1] == manifest.artefact("model.int8.onnx").quantised["convolutions"]
+    assert manifest.artefact("model.int8.onnx").verified is True
     # It is what the verification measures afterwards.
     after = {one["on"]: one["psnr"] for one in manifest.artefact("model.int8.onnx").parity}
-    for before in seen[1]:
+    for before in seen[-1]:
         assert after[before.on] == pytest.approx(before.psnr, abs=1e-6)
 
 
