@@ -12,7 +12,7 @@ import torch
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import sha256_of
-from esrgan_deploy._parity import judged
+from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.export._artefacts import Interchange, write_graph
 from esrgan_deploy.export._golden import noise_pictures
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
@@ -66,12 +66,14 @@ class Graph:
         quantisation: Its recipe, where it has one.
         counted: What of it is quantised, likewise.
         measured: What it loses; None where it has no recipe, or no picture to measure that on.
+        unseen: The pictures that judge with what PyTorch makes of them; None where there are none.
     """
 
     path: Path
     quantisation: Quantisation | None = None
     counted: Quantised | None = None
     measured: Measured | None = None
+    unseen: Pairs | None = None
 
 
 def write_quantised(
@@ -109,14 +111,15 @@ def write_quantised(
     quantisation = _quantisation_of(source, base, precision, options, folder, say=say)
     held = _held(source, quantisation)
     noise = noise_pictures(source.spec.in_channels, base.size_multiple)
-    sets = {}
-    if held is not None and quantisation.pictures is not None and options.quantise.search:
+    unseen: Pairs | None = None
+    if quantisation.pictures is not None:
+        unseen = reference_pairs(
+            source.reference, {pair.name: pair.lr for pair in quantisation.pictures.held}
+        )
+    sets: dict[str, Pairs] = {}
+    if held is not None and unseen is not None and options.quantise.search:
         # What the verification will ask: dB alone do not say how many samples are within a level.
-        unseen = {pair.name: pair.lr for pair in quantisation.pictures.held}
-        sets = {
-            "noise": reference_pairs(source.reference, noise),
-            "unseen": reference_pairs(source.reference, unseen),
-        }
+        sets = {"noise": reference_pairs(source.reference, noise), "unseen": unseen}
     for _ in range(_ROUNDS):
         path, counted = _write(source, base, precision, options, staging, quantisation)
         if precision == PROCESSOR and held is not None and not quantisation.reused:
@@ -143,7 +146,7 @@ def write_quantised(
         if not fewer.recipe.formats:
             break
         quantisation = fewer
-    return Graph(path=path, quantisation=quantisation, counted=counted, measured=measured)
+    return Graph(path=path, quantisation=quantisation, counted=counted, measured=measured, unseen=unseen)
 
 
 def _holds(loss: Loss, budget: float) -> bool:

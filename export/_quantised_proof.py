@@ -10,7 +10,6 @@ from esrgan_deploy._parity import Pairs
 from esrgan_deploy.export._artefacts import Interchange, prove_graph
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._quantised import Graph
-from esrgan_deploy.export._reference import reference_pairs
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export.quantisation._quantise import Quantisation, plot_beside
 from esrgan_deploy.export.quantisation._recipe_file import save_recipe
@@ -39,9 +38,8 @@ def prove_quantised(
     quantisation, counted = graph.quantisation, graph.counted
     if quantisation is None or counted is None:
         return [prove_graph(graph.path, precision, options.form, base, sets)]
-    if quantisation.pictures is not None:
-        unseen = {pair.name: pair.lr for pair in quantisation.pictures.held}
-        sets = {**sets, "unseen": reference_pairs(source.reference, unseen)}
+    if graph.unseen is not None:
+        sets = {**sets, "unseen": graph.unseen}
     artefact = prove_graph(graph.path, precision, options.form, base, sets)
     facts: dict[str, Any] = {
         "convolutions": counted.convolutions,

@@ -117,11 +117,7 @@ class Preparation:
                 output_ranges(self.module, self.layers, self.pictures),
                 self.spec,
             )
-            recipe = dataclasses.replace(
-                recipe,
-                inputs=inputs,
-                outputs=outputs,
-            )
+            recipe = dataclasses.replace(recipe, inputs=inputs, outputs=outputs)
         count = _REMAINDERS if options.remainders is None else options.remainders
         if kind == "fp8" and count:
             few = self.pictures[:_COMPENSATE]

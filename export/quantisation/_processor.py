@@ -40,10 +40,9 @@ def quantise_for_processor(
     computes in fp32 and is slower than without any. It fuses each convolution to a QLinearConv and the LeakyReLU
     behind to a table of 256 values. Activations are uint8, for which x86 has instructions; 0 is one of the levels,
     since borders are padded with it. A group has one scale and zero point, so that its concatenations move bytes;
-    they are written flat, from which ONNX Runtime keeps them channels last. Sums of
-    the trunk are fp32. Weights are those of the graph, per channel, see `_processor_weights.fitted`. The last
-    convolution of an RRDBNet, where it is among them, makes a block of pixels at a time, see `_phases`: the same
-    sums.
+    they are written flat, from which ONNX Runtime keeps them channels last. Sums of the trunk are fp32. Weights are
+    those of the graph, per channel, see `_processor_weights.fitted`. The last convolution of an RRDBNet, where it
+    is among them, makes a block of pixels at a time, see `_phases`: the same sums.
 
     Args:
         model: A float-form graph in fp32; it is changed.
@@ -193,8 +192,8 @@ class _Pass:
             # Nearest neighbours are copies, of bytes as of floats.
             assert producer.inputs[0] is not None
             read = self._quantised(producer.inputs[0], group)
-            # Changes nothing, and costs nothing. Without it ONNX Runtime takes the transposition behind it to its
-            # front, and has a fast kernel of doubling for channels first alone: of all else that was 8 %.
+            # Changes nothing, and costs nothing. Without it ONNX Runtime moves the transposition behind the Resize
+            # to its front, and channels last it has no fast kernel for that: a tenth of the net's time.
             same = constant(self._model, np.array(_SAME_SHAPE, np.int64), f"{name}_same")
             kept = self._node("Reshape", [read, same], f"{name}_as_it_is", producer.inputs[0].shape)
             inputs = [kept, *producer.inputs[1:]]

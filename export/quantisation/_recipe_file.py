@@ -17,7 +17,7 @@ from esrgan_deploy.export.quantisation._recipe import Array, Recipe
 
 __all__ = ["KeptRecipe", "load_recipe", "parameters_beside", "save_recipe"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,8 @@ def load_recipe(path: Path) -> KeptRecipe:
             activations={group: float(step) for group, step in data["activations"].items()},
             weights={name: np.asarray(steps, np.float32) for name, steps in data["weights"].items()},
             parameters=_parameters(path, data["parameters_sha256"]),
-            inputs=_ranges(data.get("inputs", {})),
-            outputs=_ranges(data.get("outputs", {})),
+            inputs=_ranges(data["inputs"]),
+            outputs=_ranges(data["outputs"]),
             remainders={
                 group: tuple(map(int, channels)) for group, channels in data.get("remainders", {}).items()
             },

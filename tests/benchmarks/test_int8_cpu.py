@@ -27,9 +27,13 @@ def test_both_graphs_are_timed_and_the_bar_holds_only_with_vnni(
     monkeypatch.setattr(int8_cpu, "has_vnni", lambda: vnni)
     monkeypatch.setattr(int8_cpu, "BAR", 1e9)
     command = [str(tmp_path / "net.pth"), "--shape", "1x16x16", "--seconds", "0.1", "--threads", "1"]
+    if not vnni:
+        command += ["--budget", "0.3"]
     assert int8_cpu.main([*command, "--json", str(tmp_path / "f.json")]) == int(vnni)
     figures = json.loads((tmp_path / "f.json").read_text())
-    assert (figures["convolutions"], figures["of"]) == (20, 21)
+    assert (figures["asked"]["search"], figures["asked"]["budget"]) == ((False, 0.1) if vnni else (True, 0.3))
+    assert figures["of"] == 21
+    assert figures["convolutions"] == 20 or not vnni
     assert figures["measured"]["to_fp32_db"] > 35
     seconds = figures["seconds"]["onnxruntime"]
     assert len(seconds["fp32"]) == len(seconds["int8-cpu"]) >= 5

@@ -218,6 +218,12 @@ def test_the_graph_for_processors_is_verified_and_runs(checkpoint, photographs, 
     assert not list(folder.glob("*.plan"))
     kinds = {node.op_type for node in onnx.load(folder / "model.int8-cpu.onnx").graph.node}
     assert "QuantizeLinear" in kinds
+    recipe = load_recipe(folder / "model.int8-cpu.scales.json").recipe
+    stored = {value.name: value for value in onnx.load(folder / "model.int8-cpu.onnx").graph.initializer}
+    for name in set(recipe.formats) - {"conv_last"}:
+        fold = 0.2 if name.endswith("conv5") else 1.0
+        steps = onnx.numpy_helper.to_array(stored[f"{name}.weight_scale"])
+        assert steps == pytest.approx(recipe.weights[name] * fold, rel=1e-6), "the steps that were fitted to"
     with Upscaler(folder / "model.int8-cpu.onnx") as up:
         assert up.upscale(np.full((20, 24, 3), 90, np.uint8)).shape == (80, 96, 3)
 

@@ -12,6 +12,7 @@ from esrgan_deploy.export.quantisation import _quantise
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._prepare import Preparation
 from esrgan_deploy.export.quantisation._processor_weights import LARGEST_PAIR, pairs_of
+from esrgan_deploy.export.quantisation._recipe import unsigned_grid
 from esrgan_deploy.export.quantisation._structure import layers, share_of
 
 TAIL = {"conv_body", "conv_up1", "conv_up2", "conv_hr"}
@@ -160,6 +161,10 @@ def test_the_graph_for_processors_takes_the_last_convolution_too(prepared):
     recipe = prepared("int8", unsigned=True, rounding="nearest")
     assert "conv_last" in recipe.formats
     assert "conv_first" not in recipe.formats
+    assert recipe.outputs["conv_last"] == (0.0, 1.0)
+    for maker, reader in (("conv_up1", "conv_up2"), ("conv_hr", "conv_last")):
+        steps = (unsigned_grid(*recipe.inputs[reader])[0], unsigned_grid(*recipe.outputs[maker])[0])
+        assert steps[0] == pytest.approx(steps[1], rel=1e-5), "one step on both sides of an activation"
     assert "conv_last" not in prepared("int8", unsigned=True, rounding="nearest", parts="inner").formats
 
 

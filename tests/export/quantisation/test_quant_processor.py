@@ -23,6 +23,7 @@ from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export._watchdog import watch
 from esrgan_deploy.export.quantisation import _processor
+from esrgan_deploy.export.quantisation._bias import side_by_side
 from esrgan_deploy.export.quantisation._output_ranges import aligned, output_ranges
 from esrgan_deploy.export.quantisation._processor import quantise_for_processor
 from esrgan_deploy.export.quantisation._processor_weights import LARGEST_PAIR, fitted, pairs_of
@@ -233,6 +234,11 @@ def test_the_simulation_rounds_as_onnx_runtime_does(net, unit):
     simulated = Simulation(copy.deepcopy(module), found, recipe)(tensor_of(picture)).numpy().clip(0, 1)
     own, apart = np.square(made - exact).mean(), np.square(made - simulated).mean()
     assert apart < own / 30, f"{10 * np.log10(own / apart):.1f} dB"
+    # Weights are fitted in a run of both nets side by side, which is to round likewise.
+    _, beside = side_by_side(
+        module, found, recipe, [tensor_of(picture)], lambda seen: seen.run(seen.conv.weight, seen.conv.bias)
+    )
+    assert np.abs(beside.numpy().clip(0, 1) - simulated).mean() < np.sqrt(own) / 30
 
 
 def test_both_sides_of_an_activation_of_the_tail_get_one_step(net):
@@ -244,6 +250,15 @@ def test_both_sides_of_an_activation_of_the_tail_get_one_step(net):
         for now, before in ((read[reader], ranges[reader]), (made[maker], outputs[maker])):
             assert now[0] <= before[0] + 1e-6
             assert now[1] >= before[1] - 1e-6
+    blocks = [layer for layer in layers(spec) if layer.place == "body" and layer.name[-1] in "1234"]
+    fitting = [layer for layer in blocks if made[layer.name] != outputs[layer.name]]
+    assert fitting
+    for layer in fitting:
+        step = unsigned_grid(*ranges[layer.group])[0]
+        assert unsigned_grid(*made[layer.name])[0] == pytest.approx(step, rel=1e-5)
+        # Nothing is cut off but what was before.
+        assert made[layer.name][0] <= outputs[layer.name][0] + 1e-6
+        assert made[layer.name][1] >= outputs[layer.name][1] - 1e-6
     others = set(ranges) - {"conv_up2", "conv_hr", "conv_last"}
     assert {group: read[group] for group in others} == {group: ranges[group] for group in others}
 
