@@ -20,7 +20,7 @@ def open_onnxruntime(task: PeerTask) -> Peer:
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     # As the artefacts are opened: threads that spin after their batch slow whatever takes the next turn.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     if task.threads is not None:
         settings.intra_op_num_threads = task.threads
     available = ort.get_available_providers()

@@ -131,7 +131,7 @@ def _open_ort(path: Path, threads: int | None) -> Any:
     ort = require("onnxruntime", extra="cpu")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # Else the threads of one session go on spinning for a while on the cores that the other one needs.
+    # As the runtime opens graphs that are measured in turns: the threads of one leave the cores to the other.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -177,7 +177,7 @@ def _opened(ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[st
     # 32 features 950 MiB instead of 590, and no faster.
     settings.enable_mem_pattern = False
     if not options.spin:
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     names = [name for name, _ in wanted]

@@ -227,10 +227,13 @@ def test_idle_threads_leave_the_next_turn_alone(model):
     used = {}
     for spin in (True, False):
         session = open_session(model, SessionOptions(threads=3, spin=spin))
-        session.run(noise(session.info, (1, 64, 64)))
-        before = time.process_time()
-        time.sleep(0.3)
-        used[spin] = time.process_time() - before
+        used[spin] = 0.0
+        for _ in range(3):
+            session.run(noise(session.info, (1, 64, 64)))
+            before = time.process_time()
+            time.sleep(0.3)
+            # On a busy machine what spins may not get a turn in one of them; what does not spin takes none of them.
+            used[spin] = max(used[spin], time.process_time() - before)
         session.close()
         del session
     assert used[False] < 0.03 < used[True]
