@@ -5,10 +5,13 @@ that is not there, or does not take this card, is skipped with the reason, and t
 
 With ESRGAN_GPU_SUITE=rehearse the same tests run without a GPU, on the processor: PyTorch and ONNX Runtime there, and
 TensorRT for RTX up to the building of a plan. That shows that the suite works, and nothing of a GPU; its report
-says so. ESRGAN_GPU_RESULTS names the folder of the report; the default is benchmarks/results.
+says so. ESRGAN_GPU_RESULTS names the folder of the report; the default is benchmarks/results. ESRGAN_GPU_WORK names a
+folder where artefacts stay between runs, and ESRGAN_GPU_LIMIT the seconds after which a test has hung: every thread's
+stack is printed then, and the process ends.
 """
 
 import dataclasses
+import faulthandler
 import json
 import os
 import shutil
@@ -27,7 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 REHEARSAL = os.environ.get("ESRGAN_GPU_SUITE") == "rehearse"
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch")
-REPEATS = 30 if REHEARSAL else 1000
+REPEATS = 10 if REHEARSAL else 1000
+LIMIT = float(os.environ.get("ESRGAN_GPU_LIMIT", 0))
+STDERR: list[int] = []
+"""The real one, for the stacks of a test that hangs: within a test pytest has taken descriptor 2."""
 SHAPES = "1x16x16:1x128x128:4x256x256"
 
 
@@ -40,6 +46,11 @@ class Report:
 
 
 REPORT = Report()
+
+
+def pytest_configure() -> None:
+    """Keep standard error before pytest takes it."""
+    STDERR.append(os.dup(2))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,9 +69,25 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[Any]:
+    """End a test that hangs, fixtures included, and write down what was seen after each."""
+    if LIMIT:
+        faulthandler.dump_traceback_later(LIMIT, exit=True, file=STDERR[0])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        _write(item.config, None)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the report, if anything was seen."""
-    if not REPORT.shown or hasattr(session.config, "workerinput"):
+    _write(session.config, int(session.exitstatus))
+
+
+def _write(config: pytest.Config, status: int | None) -> None:
+    if not (REPORT.shown or REPORT.skipped) or hasattr(config, "workerinput"):
         return
     folder = Path(os.environ.get("ESRGAN_GPU_RESULTS", ROOT / "benchmarks" / "results"))
     if REHEARSAL and "ESRGAN_GPU_RESULTS" not in os.environ:
@@ -73,7 +100,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         "machine": _machine(),
         "shown": REPORT.shown,
         "not shown": REPORT.skipped,
-        "exit status": int(session.exitstatus),
+        # None while tests are still to come: the process ended, or was ended, in the midst of one.
+        "exit status": status,
     }
     (folder / ("gpu_rehearsal.json" if REHEARSAL else "gpu.json")).write_text(
         json.dumps(data, indent=2) + "\n"
@@ -105,7 +133,7 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., Any]) -> Path:
     """The shipped model's weights; for a rehearsal those of a net that takes a processor no time."""
-    folder = tmp_path_factory.mktemp("weights")
+    folder = _folder(tmp_path_factory, "weights")
     if not REHEARSAL:
         return Path(shutil.copy(default_model().with_suffix(".safetensors"), folder / "model.safetensors"))
     import torch
@@ -139,7 +167,7 @@ def artefact(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     def make(backend: str, precision: str, form: str = "float") -> Path:
         key = (backend, precision, form)
         if key not in made:
-            folder = tmp_path_factory.mktemp("-".join(key))
+            folder = _folder(tmp_path_factory, "-".join(key))
             try:
                 made[key] = _make(weights, folder, *key)
             except MissingDependencyError as error:
@@ -158,6 +186,10 @@ def _make(weights: Path, folder: Path, backend: str, precision: str, form: str) 
 
     if backend == "pytorch":
         return weights
+    made = folder / ("model.onnx" if (precision, form) == ("fp32", "float") else f"model.{precision}.onnx")
+    made = folder / f"model.{precision}.plan" if backend in FLAVOURS else made
+    if made.exists():
+        return made
     if precision in ("int8", "fp8"):
         _write_scales(weights, precision)
     options = ExportOptions(
@@ -167,9 +199,17 @@ def _make(weights: Path, folder: Path, backend: str, precision: str, form: str) 
         build=BuildOptions(flavour=FLAVOURS.get(backend, "auto"), shapes=ShapeRange.parse(SHAPES)),
     )
     export_model(weights, folder, options)
-    if backend in FLAVOURS:
-        return folder / f"model.{precision}.plan"
-    return folder / ("model.onnx" if (precision, form) == ("fp32", "float") else f"model.{precision}.onnx")
+    return made
+
+
+def _folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    # Steps of one run are processes of their own, and each artefact is made once.
+    work = os.environ.get("ESRGAN_GPU_WORK")
+    if not work:
+        return tmp_path_factory.mktemp(name)
+    folder = Path(work) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _write_scales(weights: Path, precision: str) -> None:

@@ -130,3 +130,18 @@ def test_a_damaged_plan_is_refused_and_one_that_is_vouched_for_does_not_end_the_
     with pytest.raises(EsrganDeployError) as caught:
         open_session(plan, SessionOptions())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_nan_is_seen(opened: Callable[..., Session], record: Callable[..., None], backend: str) -> None:
+    """A kernel that clips NaN to a number makes a black picture of it: the health beside it must tell."""
+    session = opened(backend, "fp16")
+    slot = session.slot()
+    batch = slot.prepare((1, 32, 32))
+    batch[...] = 0.5
+    batch[0, :, 7, 9] = np.nan
+    slot.start()
+    made = slot.finish()
+    record(watched=made.health is not None, nan_in_the_picture=bool(np.isnan(made.batch).any()))
+    assert np.isnan(made.batch).any() if made.health is None else not np.isfinite(made.health[0, 0])
+    slot.close()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from esrgan_deploy import Upscaler
 from esrgan_deploy._parity import BOUNDS, Comparer, judged, planar
 from esrgan_deploy.export._golden import golden_pictures, noise_pictures
-from esrgan_deploy.runtime import Session, SessionOptions, Slot, open_session
+from esrgan_deploy.runtime import Session, SessionOptions, open_session
 
 CASES = [
     *[("pytorch", precision, "float") for precision in ("fp32", "fp16", "bf16")],
@@ -93,35 +92,3 @@ def test_tiles_leave_no_seam(
         difference = np.abs(whole.upscale(lr) - tiled.upscale(lr)).max() * 255
     record(levels=float(difference))
     assert difference < 0.5
-
-
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_a_graph_and_plain_enqueues_agree(
-    artefact: Callable[..., Path],
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    clock: Callable[[Callable[[], Any]], float],
-    backend: str,
-) -> None:
-    """What is captured must be what is enqueued; and the addresses in it must be those of the slot."""
-    graphed = opened(backend, "fp16", "uint8")
-    plain = open_session(artefact(backend, "fp16", "uint8"), SessionOptions(cuda_graph=False))
-    slots = graphed.slot(), plain.slot()
-    spent: dict[str, list[float]] = {"graph": [], "plain": []}
-    for seed in range(12):
-        side = 64 if seed < 6 else 80
-        made: list[np.ndarray] = []
-        for slot, times in zip(slots, spent.values(), strict=True):
-            slot.prepare((1, side, side))[...] = picture(side, side, seed)
-
-            def go(slot: Slot = slot, made: list[np.ndarray] = made) -> None:
-                slot.start()
-                made.append(slot.finish().batch.copy())
-
-            times.append(clock(go))
-        np.testing.assert_array_equal(made[0], made[1])
-    record(seconds=spent)
-    for slot in slots:
-        slot.close()
-    plain.close()

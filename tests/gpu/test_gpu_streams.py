@@ -1,6 +1,5 @@
 """Slots, streams, several threads: the pictures stay those of one batch at a time."""
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -58,33 +57,6 @@ def test_sizes_that_change_in_mid_stream(
     with Upscaler(session, tile=0, streams=3) as up:
         for number, (a, b) in enumerate(zip(expected, up.stream(frames), strict=True)):
             assert np.abs(a.astype(int) - b).max() <= 1, f"frame {number}"
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_many_threads_on_one_upscaler(
-    opened: Callable[..., Session], picture: Callable[..., np.ndarray], backend: str
-) -> None:
-    """A CUDA context is current in one thread at a time, and 16 of them use it."""
-    session = opened(backend, *case(backend))
-    frames = [picture(48, 48, seed) for seed in range(16)]
-    with Upscaler(session) as up:
-        expected = [up.upscale(frame) for frame in frames]
-        wrong: list[Any] = []
-
-        def client(number: int) -> None:
-            try:
-                for _ in range(4):
-                    error = np.abs(up.upscale(frames[number]).astype(int) - expected[number]).max()
-                    wrong.extend([number] if error > 1 else [])
-            except BaseException as error:
-                wrong.append(error)
-
-        threads = [threading.Thread(target=client, args=(number,)) for number in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

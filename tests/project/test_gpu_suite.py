@@ -36,3 +36,17 @@ def test_the_gpu_suite_can_be_rehearsed_on_a_processor(tmp_path):
         assert len([name for name in report["shown"] if backend in name]) >= 5, backend
     assert len([reason for reason in report["not shown"].values() if "a plan needs a GPU" in reason]) > 20
     assert report["shown"]["test_does_this_card_take_the_plan[tensorrt-rtx]"]["taken"] is False
+
+
+@pytest.mark.slow
+def test_a_step_that_hangs_ends_the_run_and_says_where(tmp_path):
+    """Of a quarter of an hour, a hang that is waited for leaves nothing, and one without a stack teaches nothing."""
+    environment = {**os.environ, "ESRGAN_GPU_SUITE": "rehearse", "ESRGAN_GPU_LIMIT": "0.2"}
+    command = [sys.executable, "scripts/gpu.py", "--only", "and", "--out", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr[-2000:]
+    steps = json.loads((tmp_path / "gpu_rehearsal.json").read_text())["steps"]
+    # The first of the steps that were asked for, and none after it.
+    assert [step["status"] for step in steps.values()] == ["hung"], steps
+    assert "Timeout" in result.stderr
+    assert "most recent call first" in result.stderr
