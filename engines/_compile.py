@@ -141,7 +141,7 @@ def _configure(trt: Any, config: Any, options: BuildOptions, log: BuildLog, subj
     resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
     if resize is not None:
         config.set_preview_feature(resize, True)
-    # On by default, a plan of float32 then multiplies with ten bits of mantissa: the graph's dtypes are the precision.
+    # With it, which is the default, float32 has ten bits of mantissa; the graph's dtypes are the precision.
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
 from esrgan_deploy.runtime._guard import Guard
-from esrgan_deploy.runtime._job import Job, Task
-from esrgan_deploy.runtime._lane import Lane
-from esrgan_deploy.runtime._session import Slot
+from esrgan_deploy.runtime._job import Callbacks, Job, Task
+from esrgan_deploy.runtime._lane import Lane, close_quietly
+from esrgan_deploy.runtime._session import SessionInfo, Slot
 from esrgan_deploy.runtime._tile_runner import run_batch
 from esrgan_deploy.runtime._tiling import Tile, TilePlan
 
@@ -33,6 +33,10 @@ class Crew:
     A worker thread carries one batch through its slot from the cutting to the pasting, so that the host's work on
     one overlaps with the upload, the computing and the download of others. A job of one batch runs in the caller's
     own thread where a slot is free: handing it over would cost more than a small picture takes.
+
+    Callbacks of the caller run in the midst of that work, or at its end, and must not wait for what goes on only when
+    they return: there `submit` does not wait, `close` leaves the release to whoever works last, and what could only
+    wait is refused.
 
     Args:
         lanes: The devices.
@@ -54,6 +58,7 @@ class Crew:
         self._closing = False
         self._closed = False
         self._apart = 0
+        self._callbacks = Callbacks()
         self.batches = 0
         self.halvings = 0
         self.lost: list[str] = []
@@ -76,6 +81,7 @@ class Crew:
                 task, slot = job.take(), lane.enter()
         if lane is not None:
             self._perform(lane, slot, task)
+            self._release_if_over()
         return self._wait(job)
 
     def at_once(self, plan: TilePlan, tiles: tuple[Tile, ...], source: Array, target: Array) -> bool:
@@ -95,33 +101,26 @@ class Crew:
             self._apart += 1
         kept: Slot | None = None
         try:
-            run_batch(
-                slot,
-                lane.info,
-                plan,
-                tiles,
-                source,
-                target,
-                judge=lambda made, given: self._guard.check(made, given, lane.info, plan, tiles, source),
-            )
+            self._through(slot, lane.info, plan, tiles, source, target)
             kept = slot
         except (OutOfMemoryError, DeviceLostError):
             return False
         finally:
             if kept is None:
-                _close_quietly(slot)
+                close_quietly(slot)
             with self._changed:
                 lane.leave(kept)
                 self.batches += 1
                 self._apart -= 1
                 self._changed.notify_all()
+            self._release_if_over()
         return True
 
     def submit(self, job: Job) -> None:
-        """Queue a job, and wait while more pictures are on their way than twice the batches that fit in flight."""
+        """Queue a job; wait while more pictures are on their way than twice the batches that fit in flight."""
         with self._changed:
             self.refuse_closed()
-            while len(self._active) >= max(2 * self.places, LEAST_WAITING):
+            while not self._inside() and len(self._active) >= max(2 * self.places, LEAST_WAITING):
                 self._changed.wait()
                 self.refuse_closed()
             self._active.add(job)
@@ -138,36 +137,67 @@ class Crew:
         if all(lane.lost for lane in self._lanes):
             raise InferenceError(f"every device of this Upscaler is lost ({self.lost[-1]}); open another one")
 
+    def refuse_inside(self, what: str) -> None:
+        """Raise where a callback asks for what would wait for itself.
+
+        Raises:
+            InferenceError: It does.
+        """
+        if self._inside():
+            raise InferenceError(
+                f"{what} in a callback of the same Upscaler would wait for what called it; use submit() there"
+            )
+
     def close(self, *, cancel: bool) -> None:
         """Finish what was submitted, or cancel what has not begun; then release the devices. Can be repeated."""
         with self._changed:
             self._closing = True
-            if cancel:
-                for job in tuple(self._active):
-                    if not job.begun and job.future.cancel():
-                        job.fail(CancelledError())
-                    elif job.has_task:
-                        job.fail(InferenceError("the Upscaler was closed before this picture was done"))
+            for job in self._active if cancel else ():
+                if not job.begun:
+                    job.fail(CancelledError())
+                elif job.has_task:
+                    job.fail(InferenceError("the Upscaler was closed before this picture was done"))
             self._changed.notify_all()
             ended = [job for job in self._active if self._claim(job)]
         for job in ended:
             self._conclude(job)
-        me = threading.current_thread()
+        if self._inside():
+            return
         with self._changed:
-            # Those that run in a caller's thread are waited for as well; not those of a callback that closes.
-            while (self._active or self._apart) and me not in self._threads:
+            # Those that run in a caller's thread are waited for as well.
+            while self._active or self._apart:
                 self._changed.wait()
-            if self._closed:
+        self._release_if_over()
+        for thread in self._threads:
+            thread.join()
+
+    def _release_if_over(self) -> None:
+        with self._changed:
+            if self._closed or not self._closing or self._active or self._apart or self._callbacks.depth > 0:
                 return
             self._closed = True
             slots = [slot for lane in self._lanes for slot in lane.take_idle()]
-        for thread in self._threads:
-            if thread is not me:
-                thread.join()
-        for slot in slots:
-            _close_quietly(slot)
+        close_quietly(*slots)
         for lane in self._lanes:
             lane.close()
+        self._guard.close()
+
+    def _inside(self) -> bool:
+        return self._callbacks.depth > 0 or threading.current_thread() in self._threads
+
+    def _through(
+        self,
+        slot: Slot,
+        info: SessionInfo,
+        plan: TilePlan,
+        tiles: tuple[Tile, ...],
+        source: Array,
+        target: Array,
+    ) -> None:
+        run_batch(
+            slot, info, plan, tiles, source, target,
+            judge=lambda made, given: self._guard.check(made, given, info, plan, tiles, source),
+        )  # fmt: skip
 
     def _free_lane(self) -> Lane | None:
         open_lanes = [lane for lane in self._lanes if lane.open]
@@ -182,7 +212,7 @@ class Crew:
             for number, lane in enumerate(self._lanes):
                 for place in range(lane.most):
                     name = f"esrgan-{number}-{place}"
-                    thread = threading.Thread(target=self._work, args=(lane,), name=name, daemon=True)
+                    thread = threading.Thread(target=self._serve, args=(lane,), name=name, daemon=True)
                     self._threads.append(thread)
                     thread.start()
         self._changed.notify_all()
@@ -193,6 +223,10 @@ class Crew:
             if not job.future.set_running_or_notify_cancel():
                 job.fail(CancelledError())
         return job.error is None
+
+    def _serve(self, lane: Lane) -> None:
+        self._work(lane)
+        self._release_if_over()
 
     def _work(self, lane: Lane) -> None:
         while True:
@@ -223,23 +257,14 @@ class Crew:
         try:
             if slot is None:
                 slot = lane.session.slot()
-            run_batch(
-                slot,
-                lane.info,
-                task.plan,
-                task.tiles,
-                task.source,
-                task.target,
-                judge=lambda made, given: self._guard.check(
-                    made, given, lane.info, task.plan, task.tiles, task.source
-                ),
-            )
-            job.report(task)
+            self._through(slot, lane.info, task.plan, task.tiles, task.source, task.target)
+            with self._callbacks:
+                job.report(task)
         except BaseException as error:
             # What it was doing when it failed is not known, so its slot is not used again.
             failed, slot = slot, None
             if failed is not None:
-                _close_quietly(failed)
+                close_quietly(failed)
             # A slot that could not be made, or a new one for what fits elsewhere: there are too many.
             crowded = fresh and (failed is None or task.pixels <= lane.proved)
             kept = self._answer(lane, task, error, crowded=crowded)
@@ -258,8 +283,7 @@ class Crew:
             # When the last device is lost, what waits in the queue ends here as well.
             ended = [one for one in self._active if self._claim(one)]
             self._changed.notify_all()
-        for idle in unused:
-            _close_quietly(idle)
+        close_quietly(*unused)
         for one in ended:
             self._conclude(one)
 
@@ -346,15 +370,18 @@ class Crew:
             if job in self._queue:
                 self._queue.remove(job)
             self._changed.notify_all()
-        try:
+        with self._callbacks, contextlib.suppress(InvalidStateError):
+            # A future that was cancelled before it began was not told so: `concurrent.futures.wait` waits for that.
+            if not job.begun:
+                if isinstance(job.error, CancelledError):
+                    job.future.cancel()
+                job.begun = True
+                job.future.set_running_or_notify_cancel()
             if job.error is not None:
                 job.future.set_exception(job.error)
             else:
                 assert result is not None
                 job.future.set_result(result)
-        except InvalidStateError:
-            # It was cancelled by whoever holds it.
-            pass
 
     def _wait(self, job: Job) -> Array:
         try:
@@ -371,9 +398,3 @@ class Crew:
                     while not job.settled:
                         self._changed.wait()
             raise
-
-
-def _close_quietly(slot: Slot) -> None:
-    # On a device that is lost even this may fail, and the reason was said already.
-    with contextlib.suppress(Exception):
-        slot.close()

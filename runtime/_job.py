@@ -10,10 +10,22 @@ import numpy.typing as npt
 
 from esrgan_deploy.runtime._tiling import Tile, TilePlan
 
-__all__ = ["Job", "Task"]
+__all__ = ["Callbacks", "Job", "Task"]
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
+
+
+class Callbacks(threading.local):
+    """How deep the current thread is in callbacks of the caller: entered around each of them."""
+
+    depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,8 +1,10 @@
 """One device of an Upscaler: its session, and the slots that are free."""
 
+import contextlib
+
 from esrgan_deploy.runtime._session import Session, SessionInfo, Slot
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "close_quietly"]
 
 
 class Lane:
@@ -65,3 +67,11 @@ class Lane:
         """Close the session, if it is owned."""
         if self._owned:
             self.session.close()
+
+
+def close_quietly(*slots: Slot) -> None:
+    """Close slots of which nothing more is wanted, on a device that may be lost."""
+    for slot in slots:
+        # Even this may fail there, and the reason was said already.
+        with contextlib.suppress(Exception):
+            slot.close()

@@ -140,7 +140,7 @@ class Upscaler:
         self._pictures = 0
         self._channels = lanes[0].info.in_channels
         # Threads and device memory end with the last reference, or with the interpreter.
-        self._finalizer = weakref.finalize(self, _abandon, self._crew, self._guard)
+        self._finalizer = weakref.finalize(self, self._crew.close, cancel=True)
 
     @property
     def info(self) -> SessionInfo:
@@ -182,7 +182,8 @@ class Upscaler:
                 bits, whatever goes in.
             out: Where the result goes: an array of its shape and dtype, such as a memory map, which is filled
                 from the top; None makes one.
-            progress: Called with the tiles done and the tiles in all, from the threads that do them.
+            progress: Called with the tiles done and the tiles in all, from the threads that do them. There, and in
+                what is added to a future, `submit` and `close` do not wait, and `upscale` and `stream` are refused.
 
         Returns:
             ``(floor(H·s), floor(W·s)[, C])``, of the same dtype, samples rounded half to even.
@@ -191,6 +192,7 @@ class Upscaler:
             InferenceError: The array is not such a picture, the model failed or made NaN, or memory is short.
         """
         self._refuse_fork()
+        self._crew.refuse_inside("upscale()")
         check_picture(lr)
         if out is None and progress is None and lr.ndim == 3 and lr.shape[2] == self._channels:
             plan = self.plan(lr.shape[0], lr.shape[1])
@@ -205,8 +207,8 @@ class Upscaler:
         """Begin to enlarge a picture and return a future of what `upscale` returns.
 
         Waits while twice as many pictures are on their way as batches fit in flight, at least four, so that memory
-        stays bounded. The picture must not be changed until the future is done. A future that has not begun can be
-        cancelled.
+        stays bounded; not in a callback of the same Upscaler, which would wait for itself. The picture must not be
+        changed until the future is done. A future that has not begun can be cancelled.
 
         Raises:
             InferenceError: The array is not a picture, or the Upscaler is closed.
@@ -228,6 +230,7 @@ class Upscaler:
         Raises:
             InferenceError: As from `upscale`.
         """
+        self._crew.refuse_inside("stream()")
         ahead: deque[Future[Array]] = deque()
         source = iter(frames)
         failure: BaseException | None = None
@@ -287,6 +290,9 @@ class Upscaler:
     def close(self, *, cancel: bool = False) -> None:
         """Finish what was submitted and release the devices; a second call does nothing.
 
+        In a callback (a progress, or what was added to a future) it returns at once: what was submitted is finished
+        all the same, and the devices are released when that is done.
+
         Args:
             cancel: Cancel what has not begun instead, and give up what has batches left to do; its future raises
                 InferenceError.
@@ -296,7 +302,6 @@ class Upscaler:
             self._finalizer.detach()
             return
         self._crew.close(cancel=cancel)
-        self._guard.close()
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
@@ -342,8 +347,3 @@ def _ordinals(devices: Sequence[int] | None) -> tuple[int, ...]:
     if not devices or len(set(devices)) != len(devices):
         raise ValueError(f"devices is {list(devices)}; name each device once, and at least one")
     return tuple(devices)
-
-
-def _abandon(crew: Crew, guard: Guard) -> None:
-    crew.close(cancel=True)
-    guard.close()
