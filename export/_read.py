@@ -149,10 +149,11 @@ def _check_members(archive: zipfile.ZipFile, size: int, path: Path) -> None:
 
 def _torch_load(data: bytes, path: Path) -> object:
     try:
-        with warnings.catch_warnings():
-            # Deprecations of storage classes that old files name: nothing that a user could act on.
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        # Nothing that a user could act on, or what is said below. Not `catch_warnings`: it changes the process, and
+        # checkpoints are opened from threads.
+        for message in ("TypedStorage is deprecated", "Detected pickle protocol"):
+            warnings.filterwarnings("ignore", message=message)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused_pickle(str(error), path) from error
     except Exception as error:

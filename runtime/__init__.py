@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esrgan_deploy.runtime._default import default_model
+    from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
     from esrgan_deploy.runtime._output import open_output
     from esrgan_deploy.runtime._picture import Picture
     from esrgan_deploy.runtime._picture_reader import read_picture
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime._upscaler import Upscaler, UpscalerStats
 
 __all__ = [
+    "DeviceLostError",
     "Made",
+    "OutOfMemoryError",
     "Picture",
     "Session",
     "SessionInfo",
@@ -45,6 +48,7 @@ __all__ = [
 
 _MODULES = {
     "_default": ("default_model",),
+    "_faults": ("DeviceLostError", "OutOfMemoryError"),
     "_output": ("open_output",),
     "_picture": ("Picture",),
     "_picture_reader": ("read_picture",),

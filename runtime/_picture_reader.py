@@ -50,30 +50,31 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     path = Path(path)
     facts = png_facts(path) if _first_bytes(path) == SIGNATURE else None
     image_module = require("PIL.Image", extra="media")
-    with warnings.catch_warnings():
-        # What Pillow warns of (odd EXIF, large sizes, palettes) is settled below.
-        warnings.simplefilter("ignore")
-        try:
-            with (
-                _raised_limit(image_module, max_pixels),
-                image_module.open(path, formats=INPUT_FORMATS) as image,
-            ):
-                return _picture(image, path, facts, max_pixels)
-        except MediaError:
-            raise
-        except image_module.UnidentifiedImageError as error:
-            raise MediaError(
-                f"{path} is not a picture that can be read: PNG, JPEG, WebP, TIFF and BMP can, if undamaged"
-            ) from error
-        except image_module.DecompressionBombError as error:
-            raise MediaError(f"{path} is refused: {one_line(error)} Raise it with --max-pixels") from error
-        except MemoryError as error:
-            raise MediaError(f"{path} does not fit into memory; cut it") from error
-        except Exception as error:
-            # Decoders of damaged files raise whatever their arithmetic runs into.
-            raise MediaError(
-                f"{path} is damaged or of an odd variant ({one_line(error)[:200]}); make or fetch it again"
-            ) from error
+    # What Pillow warns of (odd EXIF, large sizes, palettes) is settled below. A filter for its modules alone, which
+    # stays: `catch_warnings` changes the process, and where two threads leave it in another order than they entered
+    # it, every later warning of the program is silenced.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        with (
+            _raised_limit(image_module, max_pixels),
+            image_module.open(path, formats=INPUT_FORMATS) as image,
+        ):
+            return _picture(image, path, facts, max_pixels)
+    except MediaError:
+        raise
+    except image_module.UnidentifiedImageError as error:
+        raise MediaError(
+            f"{path} is not a picture that can be read: PNG, JPEG, WebP, TIFF and BMP can, if undamaged"
+        ) from error
+    except image_module.DecompressionBombError as error:
+        raise MediaError(f"{path} is refused: {one_line(error)} Raise it with --max-pixels") from error
+    except MemoryError as error:
+        raise MediaError(f"{path} does not fit into memory; cut it") from error
+    except Exception as error:
+        # Decoders of damaged files raise whatever their arithmetic runs into.
+        raise MediaError(
+            f"{path} is damaged or of an odd variant ({one_line(error)[:200]}); make or fetch it again"
+        ) from error
 
 
 def _first_bytes(path: Path) -> bytes:

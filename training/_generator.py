@@ -13,7 +13,7 @@ from esrgan_deploy.export._compact import SRVGGNetCompact
 from esrgan_deploy.export._rrdbnet import RRDB, RRDBNet
 from esrgan_deploy.training._config import TrainConfig
 
-__all__ = ["differing_keys", "generator", "recompute_blocks", "spec_of", "teacher"]
+__all__ = ["differing_keys", "generator", "generator_of", "recompute_blocks", "spec_of", "teacher"]
 
 
 def generator(config: TrainConfig) -> nn.Module:
@@ -24,11 +24,7 @@ def generator(config: TrainConfig) -> nn.Module:
         TrainingError: The scale is none that the architecture has.
     """
     torch.manual_seed(config.seed)
-    try:
-        spec = spec_of(config)
-        net = RRDBNet(spec) if config.architecture == "rrdbnet" else SRVGGNetCompact(spec)
-    except ValueError as error:
-        raise TrainingError(f"scale is {config.scale}; {error}") from error
+    net = _bare(config)
     if config.start is None:
         _initialise(net)
         return net
@@ -37,6 +33,15 @@ def generator(config: TrainConfig) -> nn.Module:
     if differing := differing_keys(wanted, found):
         raise CheckpointError(f"{config.start} is another architecture than the one to train: {differing}")
     net.load_state_dict(found)
+    return net
+
+
+def generator_of(config: TrainConfig, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return the net with these weights, which it shares, where they lie; nothing is drawn for it."""
+    # In the midst of a training, random numbers are the training's, or those of the program that it runs in.
+    with torch.device("meta"):
+        net = _bare(config)
+    net.load_state_dict(weights, assign=True)
     return net
 
 
@@ -90,6 +95,14 @@ class _Recomputed:
     def __call__(self, x: Tensor) -> Tensor:
         out: Tensor = checkpoint(self._forward, x, use_reentrant=False)
         return out
+
+
+def _bare(config: TrainConfig) -> nn.Module:
+    try:
+        spec = spec_of(config)
+        return RRDBNet(spec) if config.architecture == "rrdbnet" else SRVGGNetCompact(spec)
+    except ValueError as error:
+        raise TrainingError(f"scale is {config.scale}; {error}") from error
 
 
 def spec_of(config: TrainConfig) -> ModelSpec:

@@ -24,7 +24,7 @@ from esrgan_deploy.training._crops import Crops, batches
 from esrgan_deploy.training._degrade import RealEsrganDegradation
 from esrgan_deploy.training._fake_quant import FakeQuantisation
 from esrgan_deploy.training._gan_stage import GanStage
-from esrgan_deploy.training._generator import generator, recompute_blocks, spec_of, teacher
+from esrgan_deploy.training._generator import generator, generator_of, recompute_blocks, spec_of, teacher
 from esrgan_deploy.training._heap import keep_heap
 from esrgan_deploy.training._pictures import gather
 from esrgan_deploy.training._report import Report
@@ -193,10 +193,10 @@ class _Loop:
             self._save_weights(BEST)
 
     def _averaged_net(self) -> nn.Module:
-        net = generator(dataclasses.replace(self._config, start=None, quantize="no")).to(
-            self._accelerator.device
+        weights = self._stage.average.weights
+        net = generator_of(
+            self._config, {key: value.to(self._accelerator.device) for key, value in weights.items()}
         )
-        net.load_state_dict(self._stage.average.weights)
         if self._quantisation is not None:
             self._quantisation.attach(net)
         return net.eval()

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from esrgan_deploy._errors import (
         BenchmarkError,
         CheckpointError,
+        DeviceLostError,
         EngineBuildError,
         EngineMismatchError,
         EsrganDeployError,
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
         InferenceError,
         MediaError,
         MissingDependencyError,
+        OutOfMemoryError,
         ParityError,
         TrainingError,
     )
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BenchmarkError",
     "CheckpointError",
+    "DeviceLostError",
     "EngineBuildError",
     "EngineMismatchError",
     "EsrganDeployError",
@@ -33,6 +36,7 @@ __all__ = [
     "MediaError",
     "MissingDependencyError",
     "ModelSpec",
+    "OutOfMemoryError",
     "ParityError",
     "TrainingError",
     "Upscaler",

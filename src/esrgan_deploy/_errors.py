@@ -7,6 +7,8 @@ EsrganDeployError
 ├── EngineBuildError         TensorRT cannot build a plan from the graph
 ├── EngineMismatchError      a plan was built for another flavour, version or card
 ├── InferenceError           an artefact that loaded fails while it runs
+│   ├── OutOfMemoryError     a batch did not fit into memory; a smaller one may
+│   └── DeviceLostError      the device computes nothing any more
 ├── MediaError               a picture or a film cannot be read or written
 ├── TrainingError            a training cannot start, or cannot go on
 ├── BenchmarkError           a file of results is none, or two of them cannot be compared
@@ -18,6 +20,7 @@ A message is one line: what happened, the value seen, what is allowed, and what 
 __all__ = [
     "BenchmarkError",
     "CheckpointError",
+    "DeviceLostError",
     "EngineBuildError",
     "EngineMismatchError",
     "EsrganDeployError",
@@ -25,6 +28,7 @@ __all__ = [
     "InferenceError",
     "MediaError",
     "MissingDependencyError",
+    "OutOfMemoryError",
     "ParityError",
     "TrainingError",
 ]
@@ -56,6 +60,14 @@ class EngineMismatchError(EsrganDeployError):
 
 class InferenceError(EsrganDeployError):
     """An artefact that loaded fails while it runs."""
+
+
+class OutOfMemoryError(InferenceError):
+    """A batch did not fit into memory; a smaller one may."""
+
+
+class DeviceLostError(InferenceError):
+    """The device computes nothing any more, whatever it is given; its context is broken. Open a new process."""
 
 
 class MediaError(EsrganDeployError):

@@ -1,8 +1,10 @@
 """Picture files in and out: nothing is lost that the format can hold."""
 
 import io
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +336,17 @@ def test_pngsuite_sound_files_are_read_at_their_own_depth(assets: Path) -> None:
         if facts.colour_type == 2 and picture.channels == 3:
             high = picture.pixels >> 8 if facts.depth == 16 else picture.pixels
             np.testing.assert_array_equal(high, pillow(file), err_msg=file.name)
+
+
+def test_reading_in_many_threads_leaves_the_warnings_of_the_program_alone(tmp_path: Path) -> None:
+    """Filters that one thread saved and another put back silence every later warning of the process, for good."""
+    picture = np.zeros((300, 300, 3), np.uint8)
+    for number in range(4):
+        write_picture(tmp_path / f"{number}.png", Picture(pixels=picture + number))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ThreadPoolExecutor(8) as pool:
+            for turn in range(10):
+                list(pool.map(lambda n: read_picture(tmp_path / f"{n % 4}.png"), range(32)))
+                with pytest.raises(UserWarning, match="of the program"):
+                    warnings.warn(f"a warning of the program, {turn}", UserWarning, stacklevel=1)

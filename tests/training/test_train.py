@@ -294,3 +294,19 @@ def test_only_the_newest_states_are_kept(small):
     config = small(steps=9, keep=2)
     train(config, say=lambda _: None)
     assert sorted(path.name for path in config.output.glob("state-*")) == ["state-00000006", "state-00000009"]
+
+
+def test_saving_and_validating_leave_the_random_numbers_of_the_program_alone(small, benchmark_set):
+    """A training that draws is not to repeat itself after each save, nor is the program that it runs in."""
+    drawn = []
+
+    def say(line):
+        if line.startswith("step 1/"):
+            torch.manual_seed(1234)
+        elif line.startswith("step "):
+            drawn.append(torch.rand(1).item())
+
+    train(small(steps=4, save_every=1, validate=benchmark_set, validate_every=1), say=say)
+    assert len(drawn) >= 3
+    generator = torch.Generator().manual_seed(1234)
+    assert drawn == [torch.rand(1, generator=generator).item() for _ in drawn]
