@@ -31,7 +31,11 @@ def measure_quality(
     Raises:
         MediaError: A folder is missing, or the pairs do not fit each other.
     """
-    with _really_rounding(model) as (path, arithmetic), Upscaler(path, tile=0, threads=threads) as upscaler:
+    with (
+        _really_rounding(model) as (path, arithmetic),
+        # The bare net on the whole picture, as the papers and PyTorch have it.
+        Upscaler(path, tile=0, edge="zero", threads=threads) as upscaler,
+    ):
         border = int(np.ceil(float(upscaler.info.scale))) if crop is None else crop
         return measure_pairs(upscaler.upscale, folder, crop=border, arithmetic=arithmetic)
 

@@ -108,7 +108,7 @@ def opened(path: Path, *, threads: int | None = None) -> Iterator[Opened]:
             # The dtype is what the rounding needs to know; Q/DQ pairs stay as they are in any precision.
             ir.save(rounding_model(graph, half), runs)
             arithmetic = measured_as(_named(share) or half)
-        with Upscaler(runs, tile=0, providers=["cpu"], threads=threads) as upscaler:
+        with Upscaler(runs, tile=0, edge="zero", providers=["cpu"], threads=threads) as upscaler:
             scale = float(upscaler.info.scale)
             if scale != int(scale):
                 raise BenchmarkError(f"{path} enlarges {scale:g} times; a whole number is needed to judge it")

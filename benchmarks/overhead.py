@@ -109,7 +109,8 @@ def overhead(
                 "Give an .onnx, without a GPU"
             )
         # The same session for all: two with threads of their own would spin in each other's way.
-        with Upscaler(session, tile=tile, halo=halo) as up:
+        # Of the bare net's own edge, so that a frame as large as the tile is one batch.
+        with Upscaler(session, tile=tile, halo=halo, edge="zero") as up:
             found = [_size(up, graph, session.info, size, seconds) for size in sizes]
         provider = session.info.provider
     finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from esrgan_deploy._console import one_line, one_line_errors
 from esrgan_deploy.runtime._formats import MAX_PIXELS, OUTPUT_FORMATS
-from esrgan_deploy.runtime._tiling import TileOptions, TilePlan
+from esrgan_deploy.runtime._tiling import EDGES, TileOptions, TilePlan
 
 if TYPE_CHECKING:
     from esrgan_deploy.runtime._upscaler import Upscaler
@@ -51,6 +51,7 @@ def _upscale(options: argparse.Namespace) -> int:
         options.model,
         tile=options.tile,
         halo=options.halo,
+        edge=options.edge,
         providers=options.provider,
         threads=options.threads,
         devices=options.devices,
@@ -110,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="input pixels around a tile that are computed and thrown away (default: what was measured for the "
         "model, else 16)",
+    )
+    add(
+        "--edge",
+        choices=EDGES,
+        default="repeat",
+        help="what the net sees beyond the picture: its outermost pixels, as far as the halo goes, or zeros, as "
+        "PyTorch computes, which leaves a rim (default: repeat)",
     )
     add("--force", action="store_true", help="replace an existing output")
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: ONNX Runtime's choice)")

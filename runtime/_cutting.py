@@ -11,7 +11,7 @@ from esrgan_deploy.runtime._auto_tile import PRUDENCE, SEAM_LEVELS, TileChoice, 
 from esrgan_deploy.runtime._memory import MemoryFacts, device_memory, processor_memory
 from esrgan_deploy.runtime._seams import SeamCurve
 from esrgan_deploy.runtime._session import SessionInfo
-from esrgan_deploy.runtime._tiling import AUTO_TILE, TileOptions, TilePlan, plan_tiles
+from esrgan_deploy.runtime._tiling import AUTO_TILE, Edge, TileOptions, TilePlan, plan_tiles
 from esrgan_deploy.runtime._tiling_store import load_tiling
 
 __all__ = ["Cutter", "cutter_for"]
@@ -73,6 +73,7 @@ class Cutter:
             batch=batch,
             least=info.min_shape[1:],
             most=info.max_shape[1:],
+            edge=self._options.edge,
         )
         # Places of a batch that no tile fills cost as much as those that one does.
         fitting = max(info.min_shape[0], min(batch, plan.count))
@@ -110,7 +111,12 @@ class Cutter:
 
 
 def cutter_for(
-    info: SessionInfo, path: Path | None, *, tile: int | Literal["auto"], halo: int | None
+    info: SessionInfo,
+    path: Path | None,
+    *,
+    tile: int | Literal["auto"],
+    halo: int | None,
+    edge: Edge = "repeat",
 ) -> Cutter:
     """Return what cuts pictures for an artefact: as asked, and where nothing was, as measured and as memory allows.
 
@@ -119,12 +125,13 @@ def cutter_for(
         path: The artefact, beside which the measurement of its seams is looked for; None where it has no file.
         tile: As `TileOptions` takes it.
         halo: The same, or None for the measured one.
+        edge: The same.
 
     Raises:
         ValueError: Tile and halo do not fit each other.
     """
     # Before anything is looked up, so that a wrong number is refused as such.
-    TileOptions(tile=tile, halo=halo or 0)
+    TileOptions(tile=tile, halo=halo or 0, edge=edge)
     curve = _measured(path) if halo is None else None
     if tile == "auto":
         choice = choose_tiling(info, memory=_memory(info), curve=curve)
@@ -132,12 +139,12 @@ def cutter_for(
             if choice.warning:
                 warnings.warn(f"{info.name}: {choice.warning}", RuntimeWarning, stacklevel=4)
             halo = choice.halo
-        options = TileOptions(tile="auto", halo=halo)
+        options = TileOptions(tile="auto", halo=halo, edge=edge)
         return Cutter(info, options, largest=max(choice.tile, 2 * halo + 1), batch=_batch(info, choice))
     if halo is None:
         found = curve.halo_for(SEAM_LEVELS / PRUDENCE) if curve else None
         halo = TileOptions().halo if found is None else found
-    return Cutter(info, TileOptions(tile=tile, halo=halo))
+    return Cutter(info, TileOptions(tile=tile, halo=halo, edge=edge))
 
 
 def _batch(info: SessionInfo, choice: TileChoice) -> int:

@@ -23,16 +23,17 @@ def peak_of(dtype: np.dtype[Any]) -> int:
     return int(np.iinfo(dtype).max) if dtype.kind == "u" else 1
 
 
-def pixels_to_network(pixels: Array, slot: Array, info: SessionInfo) -> None:
+def pixels_to_network(pixels: Array, slot: Array, info: SessionInfo, *, at: tuple[int, int] = (0, 0)) -> None:
     """Write one tile into its place in a batch.
 
     Args:
         pixels: ``(h, w, k)`` uint8, uint16 or float32; ``k`` is 1 or the net's channels. One channel is
             given to each of the net's.
-        slot: The place, in the session's form and dtype; what ``pixels`` does not fill to the right and
-            below repeats the last column and row. An edge that runs out of the picture so goes on straight,
-            and it works from a single pixel on, which mirroring does not.
+        slot: The place, in the session's form and dtype; what ``pixels`` does not fill repeats its outermost
+            rows and columns. An edge that runs out of the picture so goes on straight, and it works from a
+            single pixel on, which mirroring does not.
         info: The session.
+        at: Row and column of the place where ``pixels`` begin.
     """
     peak = peak_of(pixels.dtype)
     if info.form == "uint8":
@@ -45,10 +46,13 @@ def pixels_to_network(pixels: Array, slot: Array, info: SessionInfo) -> None:
         target = slot.transpose(1, 2, 0)
         converted = np.divide(pixels, peak, dtype=np.float32)
         np.clip(converted, 0.0, 1.0, out=converted)
-    height, width = pixels.shape[:2]
-    target[:height, :width] = converted
-    target[:height, width:] = target[:height, width - 1 : width]
-    target[height:] = target[height - 1 : height]
+    (top, left), (height, width) = at, pixels.shape[:2]
+    bottom, right = top + height, left + width
+    target[top:bottom, left:right] = converted
+    target[top:bottom, :left] = target[top:bottom, left : left + 1]
+    target[top:bottom, right:] = target[top:bottom, right - 1 : right]
+    target[:top] = target[top : top + 1]
+    target[bottom:] = target[bottom - 1 : bottom]
 
 
 def network_to_pixels(made: Array, target: Array, info: SessionInfo) -> None:

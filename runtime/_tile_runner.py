@@ -55,10 +55,15 @@ def run_batch(
 
 
 def fill(batch: Array, info: SessionInfo, plan: TilePlan, tiles: Sequence[Tile], source: Array) -> None:
-    """Write tiles of a picture into a batch of the session's form; places left over become black."""
+    """Write tiles of a picture into a batch of the session's form; places left over become black.
+
+    What of a tile lies beyond the picture repeats its edge here, so that no padded copy of the picture is needed.
+    """
     for place, tile in zip(batch, tiles, strict=False):
         y, x = tile.row.origin, tile.column.origin
-        pixels_to_network(source[y : y + plan.tile[0], x : x + plan.tile[1]], place, info)
+        top, left = max(0, -y), max(0, -x)
+        pixels = source[y + top : y + plan.tile[0], x + left : x + plan.tile[1]]
+        pixels_to_network(pixels, place, info, at=(top, left))
     batch[len(tiles) :] = 0
 
 

@@ -10,13 +10,16 @@ from typing import Literal
 
 from esrgan_deploy._errors import InferenceError
 
-__all__ = ["AUTO_TILE", "Span", "Tile", "TileOptions", "TilePlan", "plan_tiles"]
+__all__ = ["AUTO_TILE", "EDGES", "Edge", "Span", "Tile", "TileOptions", "TilePlan", "plan_tiles"]
 
 # Edge of the largest tile that `auto` makes. A 64-channel x4 net holds about 0.3 GiB per float32 feature map
 # of that tile at the output's size, so the whole run stays near one GiB.
 AUTO_TILE = 256
 
 UNBOUNDED = 2**31 - 1
+
+Edge = Literal["repeat", "zero"]
+EDGES: tuple[Edge, ...] = ("repeat", "zero")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,16 +30,21 @@ class TileOptions:
         tile: Edge of the square tile in input pixels, halo included; 0 for the whole picture at once;
             ``"auto"`` for the whole picture where it is small and tiles of at most 256 where it is not.
         halo: Input pixels around a tile that the net sees and that are thrown away afterwards.
+        edge: What the net sees beyond the picture: ``"repeat"`` gives the picture a halo of its outermost pixels,
+            ``"zero"`` leaves it to the net, whose convolutions pad with zeros: black, against which they draw a rim.
     """
 
     tile: int | Literal["auto"] = "auto"
     halo: int = 16
+    edge: Edge = "repeat"
 
     def __post_init__(self) -> None:
         if self.tile != "auto" and (type(self.tile) is not int or self.tile < 0):
             raise ValueError(f"tile is {self.tile!r}; it is 'auto', 0 for untiled, or a number of pixels")
         if not isinstance(self.halo, int) or self.halo < 0:
             raise ValueError(f"halo is {self.halo!r}; it is a number of pixels, 0 or more")
+        if self.edge not in EDGES:
+            raise ValueError(f"edge is {self.edge!r}; it is 'repeat' or 'zero'")
         if isinstance(self.tile, int) and 0 < self.tile <= 2 * self.halo:
             raise ValueError(
                 f"a tile of {self.tile} leaves nothing between two halos of {self.halo}; "
@@ -46,7 +54,10 @@ class TileOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """One tile along one axis, in input pixels: where it starts, and the part of it that is kept."""
+    """One tile along one axis, in input pixels: where it starts, and the part of it that is kept.
+
+    A tile may start before the picture, at a negative origin, and end beyond it: what lies there repeats its edge.
+    """
 
     origin: int
     keep_start: int
@@ -70,7 +81,7 @@ class TilePlan:
         width: Columns of the input picture.
         tile: ``(rows, columns)`` of every tile.
         halo: The halo after rounding up to the alignment; every kept pixel is at least this far from its
-            tile's border, unless that border is the picture's own.
+            tile's border, unless the edge is ``"zero"`` and that border the picture's own.
         scale: Output pixels per input pixel and axis.
         batch: Tiles that go through the net together.
         rows: The tiles along the height.
@@ -147,13 +158,15 @@ def plan_tiles(
     least: tuple[int, int] = (1, 1),
     most: tuple[int, int] = (UNBOUNDED, UNBOUNDED),
     largest: int = AUTO_TILE,
+    edge: Edge = "repeat",
 ) -> TilePlan:
     """Cut a picture into tiles of one shape that overlap by two halos and cover every pixel exactly once.
 
     Tiles at the right and bottom edge are shifted inward, so they are never smaller than the others. Origins
     and the borders of the kept parts are multiples of the size multiple (a pixel-unshuffle groups the same
     pixels in a tile as in the whole picture) and of the scale's denominator (an x1.5 net maps them to whole
-    output pixels). A picture smaller than a tile gets a tile of its own size, rounded up.
+    output pixels). A picture that a tile holds, with the halo of its repeated edge, gets a tile of its own size,
+    rounded up.
 
     Args:
         height: Rows of the picture, at least 1.
@@ -165,40 +178,51 @@ def plan_tiles(
         batch: Tiles that go through the net together.
         least: ``(rows, columns)`` of the smallest tile that the net takes.
         most: ``(rows, columns)`` of the largest tile that the net takes.
-        largest: Edge of the largest tile that ``"auto"`` makes; a picture of no more pixels than that goes whole.
+        largest: Edge of the largest tile that ``"auto"`` makes; a picture of no more pixels than that, those of its
+            repeated edge among them, goes whole.
+        edge: See `TileOptions`.
 
     Raises:
         InferenceError: No tile of the asked size can be placed.
     """
     if height < 1 or width < 1:
         raise InferenceError(f"the picture is {width}x{height} pixels; it needs at least 1x1")
-    TileOptions(tile=tile, halo=halo)
+    TileOptions(tile=tile, halo=halo, edge=edge)
     if batch < 1 or largest < 1:
         raise ValueError(f"batch is {batch} and largest is {largest}; both are at least 1")
     wanted = largest if tile == "auto" else tile
     ratio = Fraction(scale)
     align = math.lcm(multiple, ratio.denominator)
-    untiled = tile == 0 or (tile == "auto" and height * width <= largest**2)
     border = _round_up(halo, align)
+    if edge == "repeat" and halo and align > AUTO_TILE:
+        raise InferenceError(
+            f"a scale of {float(ratio):g} meets whole output pixels only every {align} input pixels, too far for a "
+            "repeated edge; use edge 'zero' and tile 0 (the whole picture at once)"
+        )
+    # Rows and columns of repeated edge on every side.
+    rim = border if edge == "repeat" else 0
+    untiled = tile == 0 or (tile == "auto" and (height + 2 * rim) * (width + 2 * rim) <= largest**2)
     spans: list[tuple[Span, ...]] = []
     extents: list[int] = []
     for axis, length in enumerate((height, width)):
         low, high = _round_up(least[axis], multiple), most[axis] // multiple * multiple
-        whole = max(_round_up(length, multiple), low)
+        whole = max(_round_up(length + 2 * rim, multiple), low)
         if whole <= high and (untiled or whole <= wanted):
             extents.append(whole)
-            spans.append((Span(0, 0, length),))
+            spans.append((Span(-rim, 0, length),))
             continue
         if tile == 0:
+            around = f" with {rim} of repeated edge on every side" if rim else ""
+            bare = " or edge 'zero'" if rim and height <= most[0] and width <= most[1] else ""
             raise InferenceError(
-                f"the picture is {width}x{height} pixels and the model takes at most "
-                f"{most[1]}x{most[0]}; use tile 'auto'"
+                f"the picture is {width}x{height} pixels{around} and the model takes at most "
+                f"{most[1]}x{most[0]}; use tile 'auto'{bare}"
             )
-        edge = _tile_edge(wanted, border, align, low, high, ratio)
+        side = _tile_edge(wanted, border, align, low, high, ratio)
         if tile == "auto":
-            edge = min(edge, max(_even_edge(length, edge, border, align), _round_up(low, align)))
-        extents.append(edge)
-        spans.append(_spans(length, edge, border, align))
+            side = min(side, max(_even_edge(length + 2 * rim, side, border, align), _round_up(low, align)))
+        extents.append(side)
+        spans.append(_spans(length, side, border, align, rim))
     return TilePlan(
         height=height,
         width=width,
@@ -239,10 +263,10 @@ def _even_edge(length: int, edge: int, halo: int, align: int) -> int:
     return max(_round_up(even, align), 2 * halo + align)
 
 
-def _spans(length: int, edge: int, halo: int, align: int) -> tuple[Span, ...]:
-    last = _round_up(max(0, length - edge), align)
+def _spans(length: int, edge: int, halo: int, align: int, rim: int) -> tuple[Span, ...]:
+    last = _round_up(max(-rim, length + rim - edge), align)
     step = (edge - 2 * halo) // align * align
-    origins = [*range(0, last, step), last]
+    origins = [*range(-rim, last, step), last]
     # Half-way through the overlap, as far as possible from both tiles' borders.
     cuts = [(b + a + edge) // 2 // align * align for a, b in itertools.pairwise(origins)]
     return tuple(map(Span, origins, [0, *cuts], [*cuts, length]))

@@ -21,7 +21,7 @@ from esrgan_deploy.runtime._guard import Guard
 from esrgan_deploy.runtime._job import Job
 from esrgan_deploy.runtime._opening import borrowed_lanes, model_path, open_lanes, refuse_idle
 from esrgan_deploy.runtime._session import Session, SessionInfo, SessionOptions
-from esrgan_deploy.runtime._tiling import TileOptions, TilePlan
+from esrgan_deploy.runtime._tiling import Edge, TileOptions, TilePlan
 
 __all__ = ["Upscaler", "UpscalerStats"]
 
@@ -65,6 +65,8 @@ class Upscaler:
             memory where the picture is larger than they are.
         halo: Input pixels around each tile that are computed and thrown away, so that no seam shows; None takes
             what was measured for this artefact (``esrgan-bench --seams``), else 16.
+        edge: What the net sees beyond the picture's own edge: ``"repeat"`` the outermost pixels, as far as the halo
+            goes; ``"zero"`` nothing, as in PyTorch, whose convolutions pad with black and leave a rim.
         providers: ONNX Runtime execution providers in order of preference, such as ``["cpu"]``; None takes
             CUDA where it is present, and the CPU.
         threads: CPU threads; None lets the library choose.
@@ -90,6 +92,7 @@ class Upscaler:
         *,
         tile: int | Literal["auto"] = "auto",
         halo: int | None = None,
+        edge: Edge = "repeat",
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         devices: Sequence[int] | None = None,
@@ -100,7 +103,7 @@ class Upscaler:
         precision: Literal["fp32", "fp16", "bf16"] | None = None,
         compile: bool = False,  # noqa: A002 - the word that PyTorch's users know
     ) -> None:
-        TileOptions(tile=tile, halo=halo or 0)
+        TileOptions(tile=tile, halo=halo or 0, edge=edge)
         ordinals = _ordinals(devices)
         providers = (providers,) if isinstance(providers, str) else providers
         if streams is not None and streams < 1:
@@ -128,7 +131,7 @@ class Upscaler:
             lanes = borrowed_lanes(sessions, slots=streams)  # type: ignore[arg-type]
         self._lanes = tuple(lanes)
         try:
-            self._cutter = cutter_for(lanes[0].info, path, tile=tile, halo=halo)
+            self._cutter = cutter_for(lanes[0].info, path, tile=tile, halo=halo, edge=edge)
         except BaseException:
             # Warnings may be errors here.
             for lane in lanes:
@@ -256,7 +259,8 @@ class Upscaler:
     def run(self, array: object, *, stream: object | None = None, out: object | None = None) -> object:
         """Enlarge one batch that is on the device already, on the caller's stream: no copy, no waiting.
 
-        The watchdog does not look at what stays on the device: to look at it would be to wait for it.
+        The batch is what the bare net sees: its edge is padded with zeros, whatever ``edge`` is, and the watchdog
+        does not look at what stays on the device: to look at it would be to wait for it.
 
         Args:
             array: ``(N, H, W, C)`` uint8 or ``(N, C, H, W)`` floating as `info` states, C-contiguous, with

@@ -51,7 +51,7 @@ def test_a_photograph_end_to_end(
     assert main(arguments) == 0
     out = capsys.readouterr().out
     made = r"big\.png: 321x201 -> 1284x804 with net\.onnx \(x4, ONNX Runtime [\d.]+, CPU\), "
-    assert re.search(made + "15 tiles of 96x96, halo 16", out)
+    assert re.search(made + "24 tiles of 96x96, halo 16", out)
     with Image.open(tmp_path / "big.png") as image:
         expected = np.repeat(np.repeat(photograph, 4, axis=0), 4, axis=1)
         np.testing.assert_array_equal(np.asarray(image), expected)
@@ -200,7 +200,7 @@ def test_progress_is_shown_on_a_terminal_only(make: Make, lr: Path) -> None:
     os.close(follower)
     seen = os.read(leader, 65536).decode()
     os.close(leader)
-    assert "tile 1 of 8" in seen
+    assert "tile 1 of 12" in seen
     assert seen.endswith("\r")
 
 

@@ -360,7 +360,7 @@ def test_memory_runs_out_on_a_picture_in_one_piece(sessions: ModuleType, noise: 
     """tile=0 asks for the whole picture; tiles are better than an error."""
     session = sessions.NearestSession(limit=60 * 60, slots=1)
     lr = noise(100, 100, 3)
-    with Upscaler(session, tile=tile, halo=4) as up, pytest.warns(RuntimeWarning, match="Set tile=50"):
+    with Upscaler(session, tile=tile, halo=4) as up, pytest.warns(RuntimeWarning, match="Set tile=54"):
         np.testing.assert_array_equal(up.upscale(lr), squares(lr))
 
 

@@ -24,6 +24,7 @@ class Case:
 
     plan: TilePlan
     halo: int
+    rim: int
     multiple: int
     align: int
     least: tuple[int, int]
@@ -51,6 +52,7 @@ def cases(draw: st.DrawFn) -> Case:
         least = most = (most[0] // multiple * multiple, most[1] // multiple * multiple)
     tiles = [st.just("auto"), st.integers(room, room + 60)]
     tile = draw(st.one_of(*tiles, st.just(0)) if kind == "any" else st.one_of(*tiles))
+    edge = draw(st.sampled_from(["repeat", "zero"]))
     plan = plan_tiles(
         draw(st.integers(1, 200)),
         draw(st.integers(1, 200)),
@@ -62,8 +64,9 @@ def cases(draw: st.DrawFn) -> Case:
         least=least,
         most=most,
         largest=draw(st.integers(room, room + 60)),
+        edge=edge,
     )
-    return Case(plan, halo, multiple, align, least, most)
+    return Case(plan, halo, plan.halo if edge == "repeat" else 0, multiple, align, least, most)
 
 
 @given(cases())
@@ -82,10 +85,12 @@ def test_every_output_pixel_is_written_exactly_once(case: Case) -> None:
 
 @given(cases())
 def test_kept_pixels_lie_a_halo_away_from_their_tiles_border(case: Case) -> None:
-    """Less would show the seam that the halo is there to hide; the picture's own border is no seam."""
+    """Less would show the seam that the halo is there to hide, and at the picture's border the rim."""
     plan = case.plan
     assert plan.halo >= case.halo
     for spans, edge in zip((plan.rows, plan.columns), plan.tile, strict=True):
+        assert spans[0].keep_start == spans[0].origin + case.rim
+        assert spans[-1].keep_stop <= spans[-1].origin + edge - case.rim
         for before, after in itertools.pairwise(spans):
             assert before.keep_stop == after.keep_start
             assert before.keep_stop <= before.origin + edge - plan.halo
@@ -99,11 +104,12 @@ def test_tiles_lie_inside_the_padded_picture(case: Case) -> None:
     for spans, edge, length in zip(
         (plan.rows, plan.columns), plan.tile, (plan.height, plan.width), strict=True
     ):
-        assert spans[0].origin == 0
+        assert spans[0].origin == -case.rim
         assert spans[0].keep_start == 0
-        assert all(span.origin >= 0 for span in spans)
+        assert all(span.origin >= -case.rim for span in spans)
         # The padding is never more than the alignment asks for, but for a picture smaller than the least tile.
-        assert max(span.origin for span in spans) + edge <= max(edge, length + case.align - 1)
+        last = max(span.origin for span in spans)
+        assert last + edge <= max(edge - case.rim, length + case.rim + case.align - 1)
         assert spans[-1].keep_stop == length
         assert all(span.keep_start < span.keep_stop for span in spans)
 
@@ -157,9 +163,9 @@ def test_even_tiles_are_no_more_than_full_ones(length: int, halo: int, multiple:
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 20))
 def test_auto_never_makes_a_tile_above_its_bound(height: int, width: int, halo: int) -> None:
-    """Memory is bounded by the tile's area and by nothing else."""
+    """Memory is bounded by the tile's area, the repeated edge within it, and by nothing else."""
     plan = plan_tiles(height, width, halo=halo, multiple=2)
-    assert plan.tile[0] * plan.tile[1] <= 256 * 256 + 2 * (height + width + 2)
+    assert plan.tile[0] * plan.tile[1] <= 256 * 256 + 2 * (height + width + 4 * halo + 6)
     if plan.count > 1:
         assert max(plan.tile) <= 256
 
@@ -174,29 +180,45 @@ def test_a_net_of_one_size_gets_tiles_of_that_size(height: int, width: int, side
 
 def test_last_tiles_are_shifted_inward() -> None:
     """A smaller last tile would be a second shape, and a second plan or graph to warm up."""
-    plan = plan_tiles(100, 70, tile=40, halo=5)
+    plan = plan_tiles(100, 70, tile=40, halo=5, edge="zero")
     assert [span.origin for span in plan.rows] == [0, 30, 60]
     assert [span.origin for span in plan.columns] == [0, 30]
     assert plan.tile == (40, 40)
     assert plan.count == 6
 
 
+def test_a_repeated_edge_begins_before_the_picture_and_ends_behind_it() -> None:
+    """A tile that begins with the picture has the net's zeros where the edge should be repeated."""
+    plan = plan_tiles(100, 70, tile=40, halo=5)
+    assert [span.origin for span in plan.rows] == [-5, 25, 55, 65]
+    assert [(span.keep_start, span.keep_stop) for span in plan.columns] == [(0, 30), (30, 50), (50, 70)]
+    assert plan.tile == (40, 40)
+    # As PyTorch has it: nothing beyond the picture, so fewer tiles.
+    assert plan_tiles(100, 70, tile=40, halo=5, edge="zero").count == 6
+
+
 def test_small_pictures_go_whole_and_rounded() -> None:
     """Padding a thumbnail to a full tile would cost hundreds of times its own work."""
-    assert plan_tiles(1, 1, tile="auto").tile == (1, 1)
-    assert plan_tiles(5, 9, tile=256, multiple=4).tile == (8, 12)
-    assert plan_tiles(255, 257, tile="auto").count == 1
+    assert plan_tiles(1, 1, tile="auto", halo=16).tile == (33, 33)
+    assert plan_tiles(5, 9, tile=256, halo=6, multiple=4).tile == (24, 28)
+    assert plan_tiles(223, 225, tile="auto", halo=16).count == 1
+    assert plan_tiles(1, 1, tile="auto", edge="zero").tile == (1, 1)
+    assert plan_tiles(5, 9, tile=256, multiple=4, edge="zero").tile == (8, 12)
+    assert plan_tiles(255, 257, tile="auto", edge="zero").count == 1
 
 
 def test_untiled_is_one_tile_of_any_size() -> None:
     """Tile 0 promises the whole picture at once."""
-    plan = plan_tiles(5001, 4000, tile=0, multiple=2)
-    assert (plan.count, plan.tile, plan.out_size) == (1, (5002, 4000), (5001, 4000))
+    plan = plan_tiles(5001, 4000, tile=0, multiple=2, halo=16)
+    assert (plan.count, plan.tile, plan.out_size) == (1, (5034, 4032), (5001, 4000))
+    assert plan_tiles(5001, 4000, tile=0, multiple=2, edge="zero").tile == (5002, 4000)
 
 
 def test_auto_makes_tiles_no_larger_than_needed() -> None:
     """300 pixels as two tiles of 256 would compute a third of the picture twice over."""
     plan = plan_tiles(300, 300, tile="auto", halo=16)
+    assert (plan.count, plan.tile) == (4, (182, 182))
+    plan = plan_tiles(300, 300, tile="auto", halo=16, edge="zero")
     assert (plan.count, plan.tile) == (4, (166, 166))
 
 
@@ -205,7 +227,9 @@ def test_auto_makes_tiles_no_larger_than_needed() -> None:
     [
         ({"tile": 100, "scale": Fraction(1333, 1000)}, "every 1000 input pixels"),
         ({"tile": 36, "halo": 17, "multiple": 4}, "at most 16"),
-        ({"tile": 0, "most": (64, 64)}, "at most 64x64"),
+        ({"tile": 0, "most": (64, 64)}, "at most 64x64; use tile 'auto'$"),
+        ({"tile": 0, "most": (500, 520)}, "with 16 of repeated edge.* use tile 'auto' or edge 'zero'$"),
+        ({"tile": 0, "scale": Fraction(1333, 1000)}, "use edge 'zero' and tile 0"),
     ],
 )
 def test_impossible_tiles_are_refused_with_what_to_do(options: dict[str, int], says: str) -> None:
@@ -228,11 +252,19 @@ def test_no_tiles_at_a_time_is_a_value_error(options: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"tile": -1}, {"halo": -1}, {"tile": "some"}, {"tile": 32, "halo": 16}, {"tile": 1.5}]
+    "options",
+    [
+        {"tile": -1},
+        {"halo": -1},
+        {"tile": "some"},
+        {"tile": 32, "halo": 16},
+        {"tile": 1.5},
+        {"edge": "mirror"},
+    ],
 )
 def test_options_out_of_range_are_value_errors(options: dict[str, int]) -> None:
     """A halo as large as the tile would loop for ever or keep nothing."""
-    with pytest.raises(ValueError, match=r"tile|halo"):
+    with pytest.raises(ValueError, match=r"tile|halo|edge"):
         TileOptions(**options)  # type: ignore[arg-type]
 
 
@@ -244,7 +276,7 @@ def test_a_plan_beyond_memory_costs_next_to_nothing() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert plan.count > 9 * 10**8
-    assert first[0].row.keep_stop == 48
+    assert first[0].row.keep_stop == 32
     assert peak < 32 * 2**20
 
 
