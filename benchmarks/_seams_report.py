@@ -4,20 +4,27 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from esrgan_deploy._errors import InferenceError, MediaError
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks._subject import session_options
-from esrgan_deploy.runtime import open_session, read_picture
+from esrgan_deploy.runtime import Session, Upscaler, open_session, read_picture
 from esrgan_deploy.runtime._auto_tile import SEAM_LEVELS, TileChoice, choose_tiling
 from esrgan_deploy.runtime._memory import MemoryFacts, device_memory, processor_memory
 from esrgan_deploy.runtime._seams import NotMeasurableError, SeamCurve, measure_seams
 from esrgan_deploy.runtime._session import SessionInfo
+from esrgan_deploy.runtime._tiling import EDGES
 from esrgan_deploy.runtime._tiling_store import store_tiling
 
 __all__ = ["run_seams", "seams_table"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+# Against the black that convolutions pad with, a saturated colour shows the widest rim, and grey one of its own.
+FLAT = ((0.5, 0.5, 0.5), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+SIDE = 64
 
 
 def run_seams(
@@ -32,8 +39,10 @@ def run_seams(
         store: Whether to keep the result, where there is a manifest.
 
     Returns:
-        What JSON carries: ``file``; ``curve`` (`SeamCurve`), ``choice`` (`TileChoice`), ``memory`` (`MemoryFacts`)
-        and ``kept`` (the manifest's name, or why it is kept nowhere); or ``file`` and ``skipped``, the reason.
+        What JSON carries: ``file``; ``curve`` (`SeamCurve`), ``choice`` (`TileChoice`), ``memory`` (`MemoryFacts`),
+        ``rim`` (by the edge, ``"repeat"`` at the chosen halo: how many levels of 255 the outermost samples of one
+        colour are off at most) and ``kept`` (the manifest's name, or why it is kept nowhere); or ``file`` and
+        ``skipped``, the reason.
 
     Raises:
         InferenceError: The artefact cannot be run here.
@@ -44,6 +53,7 @@ def run_seams(
         curve = measure_seams(session, pictures=None if pictures is None else _read(pictures))
         memory = _memory_of(session.info)
         choice = choose_tiling(session.info, memory=memory, curve=curve)
+        rim = _rim(session, choice.halo)
     except NotMeasurableError as error:
         return {"file": path.name, "skipped": str(error)}
     finally:
@@ -53,6 +63,7 @@ def run_seams(
         "curve": curve.to_json(),
         "choice": dataclasses.asdict(choice),
         "memory": dataclasses.asdict(memory),
+        "rim": rim,
         "kept": _keep(path, curve, choice) if store else "not asked for",
     }
 
@@ -74,11 +85,29 @@ def seams_table(seams: dict[str, Any]) -> str:
         lines.append(
             "this form rounds to 8 bits: the float form of the same net shows what lies under a level"
         )
+    if "rim" in seams:
+        lines.append(
+            f"edge: one colour is off by up to {seams['rim']['repeat']:.4f} levels with its edge repeated by the "
+            f"halo of {choice.halo}, by {seams['rim']['zero']:.1f} with zeros"
+        )
     lines.append(f"chosen: {choice.reason}")
     if choice.warning:
         lines.append(f"warning: {choice.warning}")
     lines.append(f"kept in the manifest: {seams['kept']}")
     return "\n".join(lines)
+
+
+def _rim(session: Session, halo: int) -> dict[str, float]:
+    side = min(SIDE, *session.info.max_shape[1:])
+    found: dict[str, float] = {}
+    for edge in EDGES:
+        with Upscaler(session, halo=halo, edge=edge) as upscaler:
+            off = []
+            for colour in FLAT:
+                made = upscaler.upscale(np.full((side, side, 3), colour, np.float32))
+                off.append(np.abs(made - made[made.shape[0] // 2, made.shape[1] // 2]).max())
+        found[edge] = float(max(off)) * 255
+    return found
 
 
 def _memory_of(info: SessionInfo) -> MemoryFacts:

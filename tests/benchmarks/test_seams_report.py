@@ -79,6 +79,18 @@ def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path, folder:
     assert text.endswith("kept in the manifest: model.json")
 
 
+def test_the_rim_of_one_colour_is_measured_with_and_without_its_edge_repeated(
+    model: Path, folder: Path
+) -> None:
+    """A halo that hides the seams may leave a rim, and nobody would know how wide it has to be."""
+    seams = run_seams(model, pictures=folder, store=False)
+    assert seams["rim"]["zero"] > 20
+    assert seams["rim"]["repeat"] < 0.01
+    line = next(line for line in seams_table(seams).splitlines() if line.startswith("edge: "))
+    assert f"by {seams['rim']['zero']:.1f} with zeros" in line
+    assert "the halo of 2" in line
+
+
 def test_nothing_is_kept_where_it_is_not_wanted_or_has_no_place(
     model: Path, folder: Path, tmp_path: Path
 ) -> None:
