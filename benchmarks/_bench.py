@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks._peaks import best_of, measure_peaks
 from esrgan_deploy.benchmarks._quality import measure_quality
 from esrgan_deploy.benchmarks._schema import Results, Row
-from esrgan_deploy.benchmarks._subject import Subject, open_subject, session_options
+from esrgan_deploy.benchmarks._subject import Subject, check_point, open_subject, session_options
 from esrgan_deploy.benchmarks._sweep import Point, points
 from esrgan_deploy.runtime import Session, open_session
 
@@ -51,6 +52,7 @@ def bench(models: Sequence[Path], options: BenchOptions, *, command: str = "") -
     Raises:
         BenchmarkError: The same artefact is given twice.
         InferenceError: One cannot be run here, or not at that shape.
+        OptionError: A point of the sweep is none, whatever is measured there.
         MediaError: The folder of `quality` does not hold pairs.
         MissingDependencyError: A package that runs an artefact or a peer is not installed.
     """
@@ -64,8 +66,11 @@ def bench(models: Sequence[Path], options: BenchOptions, *, command: str = "") -
     ratios: list[dict[str, Any]] = []
     with contextlib.ExitStack() as opened:
         entries = [_open(path, name, options, opened) for path, name in zip(models, names, strict=True)]
+        wanted = points(options.shape, options.streams, options.sweep)
+        for point, entry in itertools.product(wanted, entries):
+            check_point(entry.session, entry.path, point)
         roofs = _roofs(entries, options)
-        for point in points(options.shape, options.streams, options.sweep):
+        for point in wanted:
             measured = _measure_point(entries, point, options, state)
             ratios += ratios_of(measured)
             rows += measured
@@ -213,6 +218,12 @@ def _peers(first: _Entry, point: Point, options: BenchOptions, opened: contextli
 def _seams(models: Sequence[Path], names: Sequence[str], options: BenchOptions) -> dict[str, Any]:
     if not options.seams:
         return {}
+    # Their measurement takes minutes, and with nothing else open: what cannot be measured later is refused first.
+    wanted = points(options.shape, options.streams, options.sweep)
+    for path in models:
+        with contextlib.closing(open_session(path, session_options(options))) as session:
+            for point in wanted:
+                check_point(session, path, point)
     from esrgan_deploy.benchmarks._seams_report import run_seams
 
     return {name: run_seams(path, options=options) for name, path in zip(names, models, strict=True)}

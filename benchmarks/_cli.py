@@ -9,7 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import (
+    STREAMS,
+    THREADS,
+    Parser,
+    at_least,
+    note,
+    one_line_errors,
+    output_file,
+    say,
+    show,
+)
 from esrgan_deploy.benchmarks._options import BenchOptions, ReportOptions
 from esrgan_deploy.benchmarks._sweep import parse_axis, parse_shape
 
@@ -43,10 +53,6 @@ def main(argv: list[str] | None = None) -> int:
         options, report = _fields(BenchOptions, args), _fields(ReportOptions, args)
     except ValueError as error:
         parser.error(str(error))
-    for flag in ("json", "html"):
-        path = getattr(report, flag)
-        if path is not None and not path.absolute().parent.is_dir():
-            parser.error(f"--{flag} {path}: there is no folder {path.absolute().parent}")
     if report.json is not None and not _may_replace(report.json):
         parser.error(f"--json {report.json}: that file is there and holds no results; give another name")
     saved = [path for path in args.models if path.suffix.lower() == ".json"]
@@ -71,14 +77,17 @@ def _run(models: list[Path], options: BenchOptions, report: ReportOptions, comma
         from esrgan_deploy.benchmarks._bench import bench
 
         results = bench(models, options, command=command)
-    print(table(results))
-    _print_seams(results)
+    # The files first: what was measured is not lost because nobody can read the table.
     if report.json is not None:
         save_results(results, report.json)
-        print(f"wrote {report.json}")
     if report.html is not None:
         _save_html(results, report.html)
-        print(f"wrote {report.html}")
+    written = [path for path in (report.json, report.html) if path is not None]
+    tell = say if written else show
+    tell(table(results))
+    _print_seams(results, tell)
+    for path in written:
+        say(f"wrote {path}")
     return _compared(old, results, report) if old is not None else 0
 
 
@@ -87,25 +96,24 @@ def _compared(old: "Results", results: "Results", report: ReportOptions) -> int:
 
     path = report.compare or Path()
     changes = compare(old, results, path, report.threshold)
-    print(describe_changes(changes, old, results, path))
+    say(describe_changes(changes, old, results, path))
     slower = list(dict.fromkeys(change.row.name for change in changes if change.failed))
     if slower:
         verb = "is" if len(slower) == 1 else "are"
-        print(
+        note(
             f"esrgan-bench: {', '.join(slower)} {verb} slower than in {path} by more than {report.threshold:.0%}, "
-            "beyond the noise",
-            file=sys.stderr,
+            "beyond the noise"
         )
     return 1 if slower else 0
 
 
-def _print_seams(results: "Results") -> None:
+def _print_seams(results: "Results", tell: Callable[[str], None]) -> None:
     if not results.seams:
         return
     from esrgan_deploy.benchmarks._seams_report import seams_table
 
     for seams in results.seams.values():
-        print(seams_table(seams))
+        tell(seams_table(seams))
 
 
 def _save_html(results: "Results", path: Path) -> None:
@@ -135,7 +143,7 @@ def _fields(options: Callable[..., Any], args: argparse.Namespace) -> Any:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="esrgan-bench",
         description="Measure artefacts of esrgan-export: speed and memory, with the parity of the same file.",
         epilog=_EPILOG,
@@ -169,7 +177,10 @@ def _parser() -> argparse.ArgumentParser:
         help="shape, batch, streams or tile; see below",
     )
     what.add_argument(
-        "--streams", type=int, metavar="N", help="batches in flight (default: the session's own)"
+        "--streams",
+        type=at_least(1, most=STREAMS),
+        metavar="N",
+        help="batches in flight (default: the session's own)",
     )
     what.add_argument("--peers", type=_names, metavar="NAME,NAME", help=f"also measure: {', '.join(_PEERS)}")
     what.add_argument("--quality", type=Path, metavar="DIR", help="PSNR and SSIM on DIR/LR against DIR/HR")
@@ -188,9 +199,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     how = parser.add_argument_group("how to run it")
     how.add_argument(
-        "--threads", type=int, metavar="N", help="threads on the CPU (default: the library's choice)"
+        "--threads",
+        type=at_least(1, most=THREADS),
+        metavar="N",
+        help="threads on the CPU (default: the library's choice)",
     )
-    how.add_argument("--device", type=int, metavar="N", help="CUDA device, as nvidia-smi counts (default: 0)")
+    how.add_argument(
+        "--device", type=at_least(0), metavar="N", help="CUDA device, as nvidia-smi counts (default: 0)"
+    )
     how.add_argument(
         "--provider",
         dest="providers",
@@ -208,8 +224,10 @@ def _parser() -> argparse.ArgumentParser:
         help="load a plan that no manifest vouches for; a plan is code",
     )
     out = parser.add_argument_group("what to do with it")
-    out.add_argument("--json", type=Path, metavar="FILE", help="write every raw value and the environment")
-    out.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots")
+    out.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write every raw value and the environment"
+    )
+    out.add_argument("--html", type=output_file, metavar="FILE", help="write a report with plots")
     out.add_argument(
         "--compare", type=Path, metavar="OLD.json", help="exit 1 if something became slower since then"
     )

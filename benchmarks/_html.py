@@ -172,12 +172,11 @@ def _histograms(rows: Sequence[dict[str, Any]]) -> str:
 
 def _throughput(rows: Sequence[dict[str, Any]]) -> str:
     plots = []
-    tiled = _series(
-        (row for row in rows if row.get("tile") is not None), lambda row: _number(row.get("tile"))
-    )
+    # A tile of 0 is the whole picture: its edge is the picture's.
+    tiled = _series((row for row in rows if row.get("tile") is not None), _edge)
     whole = _series((row for row in rows if row.get("tile") is None), _pixels)
     for series, label, log in (
-        (tiled, "edge of the tile (LR pixels)", False),
+        (tiled, "edge of the tile, uncut of the picture (LR pixels)", False),
         (whole, "LR pixels a batch", True),
     ):
         if any(len(one.points) > 1 for one in series):
@@ -267,8 +266,13 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def _where(row: dict[str, Any]) -> str:
     shape = "x".join(str(side) for side in _list(row.get("shape"))) or "?"
     tile, streams = row.get("tile"), row.get("streams")
-    words = f"batch {shape}" if tile is None else f"picture {shape}, tile {tile}"
+    words = f"batch {shape}" if tile is None else f"picture {shape}, tile {tile or 'none'}"
     return f"{words}, {streams} in flight" if isinstance(streams, int) and streams > 1 else words
+
+
+def _edge(row: dict[str, Any]) -> float | None:
+    sides = [side for side in map(_number, _list(row.get("shape"))[1:]) if side is not None]
+    return _number(row.get("tile")) or max(sides, default=None)
 
 
 def _pixels(row: dict[str, Any]) -> float | None:

@@ -26,6 +26,9 @@ _OPENERS = {
     "ncnn": ("_peer_ncnn", "open_ncnn"),
 }
 
+# What stands before the suffix of the graphs and plans of an export.
+GRAPH_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8-cpu")
+
 PEERS = tuple(_OPENERS)
 """The names that `open_peers` takes."""
 
@@ -130,10 +133,11 @@ def _graph_of(model: Path, folder: Path) -> Path:
         raise InferenceError(f"there is no file {model}; give a checkpoint, or an artefact of esrgan-export")
     if model.suffix.lower() in CHECKPOINTS:
         return _traced(model, folder)
-    if model.suffix.lower() == ".onnx" and model.name.count(".") == 1:
-        return model
-    # model.fp16.onnx and model.fp16.plan come from the model.onnx beside them.
-    beside = model.with_name(model.name.split(".")[0] + ".onnx")
+    # model.fp16.onnx and model.fp16.plan come from the model.onnx beside them; of "4x v1.5.onnx" nothing goes.
+    stem = model.stem
+    if stem.rpartition(".")[2] in GRAPH_PRECISIONS:
+        stem = stem.rpartition(".")[0]
+    beside = model.with_name(f"{stem}.onnx")
     if beside.is_file():
         return beside
     if model.suffix.lower() == ".onnx":

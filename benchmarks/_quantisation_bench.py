@@ -120,7 +120,8 @@ def pictures_of(folder: Path, scale: int, *, most: int | None = None) -> list[Sh
             f"--sets {folder} is not a folder. Give one with LR and HR in it, or with HR pictures"
         )
     found = []
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)[:most]:
+    pictures = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file()]
+    for path in sorted(pictures)[:most]:
         truth = read(path)
         height, width = (side // scale * scale for side in truth.shape[:2])
         truth = truth[:height, :width]

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from esrgan_deploy._console import OptionError
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.benchmarks._device_timing import device_sampler
 from esrgan_deploy.benchmarks._measure import Sampler
 from esrgan_deploy.benchmarks._options import BenchOptions
-from esrgan_deploy.benchmarks._sweep import Point
+from esrgan_deploy.benchmarks._sweep import MOST, Point
 from esrgan_deploy.runtime import Session, SessionInfo, SessionOptions, Slot, Upscaler
 from esrgan_deploy.runtime._cutting import cutter_for
 
-__all__ = ["Subject", "noise", "open_subject", "session_options"]
+__all__ = ["Subject", "check_point", "noise", "open_subject", "session_options"]
 
 Array = npt.NDArray[Any]
 
@@ -61,6 +62,21 @@ def open_subject(session: Session, path: Path, point: Point) -> Subject:
     if point.tile is not None:
         return _tiles(session, path, point, point.tile)
     return _batches(session, point)
+
+
+def check_point(session: Session, path: Path, point: Point) -> None:
+    """Refuse a point that an artefact cannot be measured at, before any point is measured.
+
+    Raises:
+        InferenceError: It does not take that shape, or tiles of that size.
+        OptionError: The tile leaves nothing between the halos that were measured for the artefact.
+    """
+    if math.prod(point.shape) > MOST:
+        raise OptionError(f"{'x'.join(map(str, point.shape))} is more than the {MOST} pixels of a batch")
+    if point.tile is None:
+        _check_multiple(session.info, point.shape)
+    else:
+        _halo(session, path, point, point.tile)
 
 
 def session_options(options: BenchOptions) -> SessionOptions:
@@ -168,13 +184,8 @@ def _burst(slots: list[Slot], begin: Callable[[Slot], None], latency: Sampler) -
 
 
 def _tiles(session: Session, path: Path, point: Point, tile: int) -> Subject:
-    if point.shape[0] != 1:
-        raise InferenceError(
-            f"a sweep over tiles cuts one picture, not a batch of {point.shape[0]}; use a shape of 1xHxW"
-        )
-    # The halo that a pipeline would get, which was measured for this file; the session is the one that is open.
     height, width = point.shape[1:]
-    halo = cutter_for(session.info, path, tile=tile, halo=None).plan(height, width).halo
+    halo = _halo(session, path, point, tile)
     upscaler = Upscaler(session, tile=tile, halo=halo, streams=point.streams)
     samples = np.random.default_rng(0).integers(0, 256, (height, width, session.info.in_channels), np.uint8)
 
@@ -195,6 +206,18 @@ def _tiles(session: Session, path: Path, point: Point, tile: int) -> Subject:
         output=output,
         close=upscaler.close,
     )
+
+
+def _halo(session: Session, path: Path, point: Point, tile: int) -> int:
+    # The halo that a pipeline would get, which was measured for this file; the session is the one that is open.
+    if point.shape[0] != 1:
+        raise OptionError(
+            f"a sweep over tiles cuts one picture, not a batch of {point.shape[0]}; use a shape of 1xHxW"
+        )
+    try:
+        return cutter_for(session.info, path, tile=tile, halo=None).plan(*point.shape[1:]).halo
+    except ValueError as error:
+        raise OptionError(f"--sweep tile={tile}: {error}") from error
 
 
 def _check_multiple(info: SessionInfo, shape: tuple[int, int, int]) -> None:

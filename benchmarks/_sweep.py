@@ -2,12 +2,16 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-__all__ = ["Axis", "Point", "parse_axis", "parse_shape", "points"]
+from esrgan_deploy._console import STREAMS
+
+__all__ = ["MOST", "Axis", "Point", "parse_axis", "parse_shape", "points"]
 
 AxisName = Literal["shape", "batch", "streams", "tile"]
+MOST = 2**31 - 1
 NAMES: tuple[AxisName, ...] = ("shape", "batch", "streams", "tile")
 
 
@@ -92,11 +96,15 @@ def parse_shape(text: str) -> tuple[int, int, int]:
         numbers = [1, *numbers]
     if len(numbers) != 3 or min(numbers) < 1:
         raise ValueError(f"{text!r} is not NxHxW or HxW, such as 1x256x256")
+    if math.prod(numbers) > MOST:
+        raise ValueError(f"{text!r} is more than the {MOST} pixels that a batch can hold")
     return numbers[0], numbers[1], numbers[2]
 
 
 def _whole(name: str, text: str) -> int:
     least = 0 if name == "tile" else 1
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"{name}={text!r} is not a whole number of at least {least}")
+    # Its length first: Python refuses to read a number of thousands of digits.
+    most = STREAMS if name == "streams" else MOST
+    if not text.isdecimal() or len(text) > len(str(most)) or not least <= int(text) <= most:
+        raise ValueError(f"{name}={text!r} is not a whole number from {least} to {most}")
     return int(text)

@@ -146,7 +146,7 @@ def _unstable(rows: Sequence[Row], several: bool) -> list[str]:
 
 def _ratio(ratio: dict[str, Any], several: bool) -> str:
     n, h, w = ratio["shape"]
-    tile = "" if ratio["tile"] is None else f", tile {ratio['tile']}"
+    tile = "" if ratio["tile"] is None else f", tile {ratio['tile'] or 'none'}"
     where = f" at {n}x{h}x{w}{tile}, {ratio['streams']} in flight" if several else ""
     return (
         f"{ratio['name']}{where} is {ratio['median']:.2f} times as fast as {ratio['to']} ({ratio['timing']}; "

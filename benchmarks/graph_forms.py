@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._flavour import gpu_is_usable
 from esrgan_deploy._optional import require
@@ -34,7 +34,7 @@ CPU_SIDE = 48
 @one_line_errors("graph_forms")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.graph_forms",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,15 +42,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "checkpoint", nargs="?", type=Path, help="default: an RRDB of 2 blocks with random weights"
     )
-    parser.add_argument("--side", type=int, default=128, help="side of the picture in pixels (default: 128)")
     parser.add_argument(
-        "--seconds", type=float, default=30.0, help="how long to time, 0 for not at all (default: 30)"
+        "--side",
+        type=at_least(1, most=2**15),
+        default=128,
+        help="side of the picture in pixels (default: 128)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=between(0, 86400),
+        default=30.0,
+        help="how long to time, 0 for not at all (default: 30)",
     )
     parser.add_argument(
         "--quantised", action="store_true", help="build int8 and fp8 as well, in several places"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument(
+        "--threads", type=at_least(1, most=THREADS), metavar="N", help="threads of ONNX Runtime"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
     figures = traffic_of_forms(
         args.checkpoint,

@@ -16,11 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks._machine import describe_machine
 from esrgan_deploy.benchmarks._measure import UNSTABLE, measure, paired_ratio
+from esrgan_deploy.benchmarks._sweep import parse_shape
 
 __all__ = ["BAR", "has_vnni", "main", "write_graphs"]
 
@@ -31,28 +32,28 @@ BAR = 2.3
 @one_line_errors("int8_cpu")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 1 where the processor has VNNI and the median ratio is under `BAR`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.int8_cpu",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", nargs="?", type=Path, help="default: the model that ships")
     parser.add_argument("--shape", default="1x128x128", metavar="NxHxW", help="default: 1x128x128")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of measuring (default: 20)")
-    parser.add_argument("--threads", type=int, help="default: let the runtime choose")
+    parser.add_argument(
+        "--seconds", type=between(0.001, 86400), default=20.0, help="of measuring (default: 20)"
+    )
+    parser.add_argument("--threads", type=at_least(1, most=THREADS), help="default: let the runtime choose")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="HR pictures (default: drawn ones)")
     parser.add_argument(
-        "--budget", type=float, metavar="DB", help="search (default: quantise all that may be)"
+        "--budget", type=between(0.001, 10), metavar="DB", help="search (default: quantise all that may be)"
     )
     parser.add_argument("--openvino", action="store_true", help="run both graphs in OpenVINO too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
     try:
-        shape = tuple(int(side) for side in args.shape.split("x"))
-    except ValueError:
-        shape = ()
-    if len(shape) != 3 or min(shape) < 1:
-        parser.error(f"--shape {args.shape} is not NxHxW, such as 1x128x128")
+        shape = parse_shape(args.shape)
+    except ValueError as error:
+        parser.error(f"--shape: {error}")
     with tempfile.TemporaryDirectory(prefix="esrgan-int8-") as name:
         facts, paths = write_graphs(args.checkpoint, Path(name) / "out", args.calibration, args.budget)
         figures: dict[str, Any] = {

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
+from esrgan_deploy.benchmarks._sweep import parse_shape
 
 __all__ = ["main", "peak_of_picture"]
 
@@ -29,7 +30,7 @@ BAR_GIB = 1.5
 @one_line_errors("large_picture")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 1 where the peak is over `BAR_GIB`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.large_picture",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -38,15 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--size", default="4000x3000", metavar="WxH", help="of the picture (default: 4000x3000)"
     )
-    parser.add_argument("--tile", type=int, default=256, help="edge of the tiles (default: 256)")
+    parser.add_argument("--tile", type=at_least(0), default=256, help="edge of the tiles (default: 256)")
     parser.add_argument("--map", action="store_true", help="write the result into a memory map")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    sides = args.size.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+    try:
+        _, width, height = parse_shape(f"1x{args.size}")
+    except ValueError:
         parser.error(f"--size {args.size!r} is not WxH, such as 4000x3000")
-    width, height = map(int, sides)
     if args.here:
         print(json.dumps(peak_of_picture(args.model, width, height, args.tile, mapped=args.map)))
         return 0

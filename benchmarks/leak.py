@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import THREADS, Parser, at_least, one_line_errors, output_file
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
@@ -42,18 +42,20 @@ Frame = npt.NDArray[np.uint8]
 @one_line_errors("leak")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 1 where one of the ways grows by more than `BAR` per 1,000 calls."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.leak",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", nargs="?", type=Path, help="default: the model that ships")
-    parser.add_argument("--calls", type=int, default=10000, help="calls of each way (default: 10000)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of ONNX Runtime (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading")
+    parser.add_argument(
+        "--calls", type=at_least(100), default=10000, help="calls of each way, 100 or more (default: 10000)"
+    )
+    parser.add_argument(
+        "--threads", type=at_least(1, most=THREADS), default=1, help="threads of ONNX Runtime (default: 1)"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write every reading")
     args = parser.parse_args(argv)
-    if args.calls < 100:
-        parser.error(f"--calls {args.calls}: a line through the readings needs at least 100")
     figures = {
         "environment": describe_machine(),
         "ways": growth_of_ways(args.model, calls=args.calls, threads=args.threads),

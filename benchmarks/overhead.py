@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
@@ -28,6 +28,7 @@ from esrgan_deploy.benchmarks._measure import measure
 from esrgan_deploy.benchmarks._sweep import parse_shape
 from esrgan_deploy.runtime import SessionInfo, SessionOptions, TilePlan, Upscaler, default_model, open_session
 from esrgan_deploy.runtime._samples import network_to_pixels, pixels_to_network
+from esrgan_deploy.runtime._tiling import TileOptions
 
 __all__ = ["allowed", "main", "overhead"]
 
@@ -40,7 +41,7 @@ Array = npt.NDArray[Any]
 @one_line_errors("overhead")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 1 where the wrapper costs more than it may."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.overhead",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,16 +50,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--sizes", nargs="+", default=["16x16", "256x256", "480x480"], metavar="HxW", help="of the frames"
     )
-    parser.add_argument("--tile", type=int, default=256, help="edge of the tiles (default: 256)")
-    parser.add_argument("--halo", type=int, default=16, help="pixels around each (default: 16)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each size (default: 30)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every value")
+    parser.add_argument("--tile", type=at_least(0), default=256, help="edge of the tiles (default: 256)")
+    parser.add_argument("--halo", type=at_least(0), default=16, help="pixels around each (default: 16)")
+    parser.add_argument(
+        "--threads", type=at_least(1, most=THREADS), metavar="N", help="threads of ONNX Runtime"
+    )
+    parser.add_argument(
+        "--seconds", type=between(0.001, 86400), default=30.0, help="for each size (default: 30)"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write every value")
     args = parser.parse_args(argv)
     try:
         sizes = [parse_shape(size)[1:] for size in args.sizes]
+        TileOptions(tile=args.tile, halo=args.halo)
     except ValueError as error:
-        parser.error(f"--sizes: {error}")
+        parser.error(str(error))
     figures = overhead(
         args.model, sizes, tile=args.tile, halo=args.halo, threads=args.threads, seconds=args.seconds
     )

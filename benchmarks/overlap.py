@@ -13,10 +13,9 @@ import sys
 import threading
 import time
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import STREAMS, Parser, at_least, between, one_line_errors, output_file
 from esrgan_deploy._files import replaced_atomically
 
 __all__ = ["main", "stages_per_frame"]
@@ -28,16 +27,18 @@ BAR = 1.15
 @one_line_errors("overlap")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 1 where three slots take more than `BAR` stage times per frame."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.overlap",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--stage", type=float, default=0.02, help="seconds of each stage (default: 0.02)")
-    parser.add_argument("--frames", type=int, default=60, help="frames of each run (default: 60)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turns (default: 3)")
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument(
+        "--stage", type=between(0.0001, 60), default=0.02, help="seconds of each stage (default: 0.02)"
+    )
+    parser.add_argument("--frames", type=at_least(1), default=60, help="frames of each run (default: 60)")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="runs of each, in turns (default: 3)")
+    parser.add_argument("--slots", type=at_least(1, most=STREAMS), nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
     figures: dict[int, list[float]] = {slots: [] for slots in args.slots}
     for _ in range(args.rounds):

@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import THREADS, Parser, at_least, one_line_errors, output_file
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._judge import Pan
 from esrgan_deploy.benchmarks._quantisation_bench import compare
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.quantisation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -91,10 +91,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="what is judged; any number",
     )
     parser.add_argument("--sets", nargs="+", type=Path, required=True, metavar="DIR", help="see above")
-    parser.add_argument("--pictures", type=int, metavar="N", help="the first N of each set (default: all)")
+    parser.add_argument(
+        "--pictures", type=at_least(1), metavar="N", help="the first N of each set (default: all)"
+    )
     parser.add_argument("--peers", default="", help=f"comma-separated, of {', '.join(PEERS)}")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="HR pictures that peers calibrate on")
-    parser.add_argument("--crops", type=int, default=32, help="how many crops of them (default: 32)")
+    parser.add_argument("--crops", type=at_least(1), default=32, help="how many crops of them (default: 32)")
     parser.add_argument(
         "--modelopt-python",
         type=Path,
@@ -102,22 +104,22 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"the interpreter that has nvidia-modelopt (default: the variable {MODELOPT_PYTHON})",
     )
     parser.add_argument(
-        "--panned", type=int, default=2, metavar="N", help="pictures of each set to pan over (default: 2)"
+        "--panned",
+        type=at_least(0),
+        default=2,
+        metavar="N",
+        help="pictures of each set to pan over (default: 2)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument(
+        "--threads", type=at_least(1, most=THREADS), metavar="N", help="threads of ONNX Runtime"
+    )
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write every figure")
+    parser.add_argument("--markdown", type=output_file, metavar="FILE", help="write the tables as Markdown")
     args = parser.parse_args(argv)
     args.peers = [name for name in args.peers.split(",") if name]
     args.given = sys.argv[1:] if argv is None else argv
-    for name in ("pictures", "crops", "threads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} {value}: at least 1")
     if len(dict(args.graph)) < len(args.graph):
         parser.error("--graph gives one name twice; run with --graph NAME=ONNX")
-    if args.panned < 0:
-        parser.error(f"--panned {args.panned}: at least 0")
     return args
 
 

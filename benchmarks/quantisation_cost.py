@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
@@ -31,16 +31,16 @@ BAR_MINUTES, BAR_GIB = 15.0, 8.0
 @one_line_errors("quantisation_cost")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 1 where it took more than `BAR_MINUTES` or `BAR_GIB`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.quantisation_cost",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--blocks", type=int, default=23, help="of the net (default: 23)")
+    parser.add_argument("--blocks", type=at_least(1), default=23, help="of the net (default: 23)")
     parser.add_argument("--precision", choices=("int8", "fp8"), default="int8")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="default: the pictures that ship")
     parser.add_argument("--rounding", choices=("nearest", "compensated", "learned"))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
     figures = cost_of_quantising(args.blocks, args.precision, args.calibration, args.rounding)
     print(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
 from esrgan_deploy.benchmarks._quantisation_bench import name_of, pictures_of
@@ -46,7 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
 @one_line_errors("quantisation_methods")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.quantisation_methods",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("int8", "fp8"), default="int8")
     parser.add_argument("--calibration", type=Path, metavar="DIR", help="default: the pictures that ship")
     parser.add_argument("--sets", type=Path, nargs="+", required=True, help="folders that hold LR and HR")
-    parser.add_argument("--pictures", type=int, help="of each set, at most")
+    parser.add_argument("--pictures", type=at_least(1), help="of each set, at most")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), metavar="WAY")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
     figures = compare_ways(
         args.checkpoint, args.precision, args.calibration, args.sets, ways=args.ways, pictures=args.pictures

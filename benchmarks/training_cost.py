@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file
 from esrgan_deploy._files import replaced_atomically
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ _PICTURES, _SIDE = 4, 512
 @one_line_errors("training_cost")
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m esrgan_deploy.benchmarks.training_cost",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--hr", type=Path, help="folder of HR pictures (default: four of random blocks)")
-    parser.add_argument("--features", type=int, default=32)
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--growth", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--crop", type=int, default=24, help="side of an LR crop (default: 24)")
-    parser.add_argument("--steps", type=int, default=20, help="steps of each round (default: 20)")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of the ratio (default: 9)")
+    parser.add_argument("--features", type=at_least(1), default=32)
+    parser.add_argument("--blocks", type=at_least(1), default=2)
+    parser.add_argument("--growth", type=at_least(1), default=32)
+    parser.add_argument("--batch", type=at_least(1), default=8)
+    parser.add_argument("--crop", type=at_least(1), default=24, help="side of an LR crop (default: 24)")
+    parser.add_argument("--steps", type=at_least(1), default=20, help="steps of each round (default: 20)")
+    parser.add_argument("--rounds", type=at_least(1), default=9, help="rounds of the ratio (default: 9)")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.one is not None:

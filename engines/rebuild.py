@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import Parser, at_least, note, one_line_errors, say
 from esrgan_deploy._flavour import FLAVOURS
 
 __all__ = ["main"]
@@ -25,17 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flavour=options.flavour or "",
         device=options.device,
         force=options.force,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=note,
     )
     if made is None:
-        print(f"{options.plan} fits already; nothing was built (--force builds anyway)")
+        say(f"{options.plan} fits already; nothing was built (--force builds anyway)")
     else:
-        print(f"{options.plan}: rebuilt with {made.flavour} {made.flavour_version} in {made.build_seconds} s")
+        say(f"{options.plan}: rebuilt with {made.flavour} {made.flavour_version} in {made.build_seconds} s")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m esrgan_deploy.engines.{COMMAND}",
         description="Build a plan again, from the graph that its manifest names and as it was built before.",
         allow_abbrev=False,
@@ -47,7 +47,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("auto", *FLAVOURS),
         help="the TensorRT to build with (default: the one that built the plan)",
     )
-    add("--device", type=int, metavar="N", help="the GPU that it has to fit (default: the current one)")
+    add(
+        "--device",
+        type=at_least(0),
+        metavar="N",
+        help="the GPU that it has to fit (default: the current one)",
+    )
     add("--force", action="store_true", help="build although the plan that is there fits")
     return parser
 

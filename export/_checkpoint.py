@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from esrgan_deploy._errors import CheckpointError, MissingDependencyError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export._dialects import empty_net, identify
+from esrgan_deploy.export._dialects import empty_net, identify, is_discriminator
 from esrgan_deploy.export._dialects_layout import UnknownFamilyError
 from esrgan_deploy.export._read import read_tensors
 from esrgan_deploy.export._spandrel import module_from_spandrel
@@ -97,12 +97,15 @@ def _load(path: Path, scale: int | None) -> Checkpoint:
     except UnknownFamilyError as unknown:
         try:
             module, spec = module_from_spandrel(tensors, source=str(path), sha256=sha256)
-        except MissingDependencyError as missing:
-            raise CheckpointError(
-                f"{unknown}. Spandrel reads other image-to-image nets, and {missing}"
-            ) from unknown
-        except CheckpointError as refused:
-            raise CheckpointError(f"{unknown}. {refused}") from unknown
+        except (MissingDependencyError, CheckpointError) as refused:
+            if is_discriminator(tensors):
+                raise CheckpointError(
+                    f"{path} is a discriminator: it judges pictures and makes none. Give the generator of the same "
+                    "training, such as net_g_latest.pth"
+                ) from unknown
+            what = "Spandrel reads other image-to-image nets, and "
+            hint = what if isinstance(refused, MissingDependencyError) else ""
+            raise CheckpointError(f"{unknown}. {hint}{refused}") from unknown
         return Checkpoint(
             spec=spec, tensors=module.state_dict(), dialect="spandrel", source=path.name, _foreign=module
         )

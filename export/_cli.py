@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import Parser, at_least, between, one_line_errors
 from esrgan_deploy.export.quantisation._options import METHODS, PARTS, ROUNDINGS
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="esrgan-export",
         description="Export an ESRGAN-family checkpoint to ONNX and TensorRT, and prove what each file computes.",
         epilog=_EPILOG,
@@ -120,13 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument(
         "--workspace",
-        type=float,
+        type=between(2**-30, 2**20),
         metavar="GIB",
         help="scratch memory that the builder may use (default: no limit)",
     )
     plan.add_argument(
         "--memory-limit",
-        type=float,
+        type=between(2**-30, 2**20),
         metavar="GIB",
         help="refuse a range whose activations need more (default: what the GPU has)",
     )
@@ -148,7 +148,10 @@ def _parser() -> argparse.ArgumentParser:
         "--version-compatible", action="store_true", help="let a full TensorRT plan run on later versions"
     )
     plan.add_argument(
-        "--aux-streams", type=int, metavar="N", help="streams that one inference may use beside its own"
+        "--aux-streams",
+        type=at_least(0),
+        metavar="N",
+        help="streams that one inference may use beside its own",
     )
     plan.add_argument(
         "--timing-cache", type=Path, metavar="DIR", help="keep kernel timings here; full TensorRT only"

@@ -2,15 +2,16 @@
 
 import argparse
 import shlex
-import sys
 import time
 from pathlib import Path
 
+from esrgan_deploy._console import OptionError, note, say, show
+from esrgan_deploy._errors import EngineBuildError, ExportError
 from esrgan_deploy._manifest import Manifest
 from esrgan_deploy.engines import BuildOptions, ShapeRange, explain
 from esrgan_deploy.export._artefacts import refuse_breaches
 from esrgan_deploy.export._export import MANIFEST, export_model
-from esrgan_deploy.export._names import OFFICIAL
+from esrgan_deploy.export._names import OFFICIAL, folder_name
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._quantised_explain import explain_quantised
 from esrgan_deploy.export._report import parity_table
@@ -26,25 +27,30 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         EsrganDeployError: The export was refused, or an artefact is not verified.
+        OptionError: An option has a value that is not allowed.
     """
     if args.list:
         for name, release in OFFICIAL.items():
-            print(f"{name:32} {release.size / 2**20:5.1f} MiB")
+            show(f"{name:32} {release.size / 2**20:5.1f} MiB")
         return 0
-    options = _options(args)
-    folder = args.output or _default_folder(args.model)
-    size = _size(args.explain) if args.explain else None
+    try:
+        options = _options(args)
+        size = None if args.explain is None else _size(args.explain)
+    except (ValueError, ExportError, EngineBuildError) as error:
+        raise OptionError(str(error)) from error
+    folder = args.output or Path(folder_name(args.model))
     started = time.perf_counter()
-    manifest = export_model(args.model, folder, options, say=_say)
-    print(parity_table(manifest.artefacts))
-    print(_summary(manifest, folder, time.perf_counter() - started))
+    # Progress goes to stderr, so that the table alone can be piped.
+    manifest = export_model(args.model, folder, options, say=note)
+    say(parity_table(manifest.artefacts))
+    say(_summary(manifest, folder, time.perf_counter() - started))
     if size is not None:
         graphs = [artefact for artefact in manifest.artefacts if artefact.kind == "onnx"]
         for graph in graphs[1:] or graphs:
             if graph.precision != PROCESSOR:
-                print(explain(folder / graph.file, options.build, *size))
+                show(explain(folder / graph.file, options.build, *size))
             if graph.quantised:
-                print(explain_quantised(folder, graph, manifest))
+                show(explain_quantised(folder, graph, manifest))
     refuse_breaches(manifest.artefacts, folder / MANIFEST)
     return 0
 
@@ -93,15 +99,6 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         offline=args.offline,
         force=args.force,
     )
-
-
-def _default_folder(model: str | None) -> Path:
-    return Path(Path(model).name.split(".")[0] if model else "default")
-
-
-def _say(line: str) -> None:
-    # Progress goes to stderr, so that the table alone can be piped.
-    print(line, file=sys.stderr, flush=True)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from esrgan_deploy.export._dialects_rrdb import rrdb_layout
 from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export._unwrap import keys_seen
 
-__all__ = ["FAMILIES", "Identified", "empty_net", "identify"]
+__all__ = ["FAMILIES", "Identified", "empty_net", "identify", "is_discriminator"]
 
 FAMILIES = (
     "RRDBNet as BasicSR/Real-ESRGAN, ESRGAN (BSRGAN, RealSR), old ESRGAN and KAIR name its parts, "
@@ -70,6 +70,21 @@ def identify(
             "leave the scale out"
         )
     return Identified(spec=layout.spec, dialect=layout.dialect, tensors=_collect(tensors, layout, source))
+
+
+def is_discriminator(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether tensors that no generator has are those of a discriminator, whatever its parts are called.
+
+    It ends in one logit for each picture (a linear layer of one output) or for each place (a convolution of one
+    channel), and it halves its input by 4x4 convolutions that widen: VGG's of ESRGAN, Real-ESRGAN's U-Net with
+    spectral norm, PatchGAN.
+    """
+    shapes = [tuple(value.shape) for value in tensors.values()]
+    by_picture = any(len(shape) == 2 and shape[0] == 1 and shape[1] > 4 for shape in shapes)
+    by_place = any(len(shape) == 4 and shape[0] == 1 and shape[1] > 4 for shape in shapes)
+    halving = [shape for shape in shapes if len(shape) == 4 and shape[2:] == (4, 4) and shape[0] >= shape[1]]
+    # Discriminators that halve by pooling have the linear layer.
+    return by_picture or (by_place and len(halving) >= 2)
 
 
 def empty_net(spec: ModelSpec) -> nn.Module:

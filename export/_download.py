@@ -42,6 +42,11 @@ def resolve_checkpoint(
     """
     path = Path(text)
     if path.exists():
+        # Before it is opened: opening a pipe waits for someone to write into it.
+        if not path.is_file() and not path.is_dir():
+            raise CheckpointError(
+                f"{path} is a pipe or a device and no regular file; save it to a file first"
+            )
         return path
     if official_release(text) is not None:
         return fetch(text, cache_dir=cache_dir, offline=offline, progress=progress)

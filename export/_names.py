@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+from pathlib import PurePath
 
-__all__ = ["OFFICIAL", "Release", "is_official_name", "near_misses", "official_release"]
+__all__ = ["OFFICIAL", "Release", "folder_name", "is_official_name", "near_misses", "official_release"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,9 @@ OFFICIAL = {
 }
 """Each official checkpoint by its name without ``.pth``."""
 
+SUFFIXES = ("pth", "pt", "ckpt", "safetensors", "onnx")
+"""What the files that can be exported end in."""
+
 _FOLDED = {name.casefold(): release for name, release in OFFICIAL.items()}
 
 
@@ -89,6 +93,18 @@ def official_release(text: str) -> Release | None:
 def is_official_name(text: str) -> bool:
     """Return whether a text names an official checkpoint."""
     return official_release(text) is not None
+
+
+def folder_name(model: str | None) -> str:
+    """Return what the folder of an export is called where nobody says: the model's name without its suffix.
+
+    Only what is a suffix goes: "4x v1.5.pth" becomes "4x v1.5", and "4x v1.5" stays.
+    """
+    if model is None:
+        return "default"
+    name = PurePath(model).name
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and suffix.lower() in SUFFIXES else name
 
 
 def near_misses(text: str) -> list[str]:

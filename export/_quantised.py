@@ -1,6 +1,7 @@
 """The quantised graphs of an export: their recipe, and the graph itself, held to its budget where it is measured."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,7 @@ def _quantisation_of(
         and source.weights is not None
     ):
         trained = scales_beside(source.weights)
-        if trained.is_file():
+        if os.path.isfile(trained):  # noqa: PTH113 - Path.is_file raises where the name is too long
             say(f"scales of a training are taken from {trained.name}")
             return _trained(source, base, kind)
     return quantise_net(

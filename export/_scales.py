@@ -6,13 +6,14 @@ from pathlib import Path
 
 from esrgan_deploy._errors import CheckpointError
 from esrgan_deploy._files import replaced_atomically, sha256_of
+from esrgan_deploy.export._names import folder_name
 
 __all__ = ["load_scales", "save_scales", "scales_beside"]
 
 
 def scales_beside(weights: Path) -> Path:
     """Return where the scales of a checkpoint are: ``model.scales.json`` for ``model.safetensors``."""
-    return weights.with_suffix(".scales.json")
+    return weights.with_name(f"{folder_name(weights.name)}.scales.json")
 
 
 def save_scales(weights: Path, precision: str, scales: dict[str, float]) -> None:

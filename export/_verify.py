@@ -150,7 +150,9 @@ def pictures_in(folder: Path, channels: int, multiple: int) -> dict[str, npt.NDA
     image = require("PIL.Image", extra="media")
     found: dict[str, npt.NDArray[np.uint8]] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}:
+        # A pipe would be waited for.
+        suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+        if path.suffix.lower() not in suffixes or not path.is_file():
             continue
         try:
             with image.open(path) as opened:

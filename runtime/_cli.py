@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from esrgan_deploy._console import one_line, one_line_errors
+from esrgan_deploy._console import (
+    STREAMS,
+    THREADS,
+    OptionError,
+    Parser,
+    at_least,
+    note,
+    one_line,
+    one_line_errors,
+    say,
+)
 from esrgan_deploy.runtime._formats import MAX_PIXELS, OUTPUT_FORMATS
 from esrgan_deploy.runtime._tiling import EDGES, TileOptions, TilePlan
 
@@ -31,38 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TileOptions(tile=options.tile, halo=options.halo or 0)
     except ValueError as error:
         parser.error(str(error))
-    try:
-        return _upscale(options)
-    except ValueError as error:
-        parser.error(str(error))
+    return _upscale(options)
 
 
 def _upscale(options: argparse.Namespace) -> int:
     # Here, so that --help does not wait for numpy.
     from esrgan_deploy.runtime._picture_reader import read_picture
     from esrgan_deploy.runtime._picture_writer import check_fits, check_output, write_picture
-    from esrgan_deploy.runtime._upscaler import Upscaler
 
     source: Path = options.input
     if options.output is not None:
         check_output(options.output, source=source, force=options.force)
     picture = read_picture(source, max_pixels=options.max_pixels)
-    with Upscaler(
-        options.model,
-        tile=options.tile,
-        halo=options.halo,
-        edge=options.edge,
-        providers=options.provider,
-        threads=options.threads,
-        devices=options.devices,
-        streams=options.streams,
-        trust=options.trust,
-        rebuild=options.rebuild,
-        verify=options.verify,
-    ) as upscaler:
+    with _open(options) as upscaler:
         if options.verify:
-            print(f"{upscaler.info.name}: computes here what PyTorch computed of the golden pictures")
-        output = options.output or source.with_name(f"{source.stem}_x{float(upscaler.info.scale):g}.png")
+            say(f"{upscaler.info.name}: computes here what PyTorch computed of the golden pictures")
+        output = options.output or _default_output(source, float(upscaler.info.scale))
         check_output(output, source=source, force=options.force)
         plan = upscaler.plan(*picture.pixels.shape[:2])
         notes = check_fits(output, picture, *plan.out_size)
@@ -73,14 +67,42 @@ def _upscale(options: argparse.Namespace) -> int:
         summary = _summary(output, upscaler, plan, time.perf_counter() - started)
     # The model is closed by now: encoders hold a second copy of the picture.
     write_picture(output, enlarged, force=options.force)
-    print(summary)
-    for note in (*picture.notes, *notes):
-        print(f"{COMMAND}: note: {note}", file=sys.stderr)
+    say(summary)
+    for text in (*picture.notes, *notes):
+        note(f"{COMMAND}: note: {text}")
     return 0
 
 
+def _open(options: argparse.Namespace) -> "Upscaler":
+    from esrgan_deploy.runtime._upscaler import Upscaler
+
+    try:
+        return Upscaler(
+            options.model,
+            tile=options.tile,
+            halo=options.halo,
+            edge=options.edge,
+            providers=options.provider,
+            threads=options.threads,
+            devices=options.devices,
+            streams=options.streams,
+            trust=options.trust,
+            rebuild=options.rebuild,
+            verify=options.verify,
+        )
+    except ValueError as error:
+        # What it documents of its options. Behind this a ValueError is a bug.
+        raise OptionError(str(error)) from error
+
+
+def _default_output(source: Path, scale: float) -> Path:
+    # Only what is a suffix goes: "scan v1.5" has none.
+    stem = source.stem if source.suffix.lower() in OUTPUT_FORMATS else source.name
+    return source.with_name(f"{stem}_x{scale:g}.png")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=COMMAND, description="Enlarge a picture with an ESRGAN-family model.", allow_abbrev=False
     )
     add = parser.add_argument
@@ -107,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--halo",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="N",
         help="input pixels around a tile that are computed and thrown away (default: what was measured for the "
         "model, else 16)",
@@ -120,7 +142,12 @@ def _parser() -> argparse.ArgumentParser:
         "PyTorch computes, which leaves a rim (default: repeat)",
     )
     add("--force", action="store_true", help="replace an existing output")
-    add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: ONNX Runtime's choice)")
+    add(
+        "--threads",
+        type=at_least(1, most=THREADS),
+        metavar="N",
+        help="CPU threads (default: ONNX Runtime's choice)",
+    )
     add(
         "--provider",
         action="append",
@@ -136,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--streams",
-        type=_at_least(1),
+        type=at_least(1, most=STREAMS),
         metavar="N",
         help="batches in flight on each device (default: 3 on a GPU, 2 on a processor)",
     )
@@ -150,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verify", action="store_true", help="run the golden pairs of the manifest first")
     add(
         "--max-pixels",
-        type=_at_least(1),
+        type=at_least(1),
         default=MAX_PIXELS,
         metavar="N",
         help=f"refuse an input of more pixels (default: {MAX_PIXELS})",
@@ -177,20 +204,9 @@ def _devices(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is under {least}")
-        return value
-
-    number.__name__ = "number"
-    return number
-
-
 def _as_note(message: Warning | str, *_: object, **__: object) -> None:
     # Python's own way shows a file and a line of this package, which help nobody.
-    print(f"{COMMAND}: note: {one_line(message)}", file=sys.stderr)
+    note(f"{COMMAND}: note: {one_line(message)}")
 
 
 def _summary(output: Path, upscaler: "Upscaler", plan: TilePlan, seconds: float) -> str:
@@ -206,7 +222,7 @@ def _summary(output: Path, upscaler: "Upscaler", plan: TilePlan, seconds: float)
 
 
 def _progress() -> Callable[[int, int], None] | None:
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         return None
     started = time.perf_counter()
 

@@ -81,7 +81,11 @@ def _first_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise MediaError(f"{path} is a folder; give a picture file")
     if not path.exists():
-        raise MediaError(f"there is no file {path}")
+        hint = "; a picture is read from a file, not from standard input" if str(path) == "-" else ""
+        raise MediaError(f"there is no file {path}{hint}")
+    # Before it is opened: opening a pipe waits for someone to write into it.
+    if not path.is_file():
+        raise MediaError(f"{path} is a pipe or a device and no regular file; save it to a file first")
     try:
         if path.stat().st_size == 0:
             raise MediaError(f"{path} is empty (0 bytes); make or fetch it again")

@@ -33,10 +33,22 @@ def check_output(path: str | Path, *, source: str | Path | None = None, force: b
     """
     path = Path(path)
     format_of(path)
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise MediaError(
+            f"{path} cannot be the name of a file here ({error.strerror}); give another with -o"
+        ) from error
     if path.is_dir():
         raise MediaError(f"{path} is a folder; give the name of a picture file in it")
     if source is not None and path.exists() and path.samefile(source):
         raise MediaError(f"{path} is the input, which is never written over; give another name with -o")
+    if path.exists() and not path.is_file():
+        raise MediaError(
+            f"{path} is a pipe or a device, which no picture replaces; give another name with -o"
+        )
     if path.exists() and not force:
         raise MediaError(f"{path} exists already; give another name with -o, or --force to replace it")
     try:

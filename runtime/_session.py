@@ -238,9 +238,13 @@ def open_session(path: str | Path, options: SessionOptions | None = None) -> Ses
     if not path.exists():
         raise InferenceError(
             f"there is no file {path}; give an .onnx or .plan that esrgan-export wrote, or a checkpoint"
+            f"{_how_to_make(path)}"
         )
     if path.is_dir():
         raise InferenceError(f"{path} is a folder; give the artefact in it, such as {path / 'model.onnx'}")
+    # Before it is opened: opening a pipe waits for someone to write into it.
+    if not path.is_file():
+        raise InferenceError(f"{path} is a pipe or a device and no regular file; save it to a file first")
     if suffix in PLANS:
         return _open_plan(path, options)
     if suffix == ".onnx":
@@ -281,9 +285,22 @@ def _open_plan(path: Path, options: SessionOptions) -> Session:
     return PlanSession(path, options)
 
 
+def _how_to_make(path: Path) -> str:
+    # What may be an official name is not opened here: these are checkpoints, which an export makes fast.
+    if path.name != str(path) or path.suffix.lower() not in ("", ".pth"):
+        return ""
+    name = path.stem if path.suffix else path.name
+    return (
+        f". If it is one of the official names (esrgan-export --list): run: esrgan-export {name} -o {name}, "
+        f"then give {name}/model.onnx"
+    )
+
+
 def _onnx_beside(plan: Path) -> str:
     # model.fp16.plan was built from model.fp16.onnx, and model.onnx is the same net in float32.
-    for candidate in (plan.with_suffix(".onnx"), plan.with_name(plan.name.split(".")[0] + ".onnx")):
+    parts = plan.name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        candidate = plan.with_name(".".join(parts[:length]) + ".onnx")
         if candidate.is_file():
             return f"use {candidate}"
     return "use the .onnx that the plan was built from"

@@ -5,10 +5,11 @@ import dataclasses
 import importlib.resources
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from esrgan_deploy._console import one_line_errors
+from esrgan_deploy._console import Parser, between, one_line_errors, say, show
+from esrgan_deploy._errors import TrainingError
 
 __all__ = ["main"]
 
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = read_config(config_file, given)
     from esrgan_deploy.training._trainer import train
 
-    trained = train(config, say=_say)
-    _say(
+    trained = train(config, say=say)
+    say(
         f"{trained.weights}: step {trained.steps}, {trained.seconds / 60:.1f} min, "
         f"{trained.waited:.1%} of them waiting for data. Next: esrgan-export {trained.weights}"
     )
@@ -37,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interpolate(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="esrgan-train interpolate",
         description="Write (1 - alpha) of the PSNR model plus alpha of the GAN model, weight by weight.",
     )
     parser.add_argument("psnr", type=Path, help="checkpoint of the PSNR-oriented stage")
     parser.add_argument("gan", type=Path, help="checkpoint of the GAN stage that started from it")
     parser.add_argument(
-        "--alpha", type=float, required=True, help="share of the GAN model, 0..1; ESRGAN shows 0.8"
+        "--alpha", type=between(0, 1), required=True, help="share of the GAN model, 0..1; ESRGAN shows 0.8"
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="a .safetensors that is not there yet"
@@ -53,7 +54,7 @@ def _interpolate(arguments: Sequence[str]) -> int:
     from esrgan_deploy.training._interpolate import interpolate
 
     interpolate(args.psnr, args.gan, args.output, alpha=args.alpha)
-    _say(f"{args.output}: {1 - args.alpha:g} {args.psnr} + {args.alpha:g} {args.gan}")
+    say(f"{args.output}: {1 - args.alpha:g} {args.psnr} + {args.alpha:g} {args.gan}")
     return 0
 
 
@@ -62,25 +63,30 @@ def _recipe(arguments: Sequence[str]) -> int:
     recipes = {
         entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")
     }
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="esrgan-train recipe",
         description="Print a recipe to start from: esrgan-train recipe NAME > train.yaml",
     )
     parser.add_argument(
         "name", choices=sorted(recipes), help="default_*: the model that ships; esrgan_*: the paper's"
     )
-    print(recipes[parser.parse_args(arguments).name].read_text(encoding="utf-8"), end="")
+    show(recipes[parser.parse_args(arguments).name].read_text(encoding="utf-8").removesuffix("\n"))
     return 0
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
-    from esrgan_deploy.training._config import TrainConfig
+    from esrgan_deploy.training._config import TrainConfig, check_value
 
-    parser = argparse.ArgumentParser(
+    def checked(name: str) -> Callable[[str], str]:
+        def value(text: str) -> str:
+            try:
+                return check_value(name, text)
+            except TrainingError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        return value
+
+    parser = Parser(
         prog="esrgan-train",
         allow_abbrev=False,
         description="Train an ESRGAN generator for esrgan-export. Every option below is also a key of the YAML "
@@ -99,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         if hints[field.name] is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
+            options["type"] = checked(field.name)
             options["metavar"] = "|".join(field.metadata["choices"]) or field.name.upper()
             if typing.get_origin(hints[field.name]) is tuple:
                 options["nargs"] = "+"

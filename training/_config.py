@@ -11,7 +11,7 @@ from esrgan_deploy._errors import TrainingError
 from esrgan_deploy._optional import require
 from esrgan_deploy.training._options import key, problems
 
-__all__ = ["TrainConfig", "read_config"]
+__all__ = ["TrainConfig", "check_value", "read_config"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,11 +159,25 @@ def read_config(path: Path | None, given: dict[str, Any]) -> TrainConfig:
     return TrainConfig(**{name: _read_as(hints[name], name, value) for name, value in table.items()})
 
 
+def check_value(name: str, text: str) -> str:
+    """Return a text of the command line unchanged, if it can be a value of that key or one of its values.
+
+    Raises:
+        TrainingError: It cannot; the message names the key, the value and what is allowed.
+    """
+    value = _read_as(typing.get_type_hints(TrainConfig)[name], name, text)
+    (field,) = (field for field in dataclasses.fields(TrainConfig) if field.name == name)
+    for problem in problems(field, value):
+        raise TrainingError(f"{name} is {text}; {problem}")
+    return text
+
+
 def _table(path: Path) -> dict[str, Any]:
     yaml = require("yaml", extra="training")
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # A date that is none is a ValueError there, and a text of brackets alone a RecursionError.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise TrainingError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(table, dict):
         raise TrainingError(f"{path} holds {type(table).__name__}; a training is one table of `key: value`")
@@ -179,7 +193,7 @@ def _read_as(kind: Any, name: str, value: Any) -> Any:
         return tuple(_read_as(options[0], name, part) for part in values)
     try:
         return _converted(kind, value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
         raise TrainingError(f"{name} is {value!r}; it is {wanted}") from error
 
@@ -192,7 +206,7 @@ def _converted(kind: Any, value: Any) -> Any:
     # YAML 1.1 reads 2e-4 as a text; and a true is no number.
     if isinstance(value, bool) or (kind is int and isinstance(value, float)):
         raise TypeError
-    if kind in (str, Path) and not isinstance(value, str | Path):
+    if kind in (str, Path) and (not isinstance(value, str | Path) or "\0" in str(value)):
         raise TypeError
     return kind(value)
 

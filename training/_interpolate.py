@@ -6,6 +6,7 @@ from esrgan_deploy._errors import TrainingError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._optional import require
 from esrgan_deploy.export._checkpoint import load_checkpoint
+from esrgan_deploy.export._names import folder_name
 
 __all__ = ["interpolate"]
 
@@ -29,7 +30,8 @@ def interpolate(psnr: Path, gan: Path, output: Path, *, alpha: float) -> None:
         raise TrainingError(f"alpha is {alpha}; it is a number from 0 (psnr) to 1 (gan)")
     if output.suffix != ".safetensors":
         raise TrainingError(
-            f"{output} would be written as safetensors; name it {output.with_suffix('.safetensors')}"
+            f"{output} would be written as safetensors; name it {output.with_name(folder_name(str(output)))}"
+            ".safetensors"
         )
     if output.exists():
         raise TrainingError(f"{output} exists; give another name")

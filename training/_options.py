@@ -35,6 +35,10 @@ def problems(field: "dataclasses.Field[Any]", value: Any) -> Iterator[str]:
 
 def _out_of_limits(field: "dataclasses.Field[Any]", number: float) -> Iterator[str]:
     least, most, above, below = (field.metadata[name] for name in ("least", "most", "above", "below"))
+    if isinstance(number, int) and abs(number) >= 2**63:
+        # Larger ones fit no float and no tensor.
+        yield "it is a number of at most 63 bits"
+        return
     if not math.isfinite(number):
         yield "it is a finite number"
     if least is not None and number < least:

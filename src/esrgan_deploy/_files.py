@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -9,21 +10,29 @@ from pathlib import Path
 
 __all__ = ["cache_folder", "locked", "replaced_atomically", "sha256_of"]
 
+# The longest suffix by which anything here chooses a format is ".safetensors".
+LONGEST_SUFFIX = 16
+
 
 @contextlib.contextmanager
 def replaced_atomically(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside the target; it takes the target's name only if the block ends well.
 
-    The temporary name keeps the target's suffix, because writers choose a format by it. On an exception, a
-    full disk among them, the temporary file is removed and whatever stood at the target stays untouched.
+    The temporary name keeps the target's suffix, because writers choose a format by it, and is short. On an
+    exception, a full disk among them, the temporary file is removed and whatever stood at the target stays
+    untouched.
 
     Args:
         target: The path to write in the end. Its folder must exist.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written, or the target is there and is no file.
     """
-    temporary = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(6)}{target.suffix}")
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "A pipe, a device or a folder is not replaced by a file", str(target))
+    # Not the target's own name with more: that one may be as long as the file system allows.
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= LONGEST_SUFFIX else ""
+    temporary = target.with_name(f".esrgan-{secrets.token_hex(6)}{suffix}")
     # The mode that open() gives, which the system narrows by the umask: to ask for the umask is to set it for every
     # thread of the process.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o666))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def find_manifest(artefact: Path) -> Path | None:
     parts = artefact.name.split(".")
     for length in range(len(parts) - 1, 0, -1):
         candidate = artefact.with_name(".".join(parts[:length]) + ".json")
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # noqa: PTH113 - Path.is_file raises where the name is too long
             return candidate
     return None
 

@@ -92,7 +92,7 @@ def paired_pictures(folder: Path) -> list[tuple[Path, Path]]:
             raise MediaError(
                 f"{needed} is not a folder. Quality is measured on a folder that holds LR and HR"
             )
-    names = sorted(path.name for path in low.iterdir() if path.suffix.lower() in _SUFFIXES)
+    names = sorted(path.name for path in low.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
     missing = [name for name in names if not (high / name).is_file()]
     if missing or not names:
         raise MediaError(f"{high} lacks {', '.join(missing[:3]) or 'every picture'}; pictures pair by name")

@@ -1,0 +1,112 @@
+"""Every command's own command line: what is typed wrongly is one line and exit status 2, never a traceback."""
+
+import contextlib
+import importlib
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+# What each is given beside its options: input that is not there, so that no command comes to its work.
+COMMANDS = {
+    "runtime._cli": ["in.png", "--model=gone.onnx"],
+    "export._cli": ["gone.pth"],
+    "benchmarks._cli": ["gone.onnx"],
+    "training._cli": ["gone.yaml"],
+    "engines.rebuild": ["gone.plan"],
+    "benchmarks.overhead": ["gone.onnx"],
+    "benchmarks.int8_cpu": ["gone.pth"],
+    "benchmarks.graph_forms": ["gone.pth"],
+    "benchmarks.quantisation_methods": ["gone.pth", "--sets=gone"],
+    "benchmarks.quantisation": ["--reference=gone.onnx", "--sets=gone"],
+    # These need no input: an option that is none keeps them from their work.
+    "benchmarks.leak": ["--no-such-option"],
+    "benchmarks.large_picture": ["--no-such-option"],
+    "benchmarks.overlap": ["--no-such-option"],
+    "benchmarks.quantisation_cost": ["--no-such-option"],
+    "benchmarks.training_cost": ["--no-such-option"],
+}
+
+LINE = re.compile(r"  (?:-\w(?: \S+)?, )?(--[\w-]+)(?:,? \S.*?)?(?:  .*)?")
+
+TEXTS = st.one_of(
+    st.integers().map(str),
+    st.integers(-3, 300).map(str),
+    st.sampled_from(["9" * 5000, str(2**31), str(2**63), "-1", "0", "-0", "1_0", "１", "²", "0x10", "1e9"]),
+    st.floats().map(str),
+    st.sampled_from(["nan", "inf", "-inf", "1e-400", "1e400", "5e-324"]),
+    st.sampled_from(
+        ["", " ", ",", ",,", "x", ":", "=", ".", "-", "--", "\0", "a\0b", "猫", "\udcff", "a" * 300]
+    ),
+    st.lists(st.integers(-2, 2**33).map(str), max_size=4).map(",".join),
+    st.lists(st.integers(-2, 2**33).map(str), min_size=2, max_size=4).map("x".join),
+    st.tuples(
+        st.sampled_from(["shape", "batch", "streams", "tile", "depth"]),
+        st.lists(
+            st.sampled_from(["0", "-1", "1", "8x8", "1x8x8", "9" * 30, "9" * 5000, "1x" + "9" * 20 + "x1"])
+        ),
+    ).map(lambda pair: f"{pair[0]}={','.join(pair[1])}"),
+    st.sampled_from(
+        ["auto", "fp16", "int8", "fp8", "int8-cpu", "cpu", "cuda", "ampere+", "8.6,current", "psnr"]
+    ),
+    st.text(st.characters(exclude_characters="/"), max_size=12),
+)
+
+
+def _main(name: str) -> Callable[[Sequence[str]], int]:
+    main: Callable[[Sequence[str]], int] = importlib.import_module(f"esrgan_deploy.{name}").main
+    return main
+
+
+def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tuple[object, str]:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            status: object = main([*arguments])
+        except SystemExit as stopped:
+            status = stopped.code
+    return status, said.getvalue()
+
+
+def _flags(main: Callable[[Sequence[str]], int]) -> list[str]:
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        main(["--help"])
+    found = [match[1] for line in shown.getvalue().splitlines() if (match := LINE.fullmatch(line))]
+    return [flag for flag in found if flag != "--help"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a picture of 2x2 in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Image.new("RGB", (2, 2)).save("in.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_line_is_a_traceback(name: str, place: Path) -> None:
+    """A typing error answered by a traceback reads like a broken program, and a script takes it for a failure."""
+    main, flags = _main(name), _flags(_main(name))
+    assert len(flags) >= 3
+
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+    @given(st.lists(st.tuples(st.sampled_from(flags), st.none() | TEXTS), min_size=1, max_size=3))
+    def run(options: list[tuple[str, str | None]]) -> None:
+        typed = [flag if value is None else f"{flag}={value}" for flag, value in options]
+        # --list is what it says, and no error.
+        status, said = _run(main, [*COMMANDS[name], *typed])
+        assert status in (1, 2) or "--list" in typed, (typed, status)
+        lines = [line for line in said.splitlines() if ": note: " not in line]
+        assert len(lines) == 1 or status == 0, (typed, said)
+
+    run()
+    left = sorted(os.listdir(place))
+    assert left == ["in.png"]
