@@ -176,7 +176,7 @@ def _throughput(rows: Sequence[dict[str, Any]]) -> str:
     tiled = _series((row for row in rows if row.get("tile") is not None), _edge)
     whole = _series((row for row in rows if row.get("tile") is None), _pixels)
     for series, label, log in (
-        (tiled, "edge of the tile, uncut of the picture (LR pixels)", False),
+        (tiled, "edge of the tile (LR pixels); uncut: of the picture", False),
         (whole, "LR pixels a batch", True),
     ):
         if any(len(one.points) > 1 for one in series):

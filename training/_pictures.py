@@ -116,7 +116,7 @@ def _by_stem(folder: Path) -> dict[Path, Path]:
     return {
         path.relative_to(folder).with_suffix(""): path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in SUFFIXES and path.is_file()
     }
 
 

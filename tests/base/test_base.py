@@ -79,6 +79,24 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path):
     assert target.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+@pytest.mark.parametrize("name", ["a" * 250 + ".json", "猫" * 83 + ".json", "a." + "b" * 253, "猫" * 85])
+def test_a_name_as_long_as_the_file_system_allows_is_replaced(tmp_path, name):
+    """A temporary name that is longer than the name itself fails when the work is done."""
+    target = tmp_path / name
+    with replaced_atomically(target) as temporary:
+        temporary.write_bytes(b"new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    """An output to /dev/null, written by an administrator, took the device away from everybody."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="A pipe, a device or a folder"), replaced_atomically(pipe) as temporary:
+        temporary.write_bytes(b"new")
+    assert pipe.is_fifo()
+
+
 def _manifest(path):
     path.write_bytes(b"abc")
     artefact = Artefact.from_file(

@@ -68,6 +68,26 @@ def test_a_sweep_measures_each_point(model, tmp_path, capsys):
     assert "batch 1x16x8, 2 in flight" in out
 
 
+@pytest.mark.parametrize(
+    ("sweep", "shape", "words"),
+    [
+        ("tile=0,32", "1x48x48", "leaves nothing between two halos"),
+        ("tile=64", "2x48x48", "a sweep over tiles cuts one picture"),
+        ("batch=1,2147483647", "1x48x48", "more than the 2147483647 pixels"),
+    ],
+)
+def test_a_point_that_cannot_be_measured_is_refused_before_any_is(model, tmp_path, capsys, sweep, shape, words):
+    """A traceback after the first points had been measured for minutes was all that was left of them."""
+    # A day a point: it would be noticed if one were measured.
+    arguments = [str(model), "--sweep", sweep, "--shape", shape, "--seconds", "86000", "--no-peaks"]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("esrgan-bench: ")
+    assert words in line
+
+
 def test_a_sweep_over_tiles_counts_the_pixels_of_the_picture(model):
     """Counting those of the tiles would make the halo's cost a gain."""
     options = BenchOptions(shape=(1, 40, 48), seconds=0.05, sweep=(parse_axis("tile=0,40"),), peaks=False)

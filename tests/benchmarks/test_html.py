@@ -156,6 +156,24 @@ def test_every_artefact_stands_there_with_its_figures_and_its_parity(full):
         assert wanted in reader.text, wanted
 
 
+def test_an_uncut_picture_stands_where_its_own_edge_is():
+    """At a tile of 0 pixels it made the fastest way look like the smallest tile."""
+    slow = Timing(warmups=(), values=tuple(2 * value for value in VALUES))
+    rows = [
+        _row("x", tile=24, shape=(1, 48, 48), timings={"latency": slow}),
+        _row("x", tile=0, shape=(1, 48, 48)),
+    ]
+    page = html_report(_results(*rows, peaks=None))
+    spots = [(float(x), float(y)) for x, y in re.findall(r'<circle [^>]*cx="([^"]*)" cy="([^"]*)"', page)]
+    (left, low), (right, high) = sorted(spots)
+    assert left < right
+    # Faster is higher up.
+    assert high < low
+    text = _Reader(page).text
+    assert "tile none" in text
+    assert "tile 0" not in text
+
+
 def test_the_plots_are_there_and_have_units(full):
     """An axis without a unit can be read as anything."""
     page = html_report(full)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,3 +219,125 @@ def test_a_full_disk_leaves_nothing(make: Make, lr: Path, name: str) -> None:
     assert done.returncode == 1
     assert re.fullmatch(rf"esrgan-upscale: .*{name} cannot be written \(.*\n", done.stderr)
     assert sorted(lr.parent.iterdir()) == before
+
+
+def _typed(arguments: list[str], lr: Path, **how: Any) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from esrgan_deploy.runtime._cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=lr.parent, stderr=subprocess.PIPE, text=True, **how
+    )
+
+
+@pytest.fixture
+def named(make: Make, lr: Path) -> list[str]:
+    """The command line of a picture whose name no ASCII terminal shows; its output is not there yet."""
+    lr.rename(lr.with_name("ü 猫.png"))
+    return ["ü 猫.png", "--model", str(make("nearest")), "--threads", "1"]
+
+
+def test_a_terminal_that_shows_ascii_alone_gets_the_rest_replaced(lr: Path, named: list[str]) -> None:
+    """A finished picture was answered by exit status 2 because its name could not be printed."""
+    done = _typed(named, lr, env={**os.environ, "PYTHONIOENCODING": "ascii"}, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("\\xfc \\u732b_x4.png: 30x20 -> 120x80")
+    assert lr.with_name("ü 猫_x4.png").is_file()
+
+
+@pytest.mark.parametrize("stream", ["full", "closed", "gone"])
+def test_a_picture_is_made_whoever_reads_of_it(lr: Path, named: list[str], stream: str) -> None:
+    """Scripts throw the summary away; that the picture is there decides, not whether the line could be printed."""
+    if stream == "full":
+        with Path("/dev/full").open("w") as full:
+            done = _typed(named, lr, stdout=full)
+        assert done.stderr.count("\n") == 1
+        assert "No space left on device" in done.stderr
+    elif stream == "closed":
+        done = _typed(named, lr, preexec_fn=lambda: os.close(1))
+        assert done.stderr == ""
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = _typed(named, lr, stdout=writer)
+        os.close(writer)
+        assert done.stderr == ""
+    assert done.returncode == 0
+    with Image.open(lr.with_name("ü 猫_x4.png")) as image:
+        assert image.size == (120, 80)
+
+
+def test_a_bug_is_not_called_a_usage_error(make: Make, lr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ValueError of the work itself read like a wrong option, and hid where it came from."""
+    from esrgan_deploy.runtime import Upscaler
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("operands could not be broadcast")
+
+    monkeypatch.setattr(Upscaler, "upscale", broken)
+    with pytest.raises(ValueError, match="broadcast"):
+        main([str(lr), "--model", str(make("nearest"))])
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "猫"])
+def test_a_name_as_long_as_the_file_system_allows_is_written(make: Make, lr: Path, letter: str) -> None:
+    """The temporary name was longer than the name itself, and after all the work nothing could be written."""
+    room = (255 - len(".png")) // len(letter.encode())
+    out = lr.with_name(letter * room + ".png")
+    assert main([str(lr), "-o", str(out), "--model", str(make("nearest"))]) == 0
+    assert out.is_file()
+    assert sorted(path.name for path in lr.parent.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("name", ["a" * 252 + ".png", "猫" * 84 + ".png"])
+def test_an_impossible_name_is_refused_before_the_model_is_opened(
+    lr: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """What no file can be called is known before an hour of work, and the line says what is wrong with it."""
+    line = failure(capsys, lr, "-o", lr.with_name(name), "--model", lr.with_name("gone.onnx"))
+    assert "cannot be the name of a file here (File name too long)" in line
+
+
+def test_a_default_name_that_is_too_long_is_refused_before_the_work(
+    make: Make, lr: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`_x4` may be more than the file system has room for; this model would fail if it came to run."""
+    long = lr.rename(lr.with_name("a" * 251 + ".png"))
+    assert "give another with -o" in failure(capsys, long, "--model", make("broken"))
+
+
+def test_a_name_without_a_suffix_keeps_its_dots(make: Make, lr: Path) -> None:
+    """Of "scan v1.5" the 5 is no suffix: two scans would have been written over each other."""
+    scan = lr.rename(lr.with_name("scan v1.5"))
+    assert main([str(scan), "--model", str(make("nearest"))]) == 0
+    assert scan.with_name("scan v1.5_x4.png").is_file()
+
+
+@pytest.mark.parametrize("kind", ["picture", "model", "output"])
+def test_a_pipe_is_called_one_at_once(
+    make: Make, lr: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Opened, it waits for a writer for ever; written over, it is no pipe any more."""
+    pipe = lr.with_name("pipe.onnx" if kind == "model" else "pipe.png")
+    os.mkfifo(pipe)
+    # Both ends open, so that the test ends even where it is read.
+    ends = os.open(pipe, os.O_RDWR)
+    os.write(ends, b"\0" * 64)
+    model = pipe if kind == "model" else make("nearest")
+    source = pipe if kind == "picture" else lr
+    out = pipe if kind == "output" else lr.with_name("out.png")
+    line = failure(capsys, source, "-o", out, "--model", model, "--force")
+    os.close(ends)
+    assert f"{pipe} is a pipe or a device" in line
+    assert pipe.is_fifo()
+
+
+def test_standard_input_is_no_picture(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """`-` is what other programs call it; the line says that this one does not."""
+    assert "not from standard input" in failure(capsys, "-", "--model", make("nearest"))
+
+
+@pytest.mark.parametrize("name", ["RealESRGAN_x4plus", "realesr-general-x4v3.pth"])
+def test_an_official_name_is_explained(lr: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """The name works for esrgan-export, so it is typed here too; the line says what to run first."""
+    line = failure(capsys, lr, "--model", name)
+    stem = name.removesuffix(".pth")
+    assert f"run: esrgan-export {stem} -o {stem}, then give {stem}/model.onnx" in line
