@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from esrgan_deploy._console import THREADS
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.runtime._cuda import cuda_device_count
@@ -106,11 +106,9 @@ class SessionOptions:
             raise ValueError(f"device is {self.device}; it is 0 or more, as nvidia-smi counts")
         if self.providers is not None and not self.providers:
             raise ValueError("providers is empty; name at least one, or None to let the library choose")
-        # A thousand threads on two cores take a minute to do nothing.
-        most = max(64, 2 * (os.cpu_count() or 1))
-        if self.threads is not None and not (type(self.threads) is int and 1 <= self.threads <= most):
+        if self.threads is not None and not (type(self.threads) is int and 1 <= self.threads <= THREADS):
             raise ValueError(
-                f"threads is {self.threads!r}; it is 1 to {most} here, or None to let the library choose"
+                f"threads is {self.threads!r}; it is 1 to {THREADS} here, or None to let the library choose"
             )
         if self.rebuild not in ("never", "auto"):
             raise ValueError(f"rebuild is {self.rebuild!r}; it is 'never' or 'auto'")

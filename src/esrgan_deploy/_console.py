@@ -29,8 +29,8 @@ __all__ = [
 ]
 
 
-THREADS = 4096
-"""More than any processor has: a library starts as many as it is told."""
+THREADS = max(64, 2 * (os.cpu_count() or 1))
+"""The most threads of a library: a thousand on two cores take a minute to do nothing."""
 
 STREAMS = 256
 """More batches in flight than help; each has buffers of its own."""
@@ -62,6 +62,10 @@ class Parser(argparse.ArgumentParser):
         given = sys.argv[1:] if args is None else list(args)
         if any("\0" in text for text in given):
             self.error("an argument holds a NUL character")
+        for text in given:
+            # argparse would hand on an empty list as the value.
+            if text.startswith("-") and text.endswith("=--"):
+                self.error(f"{text}: '--' ends the options and is no value")
         return super().parse_known_args(given, namespace)
 
 
