@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +127,57 @@ def test_a_recipe_that_is_none_is_a_usage_error_with_the_names(capsys):
     assert caught.value.code == 2
     shown = capsys.readouterr().err
     assert all(name in shown for name in RECIPES)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--steps=1e3"],
+        ["--steps=0"],
+        ["--learning-rate=nan"],
+        ["--hr", "a\0b"],
+        ["--milestones", "5", "x"],
+        ["--seed=" + "9" * 400],
+        ["--stage=best"],
+        ["interpolate", "a.pth", "b.pth", "-o", "c.safetensors", "--alpha=nan"],
+    ],
+)
+def test_an_option_that_is_not_allowed_is_one_line_and_exit_2(arguments, capsys):
+    """Scripts tell a wrong call from a training that failed by the status."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("esrgan-train")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "steps: 2026-13-45",
+        "[" * 5000,
+        "hr: gone\noutput: run\nsteps: 1" + "0" * 400,
+        'hr: gone\noutput: "a\\0b"',
+    ],
+)
+def test_a_value_that_yaml_or_the_system_cannot_hold_is_one_line(text, tmp_path, capsys):
+    """Each was a traceback: a date that is none, a text of brackets, a NUL in a path, a number beyond any float."""
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    assert main([str(path)]) == 1
+    assert capsys.readouterr().err.startswith("esrgan-train: ")
+
+
+def test_a_recipe_that_could_not_be_written_is_a_failure():
+    """`recipe NAME > train.yaml` on a full disk left nothing and the interpreter's own words for it."""
+    code = (
+        "import sys; from esrgan_deploy.training._cli import main; sys.exit(main(['recipe', 'esrgan_gan']))"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "esrgan-train: No space left on device: standard output. Free some space or write elsewhere; "
+        "nothing was left half-written\n"
+    )
