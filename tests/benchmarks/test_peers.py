@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._spec import METADATA_KEY, ModelSpec
+from esrgan_deploy.benchmarks._cli import main
 from esrgan_deploy.benchmarks._peers import PEERS, open_peers
 from esrgan_deploy.benchmarks._rebuild import module_from_graph
 from esrgan_deploy.export._compact import SRVGGNetCompact
@@ -220,3 +222,13 @@ def test_threads_of_torch_are_put_back(model):
     assert torch.get_num_threads() == other
     peers[0].close()
     assert torch.get_num_threads() == before
+
+
+def test_peers_run_the_graph_of_the_same_name(tiny_export, tmp_path, capsys):
+    """Of "net v1.5.fp16.onnx" the graph is "net v1.5.onnx", and never another version's "net v1.onnx"."""
+    shutil.copy(tiny_export / "model.fp16.onnx", tmp_path / "net v1.5.fp16.onnx")
+    shutil.copy(tiny_export / "model.onnx", tmp_path / "net v1.5.onnx")
+    (tmp_path / "net v1.onnx").write_bytes(b"another")
+    measured = ["--peers", "onnxruntime", "--shape", "1x16x16", "--seconds", "0.1", "--no-peaks"]
+    assert main([str(tmp_path / "net v1.5.fp16.onnx"), *measured]) == 0
+    assert "onnxruntime" in capsys.readouterr().out
