@@ -45,8 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     try:
-        _, width, height = parse_shape(f"1x{args.size}")
+        sides = parse_shape(args.size)
     except ValueError:
+        sides = (0, 0, 0)
+    _, width, height = sides
+    if args.size.lower().count("x") != 1 or 0 in sides:
         parser.error(f"--size {args.size!r} is not WxH, such as 4000x3000")
     if args.here:
         print(json.dumps(peak_of_picture(args.model, width, height, args.tile, mapped=args.map)))

@@ -101,7 +101,7 @@ def test_a_sweep_over_tiles_counts_the_pixels_of_the_picture(model):
         )
     assert "picture 40x48, tile 40" in table(results)
     assert "picture 40x48, tile none" in table(results)
-    with pytest.raises(InferenceError, match="cuts one picture, not a batch of 2"):
+    with pytest.raises(ValueError, match="cuts one picture, not a batch of 2"):
         bench([model], BenchOptions(shape=(2, 40, 48), sweep=(parse_axis("tile=40"),), peaks=False))
 
 
