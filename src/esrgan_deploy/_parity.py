@@ -193,8 +193,8 @@ class Comparer:
             for x in range(0, expected.shape[1], _TILE):
                 place = np.s_[y : y + _TILE, x : x + _TILE]
                 value = psnr(expected[place], got[place])
-                # A NaN is worse than anything.
-                if not value >= self._worst["psnr"]:
+                # A NaN is worse than anything, and what follows it never takes its place.
+                if not (value >= self._worst["psnr"] or np.isnan(self._worst["psnr"])):
                     self._worst = {"picture": name, "y": y, "x": x, "psnr": value}
 
     @staticmethod

@@ -69,6 +69,18 @@ def test_the_worst_tile_is_where_the_damage_is(flat):
     assert worst["psnr"] < _compare(flat, result).psnr
 
 
+def test_a_tile_with_a_nan_stays_the_worst(flat):
+    """Whoever looks for the NaN would be sent to the last tile of the picture, or to the next picture."""
+    result = flat.copy()
+    result[0, :, 5, 70] = np.nan
+    comparer = Comparer("here", "by hand")
+    comparer.add("broken", flat, result)
+    comparer.add("sound", flat, flat + np.float32(0.1))
+    worst = comparer.result().worst_tile
+    assert (worst["picture"], worst["y"], worst["x"]) == ("broken", 0, 64)
+    assert np.isnan(worst["psnr"])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_value_that_is_not_finite_breaches_whatever_the_bounds(flat, value, side):
