@@ -97,7 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="interpolate with --denoise-with: S of the model, 1-S of the other",
     )
-    graph.add_argument("--denoise-with", type=Path, metavar="FILE", help="checkpoint to interpolate with")
+    graph.add_argument(
+        "--denoise-with",
+        type=Path,
+        metavar="MODEL",
+        help="checkpoint to interpolate with, a file or an official name",
+    )
 
     _quantisation_flags(parser)
 

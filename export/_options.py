@@ -35,7 +35,7 @@ class ExportOptions:
         build: Options of the TensorRT builder.
         scale: Scale of the checkpoint where its keys leave it open (3 for an old-ESRGAN x3 net); None reads it.
         denoise_strength: Weight of the checkpoint against `denoise_with`, 0..1.
-        denoise_with: A second checkpoint of the same architecture to interpolate with.
+        denoise_with: A second checkpoint of the same architecture to interpolate with: a file or an official name.
         offline: Whether to refuse a download of an official name.
         force: Whether artefacts that are there already may be replaced.
     """

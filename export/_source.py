@@ -86,10 +86,14 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
             against="the graph as it came, in ONNX Runtime",
             ratio=ratio,
         )
+    other = options.denoise_with
     checkpoint = load_checkpoint(
         path,
         denoise_strength=options.denoise_strength,
-        denoise_with=options.denoise_with,
+        # Without a strength it is refused, and nothing is downloaded for that.
+        denoise_with=other
+        if other is None or options.denoise_strength is None
+        else _resolve(other, options, say),
         scale=options.scale,
     )
     spec, module = checkpoint.spec, checkpoint.module()

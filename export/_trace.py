@@ -63,8 +63,9 @@ def trace(module: nn.Module, spec: ModelSpec, *, opset: int = 20) -> ir.Model:
 
 
 def _torch_export(module: nn.Module, spec: ModelSpec, opset: int) -> ir.Model:
-    # Sides that differ and are multiples of what any size_multiple asks for, so that nothing specialises.
-    example = torch.zeros(2, spec.in_channels, 3 * 16, 2 * 16)
+    # Sides that differ and are multiples of what this net's size_multiple asks for, so that nothing specialises.
+    unit = spec.size_multiple * -(-16 // spec.size_multiple)
+    example = torch.zeros(2, spec.in_channels, 3 * unit, 2 * unit)
     shape = {0: "batch", 2: "height", 3: "width"}
     if spec.size_multiple > 1:
         m = spec.size_multiple

@@ -60,3 +60,15 @@ def test_the_table_agrees_with_the_digests_that_were_collected(assets: Path) -> 
     assert {(name, int(size), sha256) for name, size, sha256 in rows} == {
         (release.name, release.size, release.sha256) for release in OFFICIAL.values()
     }
+
+
+def test_the_second_checkpoint_may_be_an_official_name(tmp_path, monkeypatch, capsys):
+    """A name beside --denoise-with would be looked for as a file, though the model itself may be a name."""
+    from esrgan_deploy.export._cli import main
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pth").write_bytes(b"")
+    argv = ["a.pth", "--denoise-strength", "0.5", "--denoise-with", "realesr-general-wdn-x4v3"]
+    assert main([*argv, "--offline", "--no-plan", "-o", str(tmp_path / "out")]) == 1
+    assert "missing and --offline" in capsys.readouterr().err

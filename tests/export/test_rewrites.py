@@ -117,6 +117,23 @@ def test_space_to_depth_stands_for_pixel_unshuffle(scale, unshuffle):
     np.testing.assert_allclose(_run(model, batch), module(torch.from_numpy(batch)).numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("multiple", [24, 32, 64])
+def test_a_net_of_wide_windows_is_traced(multiple):
+    """An example whose sides such a net cannot take would make every export of it fail."""
+
+    class Windows(torch.nn.Module):
+        def forward(self, x):
+            n, c, h, w = x.shape
+            m = multiple
+            parts = x.reshape(n, c, h // m, m, w // m, m)
+            return (parts - parts.mean((3, 5), keepdim=True)).reshape(n, c, h, w)
+
+    spec = dataclasses.replace(SPEC, architecture="windows", scale=1, size_multiple=multiple)
+    batch = _picture(1, 2 * multiple, 4 * multiple)
+    expected = Windows()(torch.from_numpy(batch)).numpy()
+    np.testing.assert_allclose(_run(trace(Windows().eval(), spec), batch), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("opset", [17, 18, 23])
 def test_every_opset_computes_the_same(opset):
     """An operator whose meaning changed between sets would show here."""
