@@ -297,3 +297,18 @@ def test_a_newer_pickle_protocol_is_named(tmp_path):
     torch.save({"conv_first.weight": torch.zeros(1)}, path, pickle_protocol=4)
     with pytest.raises(_errors.CheckpointError, match="pickle protocol above 2"):
         read_tensors(path)
+
+
+def test_no_refusal_advises_to_execute_the_file(tmp_path: Path) -> None:
+    """What is on no list of bad names, timeit for one, runs any text that the file hands it."""
+    data = _saved({"params": _TENSORS, "state": _Timed()})
+    message = _refusal_of(data, tmp_path)
+    assert "timeit" in message
+    assert "weights_only=False" not in message
+
+
+class _Timed:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        import timeit
+
+        return (timeit.timeit, ("pass",))
