@@ -12,7 +12,7 @@ from typing import Any
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._optional import require
-from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
+from esrgan_deploy.runtime._faults import CaptureBrokenError, DeviceLostError, OutOfMemoryError
 
 __all__ = ["call", "constant", "cuda_device_count", "quietly"]
 
@@ -43,6 +43,10 @@ LOST = frozenset(
     )
 )
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+# What a capture is told that something broke, and what breaks one.
+BROKEN_CAPTURE = frozenset(
+    f"CUDA_ERROR_STREAM_CAPTURE_{name}" for name in ("IMPLICIT", "INVALIDATED", "UNSUPPORTED")
+)
 ADVICE = {
     "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "update the NVIDIA driver",
     "CUDA_ERROR_DEVICE_UNAVAILABLE": "another process holds the GPU alone. Run: nvidia-smi to see which",
@@ -67,6 +71,7 @@ def call(name: str, *arguments: Any) -> Any:
 
     Raises:
         OutOfMemoryError: The device's memory, or memory that can be pinned, is short.
+        CaptureBrokenError: A graph is being captured, and it cannot be done meanwhile, or the capture was broken.
         DeviceLostError: The context is broken; only a new process helps.
         InferenceError: Every other status, or there is no driver.
     """
@@ -120,6 +125,11 @@ def _driver() -> Any:
 def _error(call_name: str, status: str) -> InferenceError:
     if status == OUT_OF_MEMORY:
         return OutOfMemoryError(f"{call_name} failed with {status}; {ADVICE[status]}")
+    if status in BROKEN_CAPTURE:
+        return CaptureBrokenError(
+            f"{call_name} failed with {status}; a CUDA graph is being captured, and one of the two is refused. "
+            "Capture when nothing else waits for the whole device, or give stream= so that nothing has to"
+        )
     if status in LOST:
         advice = ADVICE.get(status, "the GPU's context is broken; start the process again")
         return DeviceLostError(f"{call_name} failed with {status}; {advice}")

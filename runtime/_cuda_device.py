@@ -12,6 +12,9 @@ from esrgan_deploy.runtime._cuda import call, constant, quietly
 
 __all__ = ["Device", "DeviceTraits"]
 
+# One for each device, for all sessions of the process.
+_EXCLUSIVE: dict[int, threading.RLock] = {}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceTraits:
@@ -43,6 +46,10 @@ class Device:
     It is counted: whoever keeps it longer than its maker calls `retain` once and `close` once, and the context is
     released with the last of them.
 
+    `exclusive` is held by a thread that captures a graph, and by each that does what breaks the captures of other
+    threads: waiting for the whole context, and making contexts, CUDA's or TensorRT's. What the host program does is
+    not kept apart, so that a capture may be broken all the same.
+
     Args:
         ordinal: As nvidia-smi counts, among the visible devices.
 
@@ -54,11 +61,13 @@ class Device:
         call("cuInit", 0)
         self.ordinal = ordinal
         self._lock = threading.Lock()
+        self.exclusive = _EXCLUSIVE.setdefault(ordinal, threading.RLock())
         self._holders = 1
         current = int(call("cuCtxGetCurrent"))
         self.joined = bool(current) and int(call("cuCtxGetDevice")) == ordinal
         self._handle = int(call("cuDeviceGet", ordinal))
-        self.context = current if self.joined else int(call("cuDevicePrimaryCtxRetain", self._handle))
+        with self.exclusive:
+            self.context = current if self.joined else int(call("cuDevicePrimaryCtxRetain", self._handle))
 
     @contextlib.contextmanager
     def bound(self) -> Iterator[None]:
@@ -114,7 +123,7 @@ class Device:
         Raises:
             InferenceError: Something of it failed.
         """
-        with self.bound():
+        with self.bound(), self.exclusive:
             call("cuCtxSynchronize")
 
     def retain(self) -> "Device":

@@ -1,12 +1,20 @@
 """Streams, events, and work that is captured once and launched as one. Not run on a GPU so far."""
 
-from collections.abc import Callable
+import contextlib
+import gc
+import threading
+from collections.abc import Callable, Iterator
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._cuda import call, constant, quietly
 from esrgan_deploy.runtime._cuda_device import Device
+from esrgan_deploy.runtime._faults import CaptureBrokenError, DeviceLostError
 
 __all__ = ["CudaGraph", "Event", "Stream"]
+
+_pausing = threading.Lock()
+_pauses = 0
+_resume = False
 
 
 class Stream:
@@ -43,9 +51,17 @@ class Stream:
     def capture(self, enqueue: Callable[[], None]) -> "CudaGraph":
         """Record what a function enqueues on this stream, without running it.
 
+        Nothing is collected meanwhile, in the whole process: what is freed by the thread that captures breaks the
+        capture, and stays allocated.
+
         Raises:
+            CaptureBrokenError: Another thread broke it; a later one may succeed.
             InferenceError: Something that it does cannot be captured; the stream is usable all the same.
         """
+        with self._device.exclusive, _no_collection():
+            return self._capture(enqueue)
+
+    def _capture(self, enqueue: Callable[[], None]) -> "CudaGraph":
         # Other threads may allocate meanwhile, this one may not: an allocation would not be in the graph.
         call(
             "cuStreamBeginCapture",
@@ -54,8 +70,15 @@ class Stream:
         )
         try:
             enqueue()
-        except BaseException:
-            self._give_up_capture()
+        except BaseException as error:
+            broken = self._give_up_capture()
+            if (
+                broken is not None
+                and isinstance(error, InferenceError)
+                and not isinstance(error, DeviceLostError)
+            ):
+                # TensorRT only says that it failed, the driver that the capture did.
+                raise broken from error
             raise
         graph = int(call("cuStreamEndCapture", self.handle))
         try:
@@ -75,14 +98,17 @@ class Stream:
         """Destroy the stream; a second call does nothing."""
         self._end()
 
-    def _give_up_capture(self) -> None:
+    def _give_up_capture(self) -> CaptureBrokenError | None:
         # Nothing else takes a stream out of its capture; a broken one gives no graph.
         try:
             graph = int(call("cuStreamEndCapture", self.handle))
+        except CaptureBrokenError as broken:
+            return broken
         except InferenceError:
-            return
+            return None
         if graph:
             quietly("cuGraphDestroy", graph)
+        return None
 
 
 class CudaGraph:
@@ -146,3 +172,21 @@ class Event:
     def close(self) -> None:
         """Destroy the event; a second call does nothing."""
         self._end()
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    # Counted, as two devices may capture at a time, and the first to end must not turn it on for the other.
+    global _pauses, _resume
+    with _pausing:
+        if not _pauses:
+            _resume = gc.isenabled()
+            gc.disable()
+        _pauses += 1
+    try:
+        yield
+    finally:
+        with _pausing:
+            _pauses -= 1
+            if not _pauses and _resume:
+                gc.enable()

@@ -3,16 +3,16 @@
 import re
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
+from esrgan_deploy.runtime._faults import CaptureBrokenError, DeviceLostError, OutOfMemoryError
 
 __all__ = ["fault_of"]
 
 # The words are those of the sources and of the projects' issue trackers: ONNX Runtime's bfc_arena.cc ("Failed to
 # allocate memory for requested buffer of size", "Available memory of … is smaller than requested bytes of …") and
 # cuda_call.cc ("CUDA failure 2: out of memory", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"), TensorRT's "Cuda
-# Error in allocate: 2 (out of memory)", PyTorch's "DefaultCPUAllocator: can't allocate memory".
+# Error in allocate: 2 (out of memory)" and "Error Code 2: OutOfMemory", PyTorch's "DefaultCPUAllocator: can't allocate memory".
 OUT_OF_MEMORY = re.compile(
-    r"out[ _]of[ _]memory|failed to allocate memory|smaller than requested bytes|STATUS_ALLOC_FAILED"
+    r"out[ _]?of[ _]?memory|memoryallocation|failed to allocate memory|smaller than requested bytes|STATUS_ALLOC_FAILED"
     r"|bad[ _]alloc|can't allocate memory|unable to allocate|not enough memory",
     re.IGNORECASE,
 )
@@ -30,6 +30,13 @@ LOST = re.compile(
     re.IGNORECASE,
 )
 
+# 900, 901 and 906 of the CUDA runtime, as cudaGetErrorString words them: what another thread does to a capture.
+BROKEN_CAPTURE = re.compile(
+    r"operation not permitted when stream is capturing|previous error during capture"
+    r"|legacy stream depend on a capturing",
+    re.IGNORECASE,
+)
+
 
 def fault_of(text: str) -> type[InferenceError]:
     """Return the error to raise for a library's text.
@@ -40,8 +47,10 @@ def fault_of(text: str) -> type[InferenceError]:
         text: Of the exception, as the library wrote it.
 
     Returns:
-        `DeviceLostError`, `OutOfMemoryError`, or plain `InferenceError`.
+        `DeviceLostError`, `OutOfMemoryError`, `CaptureBrokenError`, or plain `InferenceError`.
     """
     if LOST.search(text):
         return DeviceLostError
+    if BROKEN_CAPTURE.search(text):
+        return CaptureBrokenError
     return OutOfMemoryError if OUT_OF_MEMORY.search(text) else InferenceError

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import threading
 import warnings
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 from esrgan_deploy._errors import EngineMismatchError, ExportError, InferenceError
 from esrgan_deploy._manifest import find_manifest, load_manifest
 from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.runtime._cuda import call
 from esrgan_deploy.runtime._cuda_device import Device
-from esrgan_deploy.runtime._faults import OutOfMemoryError
+from esrgan_deploy.runtime._fault_texts import fault_of
+from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
 from esrgan_deploy.runtime._plan_fit import rebuild_command
 from esrgan_deploy.runtime._runtime_cache import CacheKey, RuntimeCache
 from esrgan_deploy.runtime._session import SLOTS_ON_GPU, SessionInfo
@@ -53,7 +56,9 @@ class PlanEngine:
         self.name = admitted.path.name
         self._admitted = admitted
         self._lock = threading.Lock()
-        self._runtime, self._engine = _loaded(admitted)
+        self._device = device
+        with device.exclusive:
+            self._runtime, self._engine = _loaded(admitted)
         self._read_tensors()
         config = getattr(self._engine, "create_runtime_config", lambda: None)()
         captures_itself = hasattr(config, "cuda_graph_strategy")
@@ -113,6 +118,7 @@ class PlanEngine:
 
         Raises:
             OutOfMemoryError: There is no memory for its kernels.
+            DeviceLostError: The device computes nothing any more.
             InferenceError: TensorRT refuses.
         """
         with self._lock:
@@ -121,7 +127,11 @@ class PlanEngine:
             spare = None
             if not on_device:
                 spare, self._spare = self._spare, None
-            context = spare or self._engine.create_execution_context(self._strategy(on_device))
+            self.flavour.forget_errors()
+            context = spare
+            if context is None:
+                with self._device.exclusive:
+                    context = self._engine.create_execution_context(self._strategy(on_device))
         if context is None:
             raise self.failure("got no execution context")
         return context
@@ -133,6 +143,7 @@ class PlanEngine:
             InferenceError: The plan was not built for it.
         """
         if not context.set_input_shape(self.input, tuple(shape)):
+            _raise_if_lost()
             raise InferenceError(f"{self.name} was not built for a batch of {'x'.join(map(str, shape))}")
         outputs = [self.output, *([self.health] if self.health else [])]
         shapes = {name: tuple(int(side) for side in context.get_tensor_shape(name)) for name in outputs}
@@ -140,13 +151,72 @@ class PlanEngine:
             raise InferenceError(f"{self.name} does not say how large its output is before it is run")
         return shapes
 
+    def scratch_size(self, context: Any) -> int:
+        """Return the bytes that a context works in, at the shape that it is set to.
+
+        Where it gives no number for its shape, be it that it failed, the profile's is taken, which is enough for each.
+        """
+        size = int(context.update_device_memory_size_for_shapes())
+        return size if size > 0 else int(self._engine.get_device_memory_size_for_profile_v2(0))
+
+    def give_memory(
+        self, context: Any, scratch: tuple[int, int], addresses: Iterable[tuple[str, int]]
+    ) -> None:
+        """Tell a context where it works and where its tensors are.
+
+        Args:
+            context: Set to its shape.
+            scratch: Address and size of what it works in.
+            addresses: Each tensor's name and address.
+
+        Raises:
+            InferenceError: TensorRT refuses.
+        """
+        self.flavour.forget_errors()
+        context.set_device_memory(*scratch)
+        if self.flavour.last_error:
+            # It returns nothing.
+            raise self.failure(f"refused {scratch[1]:,} bytes to work in")
+        for name, address in addresses:
+            if not context.set_tensor_address(name, address):
+                raise self.failure(f"refused the memory for {name}")
+
+    def enqueue(self, context: Any, stream: int, *, again: bool = False) -> None:
+        """Enqueue the work of a context.
+
+        Args:
+            context: Set to its shape and its memory.
+            stream: Handle.
+            again: Whether to try a second time: the first work after a broken capture may be refused once.
+
+        Raises:
+            InferenceError: TensorRT refuses.
+        """
+        for _ in range(1 + again):
+            self.flavour.forget_errors()
+            if context.execute_async_v3(stream):
+                return
+        raise self.failure("failed while it ran")
+
     def failure(self, what: str) -> InferenceError:
-        """Return the error for something that TensorRT refused, with the reason that it logged."""
+        """Return the error for something that TensorRT refused, with the reason that it logged.
+
+        Call `Flavour.forget_errors` before what may be refused.
+        """
         reason = self.flavour.last_error or "TensorRT gives no reason"
         text = f"{self.name} {what} ({reason[:300]})"
-        if any(sign in reason.lower() for sign in ("out of memory", "outofmemory", "memoryallocation")):
-            return OutOfMemoryError(f"{text}; use a smaller tile")
-        return InferenceError(f"{text}; use a smaller tile, or the .onnx beside it")
+        kind = fault_of(reason)
+        if kind is InferenceError:
+            # It may have said nothing of the device.
+            try:
+                _raise_if_lost()
+            except DeviceLostError as lost:
+                return lost
+        advice = {
+            DeviceLostError: "the GPU's context is broken; start the process again",
+            OutOfMemoryError: "use a smaller tile",
+        }
+        return kind(f"{text}; {advice.get(kind, 'use a smaller tile, or the .onnx beside it')}")
 
     def keep_kernels(self) -> None:
         """Write what was compiled so far to the disk, where that is new."""
@@ -268,13 +338,25 @@ class PlanEngine:
             return None
 
 
+def _raise_if_lost() -> None:
+    # It gives what broke the context, if anything did, and neither waits nor breaks a capture.
+    try:
+        call("cuMemGetInfo")
+    except DeviceLostError:
+        raise
+    except InferenceError:
+        return
+
+
 def _loaded(admitted: Admitted) -> tuple[Any, Any]:
     flavour, known = admitted.flavour, admitted.artefact
     runtime = flavour.module.Runtime(flavour.logger)
     if admitted.host_code and hasattr(runtime, "engine_host_code_allowed"):
         runtime.engine_host_code_allowed = True
+    flavour.forget_errors()
     engine = runtime.deserialize_cuda_engine(admitted.content)
     if engine is None:
+        _raise_if_lost()
         built = f"{known.flavour} {known.flavour_version}" if known else "an unknown version"
         again = (
             f"Run: {rebuild_command(admitted.path, '--force')}"

@@ -125,6 +125,7 @@ def validity_refusal(
     if "engine_validity" not in flavour.capabilities:
         return None
     trt = flavour.module
+    flavour.forget_errors()
     validity, mask = trt.Runtime(flavour.logger).get_engine_validity(content)
     if validity != trt.EngineValidity.INVALID:
         return None

@@ -142,8 +142,7 @@ class PlanOnDevice:
                 with contextlib.closing(Event(self._device)) as filled:
                     filled.record(array.stream)
                     filled.order(handle)
-        scratch = int(place.context.update_device_memory_size_for_shapes())
-        place.hold(self._device, "", scratch)
+        place.hold(self._device, "", engine.scratch_size(place.context))
         addresses = {engine.input: batch.pointer}
         if engine.health:
             addresses[engine.health] = place.hold(
@@ -153,13 +152,13 @@ class PlanOnDevice:
         if target is None:
             made = self._new_array(shapes[engine.output], handle, stream)
         addresses[engine.output] = made.pointer if made is not None else target.pointer if target else 0
-        place.context.set_device_memory(place.memory[""].pointer, place.memory[""].size)
-        for name, address in addresses.items():
-            if not place.context.set_tensor_address(name, address):
-                raise engine.failure(f"refused the memory for {name}")
-        if not place.context.execute_async_v3(handle):
+        scratch = place.memory[""]
+        engine.give_memory(place.context, (scratch.pointer, scratch.size), addresses.items())
+        try:
+            engine.enqueue(place.context, handle)
+        except InferenceError:
             self._raise_if_lost(handle)
-            raise engine.failure("failed while it ran")
+            raise
         place.done.record(handle)
         return made
 

@@ -10,7 +10,7 @@ from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._cuda_memory import DeviceBuffer, PinnedBuffer
 from esrgan_deploy.runtime._cuda_stream import CudaGraph, Stream
-from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
+from esrgan_deploy.runtime._faults import CaptureBrokenError, DeviceLostError, OutOfMemoryError
 from esrgan_deploy.runtime._foreign import check_size
 from esrgan_deploy.runtime._plan_engine import PlanEngine
 from esrgan_deploy.runtime._session import Made, SessionInfo
@@ -20,6 +20,9 @@ __all__ = ["PlanSlot"]
 Array = npt.NDArray[Any]
 
 SHAPES = 4
+# Captures of one shape that are broken one after the other before none is tried any more: once or twice it was
+# another thread.
+CAPTURES = 3
 ALIGNMENT = 256
 
 
@@ -27,7 +30,7 @@ class PlanSlot:
     """Stream, buffers and contexts of one batch in flight; see `Slot` for the protocol.
 
     The first batch of a shape is enqueued piece by piece, which also warms up; the second is captured, with upload
-    and download; from then on a batch is one launch. A graph holds addresses and the state of its context: each of
+    and download, or, where another thread breaks that, a later one; from then on a batch is one launch. A graph holds addresses and the state of its context: each of
     the last four shapes keeps a context of its own, all of them on the slot's one scratch memory, as only one runs at
     a time; and where a buffer has to grow, every graph is dropped.
 
@@ -129,14 +132,17 @@ class PlanSlot:
         except DeviceLostError:
             raise
         except InferenceError as error:
-            self._engine.give_up_capture(error)
+            shape.shaken = True
+            shape.broken += 1
+            if not isinstance(error, CaptureBrokenError) or shape.broken >= CAPTURES:
+                self._engine.give_up_capture(error)
 
     def _enqueue(self, shape: "_Shape") -> None:
         engine, stream = self._engine, self._stream
         source = self._buffers[engine.input]
         stream.upload(source.device.pointer, source.host.pointer, shape.views[engine.input].nbytes)
-        if not shape.context.execute_async_v3(stream.handle):
-            raise engine.failure("failed while it ran")
+        again, shape.shaken = shape.shaken, False
+        engine.enqueue(shape.context, stream.handle, again=again)
         for name in (engine.output, engine.health):
             if name:
                 made = self._buffers[name]
@@ -194,12 +200,10 @@ class PlanSlot:
             name: (sides, kinds[name]) for name, sides in {engine.input: shape.shape, **outputs}.items()
         }
         sizes = {name: int(np.prod(sides)) * kind.itemsize for name, (sides, kind) in arrays.items()}
-        self._fit(sizes, int(context.update_device_memory_size_for_shapes()))
+        self._fit(sizes, engine.scratch_size(context))
         assert self._scratch is not None
-        context.set_device_memory(self._scratch.pointer, self._scratch.size)
-        for name in arrays:
-            if not context.set_tensor_address(name, self._buffers[name].device.pointer):
-                raise engine.failure(f"refused the memory for {name}")
+        addresses = [(name, self._buffers[name].device.pointer) for name in arrays]
+        engine.give_memory(context, (self._scratch.pointer, self._scratch.size), addresses)
         shape.warm = False
         for name, (sides, kind) in arrays.items():
             view = self._buffers[name].host.view(sides, kind)
@@ -260,6 +264,8 @@ class _Shape:
         self.graph: CudaGraph | None = None
         self.warm = False
         self.kept = False
+        self.shaken = False
+        self.broken = 0
 
     def forget(self) -> None:
         graph, self.graph = self.graph, None

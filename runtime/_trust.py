@@ -26,8 +26,14 @@ from esrgan_deploy.runtime._session import SessionOptions
 
 __all__ = ["Admitted", "admit_plan", "check_plan"]
 
-# The first bytes of a plan: of full TensorRT as tools in the field know them, of TensorRT for RTX as seen in 1.7.
-_MAGIC = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
+# The first bytes of a plan: of full TensorRT, as tools in the field know them, and of what a dispatcher loads, which
+# is each plan of TensorRT for RTX (seen in 1.7) and a version compatible one of full TensorRT (not seen here).
+_MAGIC = (b"ftrt", b"vtrt")
+# Where the four numbers of the builder's version are: in the field's tools for full TensorRT (NVIDIA/TensorRT issue
+# 3073), and as seen in TensorRT for RTX 1.7.
+_VERSION = slice(24, 28)
+# Version compatible plans came with TensorRT 8.6; TensorRT for RTX counts from 1.
+_FIRST_COMPATIBLE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,17 +162,27 @@ def _differs(path: Path, content: bytes, entry: Artefact) -> Refusal | None:
 
 def _trusted(path: Path, content: bytes, facts: DeviceFacts | None) -> Admitted | Refusal:
     # What a manifest says of another file is not asked: the plan itself has to do.
-    name = _MAGIC.get(content[:4])
-    if name is None:
+    if content[:4] not in _MAGIC:
         known = " or ".join(magic.decode() for magic in _MAGIC)
         return Refusal(
             reason=f"is no TensorRT plan: it begins with {content[:4]!r} and a plan with {known}",
             mend="Run: esrgan-export to make one",
         )
+    version = content[_VERSION]
+    compatible = content[:4] == b"vtrt"
+    if compatible and (len(version) < 4 or not version[0]):
+        return Refusal(
+            reason="does not begin as a plan does: no version of TensorRT or of TensorRT for RTX is in its header",
+            mend="Run: esrgan-export to make one",
+        )
+    name = "tensorrt_rtx" if compatible and version[0] < _FIRST_COMPATIBLE else "tensorrt"
     try:
         flavour = open_flavour(name)
     except MissingDependencyError as error:
-        return Refusal(reason=f"is a plan of {name}", mend=one_line(error))
+        built = (
+            f" {'.'.join(map(str, version))}, version compatible" if compatible and name == "tensorrt" else ""
+        )
+        return Refusal(reason=f"is a plan of {name}{built}", mend=one_line(error))
     refusal = _invalid(path, content, None, facts, flavour)
     return refusal or Admitted(path=path, content=content, artefact=None, flavour=flavour)
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,8 +51,12 @@ class Flavour:
 
     @property
     def last_error(self) -> str:
-        """The last error that TensorRT logged in this process, on one line; empty when there was none."""
+        """The last error that TensorRT logged in this thread since `forget_errors`, on one line; else empty."""
         return " ".join(self.logger.last_error.split())
+
+    def forget_errors(self) -> None:
+        """Forget what this thread logged: what is refused next must not be given an older reason, or another's."""
+        self.logger.last_error = ""
 
     @contextlib.contextmanager
     def listen(self, sink: Sink) -> Iterator[None]:
@@ -165,8 +170,16 @@ def _logger(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.sinks: list[Sink] = []
-            self.last_error = ""
+            self._said = threading.local()
             self.raised: BaseException | None = None
+
+        @property
+        def last_error(self) -> str:
+            return str(getattr(self._said, "error", ""))
+
+        @last_error.setter
+        def last_error(self, message: str) -> None:
+            self._said.error = message
 
         def log(self, severity: Any, message: str) -> None:
             # An exception that left here would cross C++ frames that know nothing of Python.

@@ -37,7 +37,7 @@ def sessions() -> ModuleType:
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """A plan on a simulated GPU: ``rig(rtx=True, health=True)`` has a driver, an engine and ``open()``."""
-    from esrgan_deploy._flavour import Flavour
+    from esrgan_deploy._flavour import Flavour, open_flavour
     from esrgan_deploy.runtime import SessionOptions, _cuda, _session_plan
     from esrgan_deploy.runtime._trust import Admitted
 
@@ -51,7 +51,7 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
         gc.collect()
         gpu = driver_helper.FakeDriver(**(driver or {}))
         kind = engine_helper.FakeRtxEngine if rtx else engine_helper.FakeEngine
-        net = kind(gpu, SimpleNamespace(last_error=""), **engine)
+        net = kind(gpu, open_flavour("tensorrt_rtx").logger, **engine)
         admitted = Admitted(
             path=tmp_path / "model.plan",
             content=content,

@@ -3,7 +3,8 @@
 What it shows: which calls are made, in which order, in which context and on which stream; that copies go to the right
 addresses with the right sizes, that nothing reads a result before its stream was waited for (work runs when it is
 waited for, not before), that a captured graph replays what was recorded, that whatever was allocated is released, and
-what becomes of each status.
+what becomes of each status. Waiting for a context, and making one, breaks the captures of its streams and is refused
+meanwhile, whichever thread does it; a thread that captures can neither allocate nor free.
 
 What it does not show: that a real driver agrees, that anything overlaps, how long anything takes, and every rule of
 CUDA that is not written down here. Handles, enumerations and numbers of arguments are those of the real bindings.
@@ -22,6 +23,8 @@ import numpy as np
 
 Op = Callable[[], None]
 
+UNSUPPORTED = real.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+
 # Calls that work in no context; everything else needs the one of its objects to be current.
 ANYWHERE = {
     "cuInit", "cuCtxGetCurrent", "cuCtxSetCurrent", "cuDeviceGet", "cuDevicePrimaryCtxRetain",
@@ -37,9 +40,17 @@ class Stream:
         self.pending: list[Op] = []
         self.captured: list[Op] | None = None
         self.broken = False
+        self.thread = 0
+        self.on_break: list[Op] = []
 
     def push(self, op: Op) -> None:
         (self.pending if self.captured is None else self.captured).append(op)
+
+    def interrupt(self) -> None:
+        """Break the capture; what was recorded in it is told."""
+        self.broken = True
+        while self.on_break:
+            self.on_break.pop()()
 
     def drain(self, most: int | None = None) -> None:
         while self.pending and (most is None or most > 0):
@@ -163,6 +174,24 @@ class FakeDriver:
         assert was == kind, f"{was} memory was freed as {kind}"
         self.alive[kind] -= 1
 
+    def breaks_captures(self, device: int | None = None) -> bool:
+        """Do what no capture of the current context, or of a device, survives; return whether there was one."""
+        contexts = (
+            {self.current} if device is None else {key for key, at in self.contexts.items() if at == device}
+        )
+        hit = [one for one in self.streams.values() if one.captured is not None and one.context in contexts]
+        for stream in hit:
+            stream.interrupt()
+        return bool(hit)
+
+    def thread_captures(self) -> bool:
+        """Break the captures of this thread by what it may not do meanwhile; return whether there was one."""
+        me = threading.get_ident()
+        hit = [one for one in self.streams.values() if one.captured is not None and one.thread == me]
+        for stream in hit:
+            stream.interrupt()
+        return bool(hit)
+
     def left(self) -> dict[str, int]:
         """What still exists."""
         return {kind: count for kind, count in self.alive.items() if count}
@@ -184,10 +213,13 @@ class FakeDriver:
     def cuCtxGetDevice(self) -> Any:
         return real.CUdevice(self.contexts[self.current])
 
-    def cuCtxSynchronize(self) -> None:
+    def cuCtxSynchronize(self) -> Any:
+        if self.breaks_captures():
+            return UNSUPPORTED
         for stream in self.streams.values():
             if stream.context == self.current:
                 stream.drain()
+        return None
 
     def cuDeviceGet(self, ordinal: int) -> Any:
         if ordinal >= self.devices:
@@ -195,6 +227,8 @@ class FakeDriver:
         return real.CUdevice(ordinal)
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> Any:
+        if self.breaks_captures(int(device)):
+            return UNSUPPORTED
         self.alive["primary"] += 1
         return real.CUcontext(self.primary(int(device)))
 
@@ -221,20 +255,30 @@ class FakeDriver:
 
     def cuMemAlloc(self, size: int) -> Any:
         assert size > 0
+        if self.thread_captures():
+            return UNSUPPORTED
         if self.used() + size > self.memory:
             return real.CUresult.CUDA_ERROR_OUT_OF_MEMORY
         return real.CUdeviceptr(self.allocate(size, "device"))
 
-    def cuMemFree(self, pointer: int) -> None:
+    def cuMemFree(self, pointer: int) -> Any:
+        if self.thread_captures():
+            return UNSUPPORTED
         self._drain_context()
         self.free(pointer, "device")
+        return None
 
     def cuMemHostAlloc(self, size: int, flags: int) -> Any:
         assert size > 0
+        if self.thread_captures():
+            return UNSUPPORTED
         return self.allocate(size, "pinned")
 
-    def cuMemFreeHost(self, pointer: int) -> None:
+    def cuMemFreeHost(self, pointer: int) -> Any:
+        if self.thread_captures():
+            return UNSUPPORTED
         self.free(pointer, "pinned")
+        return None
 
     def cuMemAllocAsync(self, size: int, stream: int) -> Any:
         self._stream(stream)
@@ -275,8 +319,8 @@ class FakeDriver:
     def cuStreamSynchronize(self, stream: int) -> Any:
         found = self._stream(stream)
         if found.captured is not None:
-            found.broken = True
-            return real.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+            found.interrupt()
+            return UNSUPPORTED
         found.drain()
         return None
 
@@ -295,6 +339,7 @@ class FakeDriver:
         found = self._stream(stream)
         assert found.captured is None
         found.captured, found.broken = [], False
+        found.thread, found.on_break = threading.get_ident(), []
 
     def cuStreamEndCapture(self, stream: int) -> Any:
         found = self._stream(stream)

@@ -2,11 +2,14 @@
 
 It keeps the rules that the bindings write down: shapes before addresses, memory before work, no memory smaller than
 the shape needs, a context that stays as it was for as long as a graph that was captured from it is launched. The
-enumerations are the real ones. That TensorRT itself computes anything is not shown.
+enumerations are the real ones, and so is the logger: an error that was logged once stays its last. Scratch that is too
+small is refused by the log alone, a size of 0 is no answer, the first work after a broken capture is refused once, a
+context cannot be made while one is captured, and none on a lost device. That TensorRT itself computes anything is not shown.
 """
 
 import types
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,13 +26,14 @@ class FakeContext:
         self.shape: tuple[int, ...] | None = None
         self.addresses: dict[str, int] = {}
         self.memory = (0, 0)
+        self.shaken = False
         engine.contexts.add(self)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == "input"
         least, _, most = self.engine.profile
         if len(shape) != 4 or not all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True)):
-            self.engine.logger.last_error = "setInputShape: the shape is outside of the profile"
+            self.engine.log("setInputShape: the shape is outside of the profile")
             return False
         if self.shape != shape:
             self.shape, self.version = shape, self.version + 1
@@ -40,12 +44,18 @@ class FakeContext:
         return {"input": self.shape, **self.engine.made(self.shape)}[name]
 
     def update_device_memory_size_for_shapes(self) -> int:
+        return 0 if self.engine.sizeless else self.needs()
+
+    def needs(self) -> int:
         assert self.shape is not None
         return int(np.prod(self.shape)) * SCRATCH
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert memory % 256 == 0
         self.engine.driver.array(memory, size)
+        if size < self.needs() + self.engine.wants:
+            self.engine.log(f"setDeviceMemoryV2: Error Code 3: {size} is less than what is needed")
+            return
         if self.memory != (memory, size):
             self.memory, self.version = (memory, size), self.version + 1
 
@@ -60,19 +70,32 @@ class FakeContext:
         engine = self.engine
         engine.executions += 1
         if engine.refuses:
-            engine.logger.last_error = engine.refuses
+            engine.log(engine.refuses)
+            return False
+        if engine.silent:
             return False
         assert self.shape is not None
         assert set(self.addresses) == set(engine.names)
-        assert self.memory[1] >= self.update_device_memory_size_for_shapes(), "too little scratch"
+        assert self.memory[1] >= self.needs(), "too little scratch"
         assert engine.driver.current, "no context is current"
         shape, addresses, memory, version = self.shape, dict(self.addresses), self.memory, self.version
-        captured = engine.driver.streams[stream].captured is not None
-        if captured and engine.refuses_capture:
-            engine.logger.last_error = "operation not permitted when stream is capturing"
+        at = engine.driver.streams[stream]
+        captured = at.captured is not None
+        if self.shaken and not captured:
+            self.shaken = False
             return False
+        if captured and engine.refuses_capture:
+            engine.log("operation not permitted when stream is capturing")
+            return False
+        if captured:
+            at.on_break.append(self.shake)
+            if engine.during is not None:
+                engine.during()
         if captured and engine.uncapturable:
             engine.driver.cuStreamSynchronize(stream)
+        if captured and at.broken:
+            engine.log("operation failed due to a previous error during capture")
+            return False
         # Held weakly: neither a stream nor a graph keeps it in TensorRT either.
         origin = weakref.ref(self)
 
@@ -84,6 +107,9 @@ class FakeContext:
 
         engine.driver.streams[stream].push(run)
         return True
+
+    def shake(self) -> None:
+        self.shaken = True
 
 
 class FakeCache:
@@ -145,6 +171,11 @@ class FakeEngine:
         self.configs: list[Any] = []
         self.cache: FakeCache | None = None
         self.refuses = ""
+        self.silent = self.sizeless = False
+        # Bytes of scratch that it wants beyond what it says.
+        self.wants = 0
+        # What happens while its work is captured.
+        self.during: Callable[[], None] | None = None
         self.uncapturable = self.refuses_capture = False
         self.executions = 0
         self.names = ["input", "output", *(["health"] if health else [])]
@@ -179,9 +210,24 @@ class FakeEngine:
     def create_execution_context(self, strategy: Any) -> FakeContext | None:
         assert self.driver.current, "no context is current"
         self.configs.append(strategy)
+        if self.driver.breaks_captures():
+            self.log("operation not permitted when stream is capturing")
+            return None
+        if self.driver.lost:
+            return None
         asked = strategy.strategy if isinstance(strategy, FakeConfig) else strategy
         assert asked == trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        return FakeContext(self, strategy) if not self.refuses else None
+        if self.refuses:
+            self.log(self.refuses)
+        return FakeContext(self, strategy) if not (self.refuses or self.silent) else None
+
+    def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
+        assert profile == 0
+        return int(np.prod(self.profile[2])) * SCRATCH
+
+    def log(self, text: str) -> None:
+        """Log an error, as TensorRT does."""
+        self.logger.log(trt.ILogger.Severity.ERROR, text)
 
     def made(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         sides = list(shape)
@@ -227,7 +273,7 @@ def flavour_of(engine: FakeEngine, Flavour: Any) -> Any:
         def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
             assert engine.driver.current, "no context is current"
             if content != b"plan":
-                engine.logger.last_error = "the plan is of another version"
+                engine.log("the plan is of another version")
                 return None
             return engine
 

@@ -93,7 +93,7 @@ def test_every_status_is_one_of_the_real_driver() -> None:
 USED = {
     "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
     "ICudaEngine": (
-        "create_execution_context", "create_runtime_config", "get_tensor_dtype", "get_tensor_format",
+        "create_execution_context", "create_runtime_config", "get_device_memory_size_for_profile_v2", "get_tensor_dtype", "get_tensor_format",
         "get_tensor_location", "get_tensor_mode", "get_tensor_name", "get_tensor_profile_shape", "num_io_tensors",
     ),
     "IExecutionContext": (
@@ -135,9 +135,9 @@ def test_the_tables_hold_all_that_is_used() -> None:
     known = {name for table in (USED, USED_OF_RTX) for names in table.values() for name in names} | {"nptype"}
     # Of our own classes, which have the same names for their variables.
     own = {
-        "captured", "close", "context", "describe", "dtype", "failure", "flavour", "give_up_capture", "health",
-        "input", "keep_kernels", "logger", "module", "out_dtype", "output", "shape_context", "name", "value",
-        "version",
+        "captured", "close", "context", "describe", "dtype", "enqueue", "failure", "flavour", "give_memory",
+        "give_up_capture", "health", "input", "keep_kernels", "logger", "module", "out_dtype", "output",
+        "name", "scratch_size", "shape_context", "value", "version",
     }  # fmt: skip
     for module in ("_plan_engine", "_plan_on_device", "_slot_plan", "_session_plan"):
         code = tree(module)
