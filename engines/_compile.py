@@ -137,12 +137,12 @@ def _parse(parser: Any, graph: Graph, log: BuildLog, stop: Stop, subject: str) -
 def _configure(trt: Any, config: Any, options: BuildOptions, log: BuildLog, subject: str) -> None:
     # DETAILED makes the builder log each kernel with its tensors, and adds names, not work, to the plan.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # Set by default, and no dtype of the graph shows it: an fp32 plan would multiply with 10 bits of mantissa.
+    config.clear_flag(trt.BuilderFlag.TF32)
     # Else a running plan asks for the memory of its profile's largest shape, however small the tile.
     resize = getattr(trt.PreviewFeature, "RUNTIME_ACTIVATION_RESIZE_10_10", None)
     if resize is not None:
         config.set_preview_feature(resize, True)
-    # With it, which is the default, float32 has ten bits of mantissa; the graph's dtypes are the precision.
-    config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.optimization_level is not None:

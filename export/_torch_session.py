@@ -183,11 +183,15 @@ class TorchSession:
         if self._device.type != "cuda" or self._dtype != torch.float32:
             yield
             return
-        with (
-            _tf32,
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False),
-        ):
-            yield
+        # Not by allow_tf32: PyTorch refuses to read it where the host program set fp32_precision.
+        convolutions = torch.backends.cudnn.conv
+        with _tf32:
+            before = convolutions.fp32_precision
+            convolutions.fp32_precision = "ieee"
+            try:
+                yield
+            finally:
+                convolutions.fp32_precision = before
 
     @contextlib.contextmanager
     def _translated(self, what: str) -> Iterator[None]:
