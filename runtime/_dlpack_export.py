@@ -1,5 +1,6 @@
 """A DLPack capsule over memory of one's own (dlpack.h, https://dmlc.github.io/dlpack)."""
 
+import atexit
 import ctypes
 import itertools
 from typing import Any
@@ -60,6 +61,17 @@ def _drop(capsule: int) -> None:
 
 
 _release, _destroy = _Deleter(_forget), _Destructor(_drop)
+
+
+@atexit.register
+def _let_go() -> None:
+    # Consumers in cycles outlive this module, and would call a function, and read a structure, that are freed by then.
+    # Both stay to the end of the process, which takes the memory back.
+    for held in (_release, _destroy, *_held.values()):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+    for managed, *_ in _held.values():
+        managed.deleter = _Deleter()
+
 
 # Prototypes of their own: the functions of ctypes.pythonapi are shared with whoever else sets their types.
 _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destructor)(
