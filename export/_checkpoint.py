@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Checkpoint:
     """The weights of a generator and what they make.
 
     Attributes:
-        spec: The net. Of an interpolation, ``source_sha256`` is the first file's.
+        spec: The net. Of an interpolation, ``source_sha256`` is of both files' and of the strength.
         tensors: float32 and contiguous, by the parameter names of `RRDBNet` or `SRVGGNetCompact` and in their
             order; where spandrel made the module, by that module's names.
         dialect: Whose names the file used: ``"basicsr"``, ``"esrgan"``, ``"esrgan-old"``, ``"kair"``,
@@ -133,16 +134,22 @@ def _interpolated(first: Checkpoint, second: Checkpoint, strength: float) -> Che
             "shape or is in one of them only; two trainings of one net are needed"
         )
     # At the ends the one checkpoint itself: 1·a + 0·b would turn a zero's sign.
+    digest = first.spec.source_sha256
     if strength == 1.0:
         tensors = first.tensors
     elif strength == 0.0:
-        tensors = second.tensors
+        tensors, digest = second.tensors, second.spec.source_sha256
     else:
+        both = f"{strength!r} {first.spec.source_sha256} {second.spec.source_sha256}"
+        digest = hashlib.sha256(both.encode()).hexdigest()
         tensors = {
             name: _mixed(value, second.tensors[name], strength) for name, value in first.tensors.items()
         }
     return dataclasses.replace(
-        first, tensors=tensors, source=f"{strength:g} {first.source} + {1 - strength:g} {second.source}"
+        first,
+        spec=dataclasses.replace(first.spec, source_sha256=digest),
+        tensors=tensors,
+        source=f"{strength:g} {first.source} + {1 - strength:g} {second.source}",
     )
 
 

@@ -12,7 +12,6 @@ import onnx_ir as ir
 import torch
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy._files import sha256_of
 from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.export._artefacts import Interchange, write_graph
 from esrgan_deploy.export._golden import noise_pictures
@@ -27,10 +26,17 @@ from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import graph_input, verify_graph, verifying_session
 from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss
 from esrgan_deploy.export.quantisation._processor import quantise_for_processor
-from esrgan_deploy.export.quantisation._quantise import FLOOR, Net, Quantisation, quantise_net
+from esrgan_deploy.export.quantisation._quantise import (
+    FLOOR,
+    Net,
+    Quantisation,
+    plot_beside,
+    quantise_net,
+    reusable,
+)
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe
 from esrgan_deploy.export.quantisation._remainders import add_remainders
-from esrgan_deploy.export.quantisation._structure import Quantised, layers
+from esrgan_deploy.export.quantisation._structure import Quantised, layers, share_of
 from esrgan_deploy.export.quantisation._watched import tensor_of
 
 __all__ = ["QUANTISED_GRAPHS", "Graph", "Measured", "search_state", "write_quantised"]
@@ -121,7 +127,7 @@ def write_quantised(
     if held is not None and unseen is not None and options.quantise.search:
         # What the verification will ask: dB alone do not say how many samples are within a level.
         sets = {"noise": reference_pairs(source.reference, noise), "unseen": unseen}
-    for _ in range(_ROUNDS):
+    for left in reversed(range(_ROUNDS)):
         path, counted = _write(source, base, precision, options, staging, quantisation)
         if precision == PROCESSOR and held is not None and not quantisation.reused:
             # It rounds outputs too, each a little to one side, and nothing before has seen that.
@@ -140,13 +146,18 @@ def write_quantised(
         judgement, stands = judged(verify_graph(path, precision, sets), precision, options.form)
         if stands and _holds(measured.loss, options.quantise.budget):
             break
+        units = {layer.unit for layer in quantisation.layers if layer.name in quantisation.recipe.formats}
+        if not left or len(units) < 2:
+            # What was written last stays, and so does what is said of it.
+            break
         for figures in judgement:
             for breach in figures["breaches"]:
                 say(f"{path.name} on {figures['on']}: {breach}; a unit more returns")
-        fewer = _without_worst(quantisation)
-        if not fewer.recipe.formats:
-            break
-        quantisation = fewer
+        if quantisation.again is None:
+            say("what was taken up does not hold here: calibrating again")
+            quantisation = _quantisation_of(source, base, precision, options, folder, anew=True, say=say)
+        else:
+            quantisation = _without_worst(quantisation)
     return Graph(path=path, quantisation=quantisation, counted=counted, measured=measured, unseen=unseen)
 
 
@@ -241,8 +252,11 @@ def _without_worst(quantisation: Quantisation) -> Quantisation:
     kept = [
         layer.name for layer in quantisation.layers if layer.unit != worst and layer.name in recipe.formats
     ]
-    left_over = quantisation.again(kept) if quantisation.again and kept else recipe.only(kept)
-    fewer = dataclasses.replace(quantisation.kept, recipe=left_over)
+    assert quantisation.again is not None
+    # What was found of the larger recipe is not true of this one.
+    facts = {name: value for name, value in quantisation.kept.facts.items() if name != "simulated"}
+    facts |= {"convolutions": len(kept), "share": share_of(quantisation.layers, kept)}
+    fewer = dataclasses.replace(quantisation.kept, recipe=quantisation.again(kept), facts=facts)
     return dataclasses.replace(quantisation, kept=fewer)
 
 
@@ -253,6 +267,7 @@ def _quantisation_of(
     options: ExportOptions,
     folder: Path,
     *,
+    anew: bool = False,
     say: Callable[[str], None],
 ) -> Quantisation:
     """Find the recipe of a quantised graph.
@@ -266,6 +281,7 @@ def _quantisation_of(
         precision: One of `QUANTISED_GRAPHS`.
         options: Of the export.
         folder: Where the export goes: an interrupted search keeps its measurements there, and goes on from them.
+        anew: Whether to calibrate whatever lies there.
         say: Receives a line of progress now and then.
 
     Raises:
@@ -279,20 +295,16 @@ def _quantisation_of(
             "checkpoint, or run: --precision fp16"
         )
     kind = "int8" if precision == PROCESSOR else precision
-    old = folder / f"model.{precision}.scales.json"
     asked = options.quantise
-    if (
-        precision != PROCESSOR
-        and asked.calibration is None
-        and not old.exists()
-        and source.weights is not None
-    ):
+    net = Net(module=source.module, spec=source.spec)
+    old = None if anew else reusable(folder / f"model.{precision}.scales.json", net, kind, asked, say)
+    if old is None and precision != PROCESSOR and asked.calibration is None and source.weights is not None:
         trained = scales_beside(source.weights)
         if os.path.isfile(trained):  # noqa: PTH113 - Path.is_file raises where the name is too long
             say(f"scales of a training are taken from {trained.name}")
             return _trained(source, base, kind)
-    return quantise_net(
-        Net(module=source.module, spec=source.spec, sha256=source.spec.source_sha256),
+    quantisation = quantise_net(
+        net,
         kind,
         asked,
         unsigned=precision == PROCESSOR,
@@ -301,14 +313,21 @@ def _quantisation_of(
         state=search_state(folder, precision),
         say=say,
     )
+    plot = plot_beside(folder / f"model.{precision}.scales.json")
+    if quantisation.reused and plot.is_file():
+        quantisation = dataclasses.replace(quantisation, plot=plot.read_text(encoding="utf-8"))
+    return quantisation
 
 
 def _trained(source: Source, base: Interchange, kind: str) -> Quantisation:
     assert source.weights is not None
     found = layers(source.spec)
     recipe = recipe_of_scales(base.graph, found, kind, load_scales(source.weights, kind))
+    assert source.module is not None
     kept = KeptRecipe(
-        recipe=recipe, weights_sha256=sha256_of(source.weights), asked={"format": kind, "training": True}
+        recipe=recipe,
+        weights_sha256=Net(module=source.module, spec=source.spec).sha256,
+        asked={"format": kind, "training": True},
     )
     return Quantisation(kept=kept, layers=found, pictures=None, reused=True)
 

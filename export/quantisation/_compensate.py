@@ -1,6 +1,7 @@
 """Rounding weights so that what they compute stays, not the weights: closed form, one convolution at a time."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
@@ -37,10 +38,12 @@ def compensated(
     *,
     pixels: int = 64,
     names: Collection[str] | None = None,
+    alone: bool = False,
 ) -> dict[str, Array]:
     """Return weights and biases of quantised convolutions, rounded so that their outputs stay.
 
-    In the order in which they run, with everything before them quantised and rounded in this way.
+    In the order in which they run, with everything before them quantised and rounded in this way, or each as if it
+    alone were quantised.
 
     Args:
         module: The generator in fp32 with the exact parameters applied; it is not changed.
@@ -49,6 +52,7 @@ def compensated(
         pictures: See `side_by_side`.
         pixels: For each unknown of a row of weights, how many pixels to fit on, if the pictures have so many.
         names: Which to change; None for all that are quantised. The others are rounded to nearest.
+        alone: Whether each is to be rounded for what it reads in the fp32 net.
 
     Returns:
         ``NAME.weight``, multiples of the steps in the format, and ``NAME.bias``, float32.
@@ -59,7 +63,7 @@ def compensated(
         conv, name = seen.conv, seen.layer.name
         assert conv.bias is not None
         if names is not None and name not in names:
-            return seen.run(conv.weight, conv.bias)
+            return seen.wanted if alone else seen.run(conv.weight, conv.bias)
         moments = Moments(conv.kernel_size[0], conv.in_channels)
         limit = -(-pixels * moments.own.shape[0] // len(seen.exact))
         for number, (exact, quantised) in enumerate(zip(seen.exact, seen.quantised, strict=True)):
@@ -70,9 +74,10 @@ def compensated(
             integers, steps = fitted(weight.numpy(), recipe.weights[name])
             weight = torch.from_numpy(integers * steps.reshape(-1, 1, 1, 1))
         found[f"{name}.weight"], found[f"{name}.bias"] = weight.numpy(), bias.numpy()
-        return seen.run(weight, bias)
+        return seen.wanted if alone else seen.run(weight, bias)
 
-    side_by_side(module, layers(spec), recipe, pictures, change)
+    handed = dataclasses.replace(recipe, outputs={}) if alone else recipe
+    side_by_side(module, layers(spec), handed, pictures, change)
     return found
 
 

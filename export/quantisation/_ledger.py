@@ -18,7 +18,7 @@ from esrgan_deploy.export.quantisation._simulation import Simulation
 
 __all__ = ["Ledger", "digest_of"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 class Ledger:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from torch import Tensor, nn
 
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation import _equalise, _ranges
@@ -124,17 +124,22 @@ class Preparation:
             recipe = with_remainders(self.module, self.layers, recipe, few, count=count)
         return recipe
 
-    def rounded(self, recipe: Recipe) -> Recipe:
+    def rounded(self, recipe: Recipe, *, alone: bool = False) -> Recipe:
         """Round the weights of what a recipe of `scaled` quantises, each making up for what was rounded before it.
 
-        `Recipe.only` of it is rounded as that part alone needs.
+        `Recipe.only` of the recipe of `scaled` is rounded as that part alone needs: what it does not quantise keeps
+        its exact parameters, but for the last convolution, which is fitted to what is in front of it.
+
+        Args:
+            recipe: Of `scaled`, or a part of it.
+            alone: Whether each convolution is rounded as if no other were quantised, and the last is left as it is.
         """
-        if self.rounding == "nearest":
+        if self.rounding == "nearest" or not recipe.formats:
             return recipe
         if self.rounding == "learned":
             self.say("learning which way weights are rounded")
             return reconstruct(self.module, self.layers, recipe, self.pictures, say=self.say)
-        tensors = [tensor_of(picture) for picture in self.pictures[:_COMPENSATE]]
+        tensors = self._tensors()
         if self.rounding == "corrected":
             self.say("taking back what rounding moves each channel by")
             return _with(recipe, correct_bias(self.module, self.spec, recipe, tensors))
@@ -142,11 +147,30 @@ class Preparation:
         # A dense block loses nothing to speak of, and rounding all of it takes most of the time.
         dense = self.spec.architecture == "rrdbnet"
         names = [layer.name for layer in self.layers if not (dense and layer.place == "body")]
-        changed = compensated(self.module, self.spec, recipe, tensors, names=names, pixels=_PIXELS)
-        recipe = _with(recipe, changed)
-        if self.layers[-1].name in recipe.formats:
+        changed = compensated(
+            self.module, self.spec, recipe, tensors, names=names, pixels=_PIXELS, alone=alone
+        )
+        return _with(recipe, changed) if alone else self._last_fitted(_with(recipe, changed))
+
+    def part(self, exact: Recipe, rounded: Recipe, names: Sequence[str]) -> Recipe:
+        """Return a part of what was rounded as a whole, for weights that take too long to be rounded again.
+
+        Args:
+            exact: Of `scaled`.
+            rounded: What `rounded` made of it.
+            names: What is quantised. All else has its exact parameters, but for the last convolution.
+        """
+        own = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
+        chosen = {name: value for name, value in rounded.parameters.items() if name in own}
+        return self._last_fitted(_with(exact.only(names), chosen))
+
+    def _last_fitted(self, recipe: Recipe) -> Recipe:
+        if not recipe.formats or self.layers[-1].name in recipe.formats:
             return recipe
-        return _with(recipe, fitted_last(self.module, self.spec, recipe, tensors))
+        return _with(recipe, fitted_last(self.module, self.spec, recipe, self._tensors()))
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor_of(picture) for picture in self.pictures[:_COMPENSATE]]
 
 
 def _with(recipe: Recipe, changed: Mapping[str, npt.NDArray[np.float32]]) -> Recipe:

@@ -2,11 +2,14 @@
 
 import copy
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from esrgan_deploy._errors import ExportError
@@ -18,12 +21,19 @@ from esrgan_deploy.export.quantisation._pictures import CalibrationPictures, cal
 from esrgan_deploy.export.quantisation._prepare import Preparation
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, load_recipe
-from esrgan_deploy.export.quantisation._refine import refined
 from esrgan_deploy.export.quantisation._search import Point, SearchOptions, SearchResult, search
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
 from esrgan_deploy.export.quantisation._structure import Layer, layers, share_of
 
-__all__ = ["FLOOR", "Net", "Quantisation", "pictures_for", "plot_beside", "quantise_net"]
+__all__ = [
+    "FLOOR",
+    "Net",
+    "Quantisation",
+    "pictures_for",
+    "plot_beside",
+    "quantise_net",
+    "reusable",
+]
 
 FLOOR = 47.0
 """dB to the fp32 picture that a search keeps besides its budget: four of five samples are then within one level, as
@@ -35,8 +45,8 @@ _EVALUATION = 4e11
 _LARGE = 1e7
 """Floating-point operations per pixel from which on only the chosen point is built to count its bytes."""
 
-_TRIES = 4
-"""How often weights are rounded again to find how much more can be quantised then; each takes a minute or so."""
+_FEW, _FEW_POINTS = 14, 3
+"""`SearchOptions.evaluations` and `points` where weights are rounded anew for each, up to a minute each time."""
 
 _SEARCH = 1e13
 """Floating-point operations that measuring every convolution alone may cost: minutes on two cores."""
@@ -49,12 +59,23 @@ class Net:
     Attributes:
         module: The generator in fp32, in eval mode; it is not changed.
         spec: What it is.
-        sha256: Of the file of its weights.
     """
 
     module: nn.Module
     spec: ModelSpec
-    sha256: str
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what decides what it computes, 64 hexadecimal digits: its weights, and what is made of them.
+
+        A file's own digest is not enough: two files may be interpolated, and a scale be asked for.
+        """
+        facts = {**dataclasses.asdict(self.spec), "source_sha256": ""}
+        found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            array = np.ascontiguousarray(tensor.numpy())
+            found.update(f"{name} {array.dtype}{array.shape}".encode() + array.tobytes())
+        return found.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,9 +88,9 @@ class Quantisation:
         pictures: What calibrated and what judges; None where a recipe was taken up without its pictures.
         reused: Whether it was read instead of made.
         held: The pictures that judge with the fp32 net's outputs, where a search has computed them.
-        plot: The frontier as an SVG; empty where there is none.
-        again: Rounds once more, for these convolutions alone; None where the recipe was read, and where weights are
-            learned, which takes minutes each time.
+        plot: The frontier as an SVG; empty where there is none, and where the recipe was read.
+        again: Makes the recipe that quantises these convolutions alone, as the search measured it: all else has its
+            exact parameters, but for the last convolution, which is fitted anew. None where the recipe was read.
     """
 
     kept: KeptRecipe
@@ -93,7 +114,7 @@ def quantise_net(
     *,
     unsigned: bool = False,
     bytes_of: Callable[[Recipe], float | None] = lambda recipe: None,
-    old: Path | None = None,
+    old: KeptRecipe | None = None,
     state: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Quantisation:
@@ -105,8 +126,7 @@ def quantise_net(
         options: How.
         unsigned: For the graph for processors, which rounds to uint8 with a zero point, and outputs as well.
         bytes_of: Declared bytes per pixel of the input that the graph of a recipe moves, where that is known.
-        old: A ``….scales.json`` of an earlier run; it is taken up where it belongs to these weights and was made
-            with these options and, if a folder of pictures is given, with these pictures.
+        old: Of an earlier run, see `reusable`; it is taken up unless a folder of other pictures is given.
         state: A file that keeps the search's measurements, so that an interrupted one goes on.
         say: Receives a line of progress now and then.
 
@@ -115,14 +135,13 @@ def quantise_net(
         MediaError: The folder holds no picture that can be used.
     """
     found = layers(net.spec)
-    kept = _reusable(old, net, kind, options, say)
-    if kept is not None and options.calibration is None:
-        return Quantisation(kept=kept, layers=found, pictures=None, reused=True, plot=_plot_beside(old))
+    if old is not None and options.calibration is None:
+        return Quantisation(kept=old, layers=found, pictures=None, reused=True)
     pictures = pictures_for(net.spec, options)
     asked = _asked(kind, options) | {"pictures": pictures.digest}
-    if kept is not None and kept.asked == asked:
-        say(f"scales of {old} are taken up: same weights, pictures and options")
-        return Quantisation(kept=kept, layers=found, pictures=pictures, reused=True, plot=_plot_beside(old))
+    if old is not None and old.asked == asked:
+        say("the scales that are there are taken up: same weights, pictures and options")
+        return Quantisation(kept=old, layers=found, pictures=pictures, reused=True)
     say(f"calibrating {kind} on {pictures.description}")
     if options.calibration is None:
         say("warning: drawn pictures stand in for photographs; give your own with --calibration DIR")
@@ -138,36 +157,57 @@ def quantise_net(
         say=say,
     )
     exact = work.scaled()
+    everything = tuple(layer.name for layer in found if layer.name in exact.formats)
+    whole = work.rounded(exact)
+    learned = work.rounding == "learned"
 
     def again(names: Sequence[str]) -> Recipe:
         # Rounded for all candidates, weights make up for errors that the chosen ones alone do not have.
-        return _trimmed(work.rounded(exact.only(names)), found)
+        if tuple(names) == everything:
+            return _trimmed(whole, found)
+        part = work.part(exact, whole, names) if learned else work.rounded(exact.only(names))
+        return _trimmed(part, found)
 
-    everything = tuple(layer.name for layer in found if layer.name in exact.formats)
-    recipe = again(everything)
-    result, held = _searched(net, module, found, recipe, pictures, options, kind, state, say)
-    chosen, points = result.chosen, result.points
-    final = _trimmed(recipe.only(chosen.names), found)
-    learned = work.rounding == "learned"
-    if isinstance(result, SearchResult) and chosen.names != everything and work.rounding != "nearest":
-        better = refined(
-            chosen,
-            result.order,
+    held = HeldLoss.of_net([(pair.lr, pair.hr) for pair in pictures.held], net.module)
+    made: dict[tuple[str, ...], Recipe] = {}
+
+    def measures(names: tuple[str, ...]) -> Loss:
+        made[names] = again(names)
+        return _loss_of(module, found, made[names], held)
+
+    if options.search:
+        alone = whole if learned else work.rounded(exact, alone=True)
+        # On a copy: it takes the place of its module's convolutions.
+        simulation = Simulation(copy.deepcopy(module), found, alone, fitted=alone.parameters)
+        if state is not None:
+            state.parent.mkdir(parents=True, exist_ok=True)
+        result = search(
+            simulation,
             found,
-            everything,
-            rounds=again,
-            measures=lambda one: _loss_of(module, found, one, held),
-            allows=_asked_of_search(options).allows,
-            tries=0 if learned else _TRIES,
+            net.spec,
+            held,
+            _asked_of_search(options, work.rounding),
+            measures=measures,
+            state=state,
             say=say,
         )
-        if better is not None:
-            final, measured = better
-            known = {point.names for point in measured}
-            chosen, points = measured[-1], (*(p for p in points if p.names not in known), *measured)
+        chosen, points = result.chosen, result.points
+    else:
+        result = None
+        chosen = Point(names=everything, share=share_of(found, everything), loss=measures(everything))
+        points = (chosen,)
+    # An interrupted search knows what its recipe loses, and has to make it again.
+    final = made[chosen.names] if chosen.names in made else again(chosen.names)
+    if result is not None and learned and chosen.names != everything:
+        better = _trimmed(work.rounded(exact.only(chosen.names)), found)
+        loss = _loss_of(module, found, better, held)
+        if loss.fidelity > chosen.loss.fidelity and _asked_of_search(options, work.rounding).allows(loss):
+            final, found_again = better, dataclasses.replace(chosen, loss=loss)
+            points = tuple(found_again if point == chosen else point for point in points)
+            chosen = found_again
     shown = frontier(points)
     declared = {
-        point.names: bytes_of(recipe.only(point.names))
+        point.names: bytes_of(final if point == chosen else whole.only(point.names))
         for point in shown
         if point == chosen or (net.spec.flops_per_pixel or 0) < _LARGE
     }
@@ -186,7 +226,7 @@ def quantise_net(
         reused=False,
         held=held,
         plot=drawing,
-        again=None if learned else again,
+        again=again,
     )
 
 
@@ -211,46 +251,15 @@ def pictures_for(spec: ModelSpec, options: QuantiseOptions) -> CalibrationPictur
     )
 
 
-def _searched(
-    net: Net,
-    module: nn.Module,
-    found: tuple[Layer, ...],
-    recipe: Recipe,
-    pictures: CalibrationPictures,
-    options: QuantiseOptions,
-    kind: str,
-    state: Path | None,
-    say: Callable[[str], None],
-) -> tuple["SearchResult | _All", HeldLoss]:
-    held = HeldLoss.of_net([(pair.lr, pair.hr) for pair in pictures.held], net.module)
-    module = copy.deepcopy(module)
-    apply_parameters(module, recipe)
-    simulation = Simulation(module, found, recipe)
-    if not options.search:
-        names = tuple(layer.name for layer in found if layer.name in recipe.formats)
-        point = Point(names=names, share=share_of(found, names), loss=held(simulation))
-        return _All(chosen=point, points=(point,)), held
-    if state is not None:
-        state.parent.mkdir(parents=True, exist_ok=True)
-    return search(simulation, found, net.spec, held, _asked_of_search(options), state=state, say=say), held
-
-
-def _asked_of_search(options: QuantiseOptions) -> SearchOptions:
-    return SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH)
+def _asked_of_search(options: QuantiseOptions, rounding: str) -> SearchOptions:
+    few = {"evaluations": _FEW, "points": _FEW_POINTS} if rounding in ("compensated", "corrected") else {}
+    return SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH, **few)
 
 
 def _loss_of(module: nn.Module, found: tuple[Layer, ...], recipe: Recipe, held: HeldLoss) -> Loss:
     module = copy.deepcopy(module)
     apply_parameters(module, recipe)
     return held(Simulation(module, found, recipe))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _All:
-    """What a search would have returned, where none was asked for."""
-
-    chosen: Point
-    points: tuple[Point, ...]
 
 
 def _asked(kind: str, options: QuantiseOptions) -> dict[str, Any]:
@@ -267,22 +276,29 @@ def _asked(kind: str, options: QuantiseOptions) -> dict[str, Any]:
     }
 
 
-def _reusable(
-    old: Path | None, net: Net, kind: str, options: QuantiseOptions, say: Callable[[str], None]
+def reusable(
+    path: Path, net: Net, kind: str, options: QuantiseOptions, say: Callable[[str], None]
 ) -> KeptRecipe | None:
-    if old is None or not old.exists():
+    """Return what an earlier run left, where it belongs to these weights and was made with these options.
+
+    What a training left was made with no options, and serves until a folder of pictures is given.
+    """
+    if not path.exists():
         return None
     try:
-        kept = load_recipe(old)
+        kept = load_recipe(path)
     except ExportError as error:
         say(f"warning: {error}")
         return None
     asked = {key: value for key, value in kept.asked.items() if key != "pictures"}
     if kept.weights_sha256 != net.sha256:
-        say(f"{old} belongs to other weights: calibrating again")
+        say(f"{path} belongs to other weights: calibrating again")
         return None
+    if asked == {"format": kind, "training": True} and options.calibration is None:
+        say(f"the scales of a training in {path.name} are taken up")
+        return kept
     if asked != _asked(kind, options):
-        say(f"{old} was made with other options: calibrating again")
+        say(f"{path} was made with other options: calibrating again")
         return None
     return kept
 
@@ -292,13 +308,8 @@ def plot_beside(scales: Path) -> Path:
     return scales.with_name(scales.name.removesuffix(".scales.json") + ".frontier.svg")
 
 
-def _plot_beside(scales: Path | None) -> str:
-    path = None if scales is None else plot_beside(scales)
-    return path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
-
-
 def _facts(
-    result: "SearchResult | _All",
+    result: SearchResult | None,
     chosen: Point,
     shown: Sequence[Point],
     held: HeldLoss,
@@ -324,7 +335,7 @@ def _facts(
             for point in shown
         ],
     }
-    if isinstance(result, SearchResult):
+    if result is not None:
         facts["alone"] = {
             one.name: {
                 "noise": one.loss.noise,

@@ -97,6 +97,7 @@ def search(
     held: HeldLoss,
     options: SearchOptions | None = None,
     *,
+    measures: Callable[[tuple[str, ...]], Loss] | None = None,
     state: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda made: None,
@@ -114,6 +115,8 @@ def search(
         spec: The net's.
         held: Pictures that calibration has not seen.
         options: None takes the defaults.
+        measures: What the net loses with these convolutions quantised, prepared for that choice; None measures the
+            simulation, whose weights are the same for every choice.
         state: A file that keeps every measurement, so that an interrupted search goes on where it was. A search
             with another budget takes them up too: they do not depend on it.
         say: Receives a line of progress now and then.
@@ -136,7 +139,7 @@ def search(
     ledger = Ledger(state, digest, say=say, progress=progress)
     found = sensitivities(simulation, layers, spec, held, flops=options.flops, ledger=ledger)
     say(f"measured {len(found.units)} units and {len(found.convolutions)} convolutions, each quantised alone")
-    work = _Search(simulation, layers, held, options, ledger, found, say)
+    work = _Search(simulation, layers, held, options, ledger, found, say, measures)
     chosen = work.chosen()
     work.show_frontier()
     return SearchResult(
@@ -159,7 +162,9 @@ class _Search:
         ledger: Ledger,
         found: Sensitivities,
         say: Callable[[str], None],
+        measures: Callable[[tuple[str, ...]], Loss] | None,
     ) -> None:
+        self._measures = measures or self._simulated
         self._simulation, self._layers, self._held, self._say = simulation, layers, held, say
         self._options, self._ledger, self._found = options, ledger, found
         self._macs = sum(layer.macs for layer in layers)
@@ -226,14 +231,14 @@ class _Search:
         inside = [layer for layer in self._layers if layer.name in names]
         key = tuple(layer.name for layer in inside)
         if key not in self.points:
-            loss = self._ledger.measured("whole", key, lambda: self._measure(key))
+            loss = self._ledger.measured("whole", key, lambda: self._measures(key))
             share = sum(layer.macs for layer in inside) / self._macs
             self.points[key] = Point(names=key, share=share, loss=loss)
             lost = "" if loss.loss is None else f"{loss.loss:+.3f} dB lost, "
             self._say(f"{share:.1%} of the multiply-adds quantised: {lost}{loss.fidelity:.1f} dB to fp32")
         return self.points[key]
 
-    def _measure(self, names: tuple[str, ...]) -> Loss:
+    def _simulated(self, names: tuple[str, ...]) -> Loss:
         with self._simulation.using(names):
             return self._held(self._simulation)
 

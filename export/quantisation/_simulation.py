@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esrgan_deploy.export._placement import LARGEST
-from esrgan_deploy.export.quantisation._recipe import UNSIGNED, Recipe, unsigned_grid
+from esrgan_deploy.export.quantisation._recipe import UNSIGNED, Array, Recipe, unsigned_grid
 from esrgan_deploy.export.quantisation._structure import Layer
 
 __all__ = [
@@ -34,13 +34,23 @@ class Simulation:
         layers: Its convolutions, as `_structure.layers` gives them.
         recipe: Steps and formats. Everything in it is quantised until `use` says otherwise.
         weights: Whether weights are rounded too; otherwise all that errs is what the activations' rounding does.
+        fitted: Parameters, by their names, that a convolution has while it is quantised; else it has the module's.
     """
 
     def __init__(
-        self, module: nn.Module, layers: Iterable[Layer], recipe: Recipe, *, weights: bool = True
+        self,
+        module: nn.Module,
+        layers: Iterable[Layer],
+        recipe: Recipe,
+        *,
+        weights: bool = True,
+        fitted: Mapping[str, Array] | None = None,
     ) -> None:
         self.module, self.recipe = module, recipe
         self._weights = weights
+        self._fitted = {
+            name: torch.from_numpy(np.array(value, np.float32)) for name, value in (fitted or {}).items()
+        }
         self._layers = {layer.name: layer for layer in layers}
         self._on = frozenset(recipe.formats)
         self._convolutions = {name: convolution_of(module, name) for name in recipe.formats}
@@ -101,10 +111,11 @@ class Simulation:
             steps = torch.from_numpy(np.asarray(self.recipe.weights[name], np.float32))
             if steps.ndim:
                 steps = steps.reshape(-1, 1, 1, 1)
-            weight = conv.weight.detach()
+            weight = self._fitted.get(f"{name}.weight", conv.weight.detach())
             self._rounded[name] = rounded(weight, steps, kind, weights=True) if self._weights else weight
         taken = quantised_input(x, self.recipe, self._layers[name])
-        out = functional.conv2d(taken, self._rounded[name], conv.bias, conv.stride, conv.padding)
+        bias = self._fitted.get(f"{name}.bias", conv.bias)
+        out = functional.conv2d(taken, self._rounded[name], bias, conv.stride, conv.padding)
         return quantised_output(out, self.recipe, name)
 
 

@@ -29,7 +29,8 @@ class ModelSpec:
         size_multiple: Height and width of the input must be multiples of this.
         supports_half: Whether the architecture is known to work in float16.
         supports_bfloat16: Whether the architecture is known to work in bfloat16.
-        source_sha256: Digest of the file that the weights came from, 64 hexadecimal digits.
+        source_sha256: Digest of the file that the weights came from, 64 hexadecimal digits; of an interpolation, of
+            both files' digests and the strength.
     """
 
     architecture: str

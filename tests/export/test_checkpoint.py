@@ -1,5 +1,6 @@
 """From a file to a module: real checkpoints, every dialect at full size, interpolation."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,8 +124,14 @@ def test_two_compact_nets_are_interpolated_as_real_esrgan_does(
     mixed = load_checkpoint(a, denoise_strength=strength, denoise_with=b)
     for name, value in _upstream_dni(first, second, strength).items():
         assert torch.equal(mixed.tensors[name], value)
-    assert mixed.spec == load_checkpoint(a).spec
-    assert mixed.spec.source_sha256 == sha256_of(a)
+    digests = {1.0: sha256_of(a), 0.0: sha256_of(b)}
+    digest = mixed.spec.source_sha256
+    assert mixed.spec == dataclasses.replace(load_checkpoint(a).spec, source_sha256=digest)
+    # Another strength is another net, and whatever is kept by the digest is not taken up for it.
+    assert digest == digests.get(strength, digest)
+    assert (digest in digests.values()) is (strength in digests)
+    other = load_checkpoint(a, denoise_strength=0.75, denoise_with=b)
+    assert other.spec.source_sha256 != digest
     assert mixed.source == f"{strength:g} general.pth + {1 - strength:g} wdn.pth"
 
 

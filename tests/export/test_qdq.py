@@ -387,3 +387,14 @@ def test_the_dense_blocks_are_placed_and_the_body_of_a_compact_net_without_its_e
     assert list(placement(compact)) == ["body.2", "body.4", "body.6"]
     with pytest.raises(ExportError, match="swinir cannot be quantised"):
         placement(dataclasses.replace(compact, architecture="swinir"))
+
+
+def test_scales_that_a_training_left_serve_the_second_export_as_they_served_the_first(checkpoint, tmp_path):
+    """The first export's own file hid them, and the net was calibrated on drawn pictures instead."""
+    spec, path = checkpoint
+    save_scales(path, "int8", _scales(spec, 0.1))
+    options = ExportOptions(precisions=("int8",), plan=False, force=True)
+    first, second = (export_model(path, tmp_path / "out", options) for _ in range(2))
+    asked = [manifest.artefact("model.int8.onnx").quantised["asked"] for manifest in (first, second)]
+    assert asked == [{"format": "int8", "training": True}] * 2
+    assert second.artefact("model.int8.onnx").sha256 == first.artefact("model.int8.onnx").sha256

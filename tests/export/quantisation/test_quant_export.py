@@ -393,3 +393,57 @@ def test_the_bench_measures_the_graph_for_processors_as_it_runs(checkpoint, phot
     with _really_rounding(graph) as (path, arithmetic):
         assert path == graph
         assert arithmetic.startswith("int8 as it runs")
+
+
+def test_scales_of_another_denoise_strength_are_not_taken_up(compact_weights, tmp_path):
+    """Steps and rewritten weights of one interpolation would be those of another net, verified and wrong."""
+    paths = [tmp_path / "general.pth", tmp_path / "wdn.pth"]
+    for seed, path in enumerate(paths):
+        torch.save({"params": compact_weights(seed=seed)}, path)
+    kept = []
+    for strength in (0.5, 0.25):
+        options = ExportOptions(
+            precisions=("int8",),
+            quantise=QuantiseOptions(search=False, rounding="nearest"),
+            plan=False,
+            force=True,
+            denoise_strength=strength,
+            denoise_with=paths[1],
+        )
+        lines = []
+        export_model(paths[0], tmp_path / "out", options, say=lines.append)
+        assert any(line.startswith("calibrating int8") for line in lines)
+        kept.append(load_recipe(tmp_path / "out" / "model.int8.scales.json").weights_sha256)
+    assert kept[0] != kept[1]
+
+
+def test_scales_describe_the_graph_that_was_written_last(photographs, rrdb_spec, tmp_path):
+    """Where half precision alone loses too much all rounds are spent, and scales were of no written graph."""
+    torch.manual_seed(3)
+    net = RRDBNet(rrdb_spec(features=8, blocks=4, growth=4))
+    with torch.no_grad():
+        net.conv_last.weight.mul_(20)
+        # So far from 0 the numbers of half precision are far apart, and those of the simulation are not.
+        net.conv_hr.bias.fill_(100.0)
+        net.conv_last.weight[:, ::2] = -net.conv_last.weight[:, 1::2]
+    path = tmp_path / "net.pth"
+    torch.save(net.state_dict(), path)
+    lines = []
+    options = _options(photographs, rounding="nearest", equalise=False, budget=10.0)
+    manifest = export_model(path, tmp_path / "out", options, say=lines.append)
+    written = [line for line in lines if line.startswith("model.int8.onnx: ")]
+    assert len(written) > 11, "the case needs all rounds"
+    kept = load_recipe(tmp_path / "out" / "model.int8.scales.json")
+    facts = manifest.artefact("model.int8.onnx").quantised
+    assert len(kept.recipe.formats) == facts["convolutions"] == kept.facts["convolutions"]
+
+
+def test_a_graph_for_processors_is_explained_too(checkpoint, tmp_path, capsys):
+    """The command made everything, and then failed on the one graph whose last convolution has another shape."""
+    from esrgan_deploy.export._cli import main
+
+    command = [str(checkpoint), "-o", str(tmp_path / "out"), "--precision", "int8-cpu", "--explain"]
+    assert main([*command, "--no-search", "--no-plan", "--rounding", "nearest"]) in (0, None)
+    shown = capsys.readouterr().out
+    for name in ("conv_first", "body.0.rdb1.conv1", "conv_hr"):
+        assert name in shown
