@@ -184,7 +184,7 @@ class TorchSession:
             yield
             return
         # Not by allow_tf32: PyTorch refuses to read it where the host program set fp32_precision.
-        convolutions = torch.backends.cudnn.conv
+        convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
         with _tf32:
             before = convolutions.fp32_precision
             convolutions.fp32_precision = "ieee"

@@ -65,8 +65,8 @@ _release, _destroy = _Deleter(_forget), _Destructor(_drop)
 
 @atexit.register
 def _let_go() -> None:
-    # Consumers in cycles outlive this module, and would call a function, and read a structure, that are freed by then.
-    # Both stay to the end of the process, which takes the memory back.
+    # Consumers in cycles outlive this module, and would call a function, and read a structure, that are freed by
+    # then. Both stay to the end of the process, which takes the memory back.
     for held in (_release, _destroy, *_held.values()):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
     for managed, *_ in _held.values():

@@ -10,10 +10,11 @@ __all__ = ["fault_of"]
 # The words are those of the sources and of the projects' issue trackers: ONNX Runtime's bfc_arena.cc ("Failed to
 # allocate memory for requested buffer of size", "Available memory of … is smaller than requested bytes of …") and
 # cuda_call.cc ("CUDA failure 2: out of memory", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"), TensorRT's "Cuda
-# Error in allocate: 2 (out of memory)" and "Error Code 2: OutOfMemory", PyTorch's "DefaultCPUAllocator: can't allocate memory".
+# Error in allocate: 2 (out of memory)" and "Error Code 2: OutOfMemory", PyTorch's "DefaultCPUAllocator: can't
+# allocate memory".
 OUT_OF_MEMORY = re.compile(
-    r"out[ _]?of[ _]?memory|memoryallocation|failed to allocate memory|smaller than requested bytes|STATUS_ALLOC_FAILED"
-    r"|bad[ _]alloc|can't allocate memory|unable to allocate|not enough memory",
+    r"out[ _]?of[ _]?memory|memoryallocation|failed to allocate memory|smaller than requested bytes"
+    r"|STATUS_ALLOC_FAILED|bad[ _]alloc|can't allocate memory|unable to allocate|not enough memory",
     re.IGNORECASE,
 )
 

@@ -154,7 +154,7 @@ class PlanEngine:
     def scratch_size(self, context: Any) -> int:
         """Return the bytes that a context works in, at the shape that it is set to.
 
-        Where it gives no number for its shape, be it that it failed, the profile's is taken, which is enough for each.
+        Where it gives no number for its shape, be it that it failed, the profile's is taken: enough for each.
         """
         size = int(context.update_device_memory_size_for_shapes())
         return size if size > 0 else int(self._engine.get_device_memory_size_for_profile_v2(0))

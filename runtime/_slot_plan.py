@@ -30,9 +30,10 @@ class PlanSlot:
     """Stream, buffers and contexts of one batch in flight; see `Slot` for the protocol.
 
     The first batch of a shape is enqueued piece by piece, which also warms up; the second is captured, with upload
-    and download, or, where another thread breaks that, a later one; from then on a batch is one launch. A graph holds addresses and the state of its context: each of
-    the last four shapes keeps a context of its own, all of them on the slot's one scratch memory, as only one runs at
-    a time; and where a buffer has to grow, every graph is dropped.
+    and download, or, where another thread breaks that, a later one; from then on a batch is one launch. A graph
+    holds addresses and the state of its context: each of the last four shapes keeps a context of its own, all of
+    them on the slot's one scratch memory, as only one runs at a time; and where a buffer has to grow,
+    every graph is dropped.
 
     Args:
         engine: The plan.

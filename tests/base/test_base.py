@@ -185,3 +185,24 @@ def test_every_error_is_one_of_ours():
     """`except EsrganDeployError` must catch all that is raised on purpose."""
     for name in _errors.__all__:
         assert issubclass(getattr(_errors, name), EsrganDeployError)
+
+
+def test_writing_never_touches_the_umask_of_the_process(tmp_path, monkeypatch):
+    """A file that another thread makes in between would be open to everybody."""
+    set_to = []
+    monkeypatch.setattr(os, "umask", lambda mask: set_to.append(mask) or 0o022)
+    with replaced_atomically(tmp_path / "out.bin") as temporary:
+        temporary.write_bytes(b"whole")
+    assert set_to == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
+
+
+def test_failures_that_a_caller_answers_are_public():
+    """A host program could not tell memory that ran out from a model that cannot run."""
+    import esrgan_deploy
+    from esrgan_deploy import runtime
+
+    for name in ("OutOfMemoryError", "DeviceLostError"):
+        error = getattr(esrgan_deploy, name)
+        assert getattr(runtime, name) is error
+        assert issubclass(error, esrgan_deploy.InferenceError)

@@ -2,9 +2,10 @@
 
 It keeps the rules that the bindings write down: shapes before addresses, memory before work, no memory smaller than
 the shape needs, a context that stays as it was for as long as a graph that was captured from it is launched. The
-enumerations are the real ones, and so is the logger: an error that was logged once stays its last. Scratch that is too
-small is refused by the log alone, a size of 0 is no answer, the first work after a broken capture is refused once, a
-context cannot be made while one is captured, and none on a lost device. That TensorRT itself computes anything is not shown.
+enumerations are the real ones, and so is the logger: an error that was logged once stays its last. Scratch that is
+too small is refused by the log alone, a size of 0 is no answer, the first work after a broken capture is refused
+once, a context cannot be made while one is captured, and none on a lost device. That TensorRT itself computes
+anything is not shown.
 """
 
 import types

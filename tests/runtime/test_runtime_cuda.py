@@ -93,7 +93,8 @@ def test_every_status_is_one_of_the_real_driver() -> None:
 USED = {
     "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
     "ICudaEngine": (
-        "create_execution_context", "create_runtime_config", "get_device_memory_size_for_profile_v2", "get_tensor_dtype", "get_tensor_format",
+        "create_execution_context", "create_runtime_config", "get_device_memory_size_for_profile_v2",
+        "get_tensor_dtype", "get_tensor_format",
         "get_tensor_location", "get_tensor_mode", "get_tensor_name", "get_tensor_profile_shape", "num_io_tensors",
     ),
     "IExecutionContext": (

@@ -10,7 +10,8 @@ memory = (ctypes.c_float * 64)()
 class Holder: pass
 holder = Holder()
 holder.self, holder.memory = holder, memory
-holder.tensor = torch.from_dlpack(dlpack_capsule(ctypes.addressof(memory), (8, 8), "float32", device=(1, 0), owner=memory))
+where = ctypes.addressof(memory)
+holder.tensor = torch.from_dlpack(dlpack_capsule(where, (8, 8), "float32", device=(1, 0), owner=memory))
 builtins.holder = holder
 """
 
