@@ -205,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         help="threads on the CPU (default: the library's choice)",
     )
     how.add_argument(
-        "--device", type=at_least(0), metavar="N", help="CUDA device, as nvidia-smi counts (default: 0)"
+        "--device", type=at_least(0), metavar="N", help="CUDA device, in CUDA's own order (default: 0)"
     )
     how.add_argument(
         "--provider",

@@ -53,7 +53,7 @@ class BenchOptions:
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it is at least 1, or None to let the library choose")
         if self.device < 0:
-            raise ValueError(f"device is {self.device}; it is 0 or more, as nvidia-smi counts")
+            raise ValueError(f"device is {self.device}; it is 0 or more, in CUDA's own order")
         names = [axis.name for axis in self.sweep]
         if len(set(names)) != len(names):
             raise ValueError(f"sweep names an axis twice: {', '.join(names)}")

@@ -51,7 +51,7 @@ class Device:
     not kept apart, so that a capture may be broken all the same.
 
     Args:
-        ordinal: As nvidia-smi counts, among the visible devices.
+        ordinal: In CUDA's own order, among the visible devices.
 
     Raises:
         InferenceError: There is no driver or no such device, or it refuses.

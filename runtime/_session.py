@@ -103,7 +103,7 @@ class SessionOptions:
 
     def __post_init__(self) -> None:
         if self.device < 0:
-            raise ValueError(f"device is {self.device}; it is 0 or more, as nvidia-smi counts")
+            raise ValueError(f"device is {self.device}; it is 0 or more, in CUDA's own order")
         if self.providers is not None and not self.providers:
             raise ValueError("providers is empty; name at least one, or None to let the library choose")
         if self.threads is not None and not (type(self.threads) is int and 1 <= self.threads <= THREADS):
