@@ -178,6 +178,14 @@ def test_trust_does_not_load_what_is_no_plan(plan: Path, content: bytes, word: s
     assert word in _refused(plan, TRUST)
 
 
+def test_trust_tells_a_version_compatible_plan_from_one_of_tensorrt_for_rtx(plan: Path) -> None:
+    """Both begin alike; the version behind tells whose it is, and TensorRT for RTX would only say "invalid"."""
+    content = bytearray(plan.read_bytes())
+    content[24:28] = bytes([10, 13, 3, 9])
+    plan.write_bytes(content)
+    assert "is a plan of tensorrt 10.13.3.9, version compatible" in _refused(plan, TRUST)
+
+
 def test_trust_does_not_make_a_plan_fit(plan: Path) -> None:
     """Trust is about where it comes from: one that its manifest lists is still compared."""
     _lie(plan, flavour_version="1.6.0.1")
