@@ -1,7 +1,10 @@
 """ONNX Runtime as a session."""
 
+import contextlib
 import dataclasses
+import io
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +184,11 @@ def _opened(ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[st
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     names = [name for name, _ in wanted]
+    if on_cuda(names[0]) and hasattr(ort, "preload_dlls"):
+        # cuBLAS, cudart and cuDNN of the packages that the extra `cuda` installs: nothing else loads them where
+        # PyTorch does not. It prints what it does not find.
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
     try:
         graph = ort.InferenceSession(str(path), settings, providers=wanted)
     except Exception as error:
@@ -199,6 +207,13 @@ def _opened(ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[st
         raise InferenceError(
             f"ONNX Runtime could not start {names[0]}, only {', '.join(active)}; "
             "check the driver, or use provider cpu"
+        )
+    if on_cuda(names[0]) and not on_cuda(active[0]) and cuda_device_count():
+        warnings.warn(
+            f"{path.name} runs on the processor beside a GPU: ONNX Runtime could not start {names[0]}. "
+            "Run: pip install 'esrgan-deploy[cuda]', which brings cuBLAS and cuDNN",
+            RuntimeWarning,
+            stacklevel=4,
         )
     return graph
 

@@ -1,15 +1,17 @@
 """ONNX Runtime as a session: providers, memory of the caller's, slots, and what its errors mean."""
 
+import ctypes
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -272,3 +274,38 @@ def test_a_closed_session_says_so_everywhere(make: Make) -> None:
 def test_a_second_device_is_not_the_processor(make: Make) -> None:
     """The ordinal is for CUDA; on the processor it means nothing and the session says -1."""
     assert open_session(make("nearest"), SessionOptions(device=3, providers=("cpu",))).info.device == -1
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_the_libraries_of_cuda_are_loaded_first_and_a_fall_back_to_the_processor_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rig: Callable[..., Any], make: Make
+) -> None:
+    """Without a system-wide CUDA the provider does not start, and all is a hundred times as slow, in silence."""
+    rig()
+    loaded: list[bool] = []
+
+    def preload() -> None:
+        loaded.append(True)
+        print("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    real = ctypes.CDLL
+
+    def count_one(count: Any) -> int:
+        count._obj.value = 1
+        return 0
+
+    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count_one)
+    monkeypatch.setattr(
+        ctypes,
+        "CDLL",
+        lambda name, *more, **how: driver if name == "libcuda.so.1" else real(name, *more, **how),
+    )
+    with pytest.warns(RuntimeWarning, match=r"runs on the processor beside a GPU: .*esrgan-deploy\[cuda\]"):
+        session = open_session(make("nearest"))
+    session.close()
+    assert loaded == [True]
+    assert capsys.readouterr().out == ""
