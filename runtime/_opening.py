@@ -1,5 +1,6 @@
 """What an Upscaler opens: which artefact, and on which devices."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,12 +114,16 @@ def _best_in(folder: Path) -> Path:
         raise InferenceError(
             f"{folder} holds {found}; give the artefact itself, such as {folder / 'model.onnx'}"
         )
-    files = [artefact.file for artefact in manifests[0].artefacts if (folder / artefact.file).is_file()]
-    plans = [name for name in files if Path(name).suffix in PLANS] if cuda_device_count() else []
-    graphs = [name for name in files if name.endswith(".onnx")]
+    here = [artefact for artefact in manifests[0].artefacts if (folder / artefact.file).is_file()]
+    plans = [one.file for one in here if Path(one.file).suffix in PLANS and _installed(one.flavour)]
+    graphs = [one.file for one in here if one.file.endswith(".onnx")]
     # On a GPU what was made for it, in the order of the export; elsewhere the fp32 graph, which comes first.
-    for name in (*plans, *graphs):
+    for name in (*(plans if cuda_device_count() else ()), *graphs):
         return folder / name
     raise InferenceError(
         f"{folder} holds neither a plan nor a graph of its manifest. Run: esrgan-export again"
     )
+
+
+def _installed(module: str) -> bool:
+    return bool(module) and importlib.util.find_spec(module) is not None

@@ -1,16 +1,18 @@
 """Opening an artefact: who runs it, what is known of it, and what is refused."""
 
+import ctypes
 import json
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from esrgan_deploy import CheckpointError, InferenceError, MissingDependencyError
+from esrgan_deploy import CheckpointError, InferenceError, MissingDependencyError, Upscaler
 from esrgan_deploy.runtime import SessionOptions, _session, open_session
 
 Make = Callable[..., Path]
@@ -188,3 +190,24 @@ def test_without_onnxruntime_the_error_is_the_command(make: Make, monkeypatch: p
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'esrgan-deploy\[cpu\]'"):
         open_session(path)
+
+
+def test_a_folder_gives_no_plan_where_no_tensorrt_is_installed(
+    tiny_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU with PyTorch or ONNX Runtime alone is common; the graph beside the plan runs there."""
+    real = ctypes.CDLL
+
+    def count_one(count: Any) -> int:
+        count._obj.value = 1
+        return 0
+
+    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count_one)
+    monkeypatch.setattr(
+        ctypes,
+        "CDLL",
+        lambda name, *more, **how: driver if name == "libcuda.so.1" else real(name, *more, **how),
+    )
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with Upscaler(tiny_export, providers=["cpu"]) as up:
+        assert up.info.name.endswith(".onnx")
