@@ -118,7 +118,7 @@ def _best_in(folder: Path) -> Path:
     plans = [one.file for one in here if Path(one.file).suffix in PLANS and _installed(one.flavour)]
     graphs = [one.file for one in here if one.file.endswith(".onnx")]
     # On a GPU what was made for it, in the order of the export; elsewhere the fp32 graph, which comes first.
-    for name in (*(plans if cuda_device_count() else ()), *graphs):
+    for name in [*plans, *graphs] if cuda_device_count() else graphs:
         return folder / name
     raise InferenceError(
         f"{folder} holds neither a plan nor a graph of its manifest. Run: esrgan-export again"
