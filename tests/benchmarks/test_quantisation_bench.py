@@ -354,8 +354,8 @@ def test_unusable_arguments_are_refused(net, capsys):
     argv = ["--reference", str(net / "model.onnx"), "--sets", "none"]
     for more, what in [
         (["--graph", graph, "--graph", graph], "one name twice"),
-        (["--pictures", "0"], "--pictures 0: at least 1"),
-        (["--panned", "-1"], "--panned -1: at least 0"),
+        (["--pictures", "0"], "--pictures: 0 is under 1"),
+        (["--panned", "-1"], "--panned: -1 is under 0"),
     ]:
         with pytest.raises(SystemExit):
             main([*argv, *more])

@@ -198,12 +198,11 @@ def test_a_pickle_bomb_is_named_and_does_not_go_off(form: str, tmp_path: Path) -
     assert marker.exists()
 
 
-def test_harmless_python_objects_are_named_with_the_way_out(tmp_path: Path) -> None:
+def test_harmless_python_objects_are_named(tmp_path: Path) -> None:
     """Lightning keeps its options beside the weights; the user has to learn which object it is about."""
     lightning = {"state_dict": _TENSORS, "hyper_parameters": argparse.Namespace(scale=4)}
     message = _refusal_of(_saved(lightning), tmp_path, "last.ckpt")
     assert "'argparse.Namespace'" in message
-    assert "['state_dict']" in message
 
 
 def test_plain_containers_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
