@@ -1,5 +1,6 @@
 """Graphs and pictures for the tests of the runtime."""
 
+import ctypes
 import gc
 import importlib.util
 from collections.abc import Callable
@@ -75,6 +76,23 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
         )
 
     return build
+
+
+@pytest.fixture
+def counted_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the driver's library count one device; nothing can be run on it."""
+    real = ctypes.CDLL
+
+    def count_one(count: Any) -> int:
+        count._obj.value = 1
+        return 0
+
+    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count_one)
+    monkeypatch.setattr(
+        ctypes,
+        "CDLL",
+        lambda name, *more, **how: driver if name == "libcuda.so.1" else real(name, *more, **how),
+    )
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """ONNX Runtime as a session: providers, memory of the caller's, slots, and what its errors mean."""
 
-import ctypes
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -277,6 +276,7 @@ def test_a_second_device_is_not_the_processor(make: Make) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.usefixtures("counted_gpu")
 def test_the_libraries_of_cuda_are_loaded_first_and_a_fall_back_to_the_processor_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rig: Callable[..., Any], make: Make
 ) -> None:
@@ -292,18 +292,6 @@ def test_the_libraries_of_cuda_are_loaded_first_and_a_fall_back_to_the_processor
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
-    real = ctypes.CDLL
-
-    def count_one(count: Any) -> int:
-        count._obj.value = 1
-        return 0
-
-    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count_one)
-    monkeypatch.setattr(
-        ctypes,
-        "CDLL",
-        lambda name, *more, **how: driver if name == "libcuda.so.1" else real(name, *more, **how),
-    )
     with pytest.warns(RuntimeWarning, match=r"runs on the processor beside a GPU: .*esrgan-deploy\[cuda\]"):
         session = open_session(make("nearest"))
     session.close()

@@ -1,12 +1,11 @@
 """Opening an artefact: who runs it, what is known of it, and what is refused."""
 
-import ctypes
 import json
 import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -192,22 +191,11 @@ def test_without_onnxruntime_the_error_is_the_command(make: Make, monkeypatch: p
         open_session(path)
 
 
+@pytest.mark.usefixtures("counted_gpu")
 def test_a_folder_gives_no_plan_where_no_tensorrt_is_installed(
     tiny_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A GPU with PyTorch or ONNX Runtime alone is common; the graph beside the plan runs there."""
-    real = ctypes.CDLL
-
-    def count_one(count: Any) -> int:
-        count._obj.value = 1
-        return 0
-
-    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count_one)
-    monkeypatch.setattr(
-        ctypes,
-        "CDLL",
-        lambda name, *more, **how: driver if name == "libcuda.so.1" else real(name, *more, **how),
-    )
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with Upscaler(tiny_export, providers=["cpu"]) as up:
         assert up.info.name.endswith(".onnx")
