@@ -1,12 +1,11 @@
 """A plan of an export, built again from the graph that its manifest names."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from esrgan_deploy._errors import EngineBuildError, EngineMismatchError, ExportError
-from esrgan_deploy._files import locked, sha256_of
+from esrgan_deploy._files import locked, sha256_of, temporary_folder
 from esrgan_deploy._flavour import open_flavour
 from esrgan_deploy._manifest import Artefact, amend_artefact, find_manifest, load_manifest
 from esrgan_deploy._optional import require
@@ -103,8 +102,8 @@ def _for_one_gpu(result: BuildResult, options: BuildOptions) -> bool:
 
 def _replace(plan: Path, graph: Path, manifest: Path, entry: Artefact, options: BuildOptions) -> Artefact:
     # Built beside its place, so that plan and manifest change one right after the other.
-    with tempfile.TemporaryDirectory(prefix=f".{plan.stem}-", dir=plan.parent) as folder:
-        fresh = Path(folder) / plan.name
+    with temporary_folder(plan.parent) as folder:
+        fresh = folder / plan.name
         result = engine_from_onnx(graph, fresh, options, expect_precision=entry.precision or None)
         changes = {
             "sha256": sha256_of(fresh),

@@ -1,13 +1,14 @@
 """The main job: a checkpoint in, a folder of verified artefacts out."""
 
+import contextlib
 import importlib.metadata
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from esrgan_deploy import _optional
 from esrgan_deploy._errors import ExportError
+from esrgan_deploy._files import temporary_folder
 from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
 from esrgan_deploy._parity import Pairs, planar
 from esrgan_deploy.engines import ShapeRange, preflight
@@ -44,8 +45,9 @@ def export_model(
     """Export a checkpoint to ONNX and TensorRT, and prove what each artefact computes.
 
     Everything is made in a temporary folder beside `folder` and moved there at the end: a failure leaves
-    nothing, and what was there before stays. A breach of the bounds is no failure here: the artefacts are
-    kept, and marked ``verified: false`` in the manifest with what they breach.
+    nothing, and what was there before stays. What a killed process leaves is removed by the next export. A breach
+    of the bounds is no failure here: the artefacts are kept, and marked ``verified: false`` in the manifest with
+    what they breach.
 
     Args:
         model: A ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors`` or ``.onnx``, an official name such as
@@ -70,20 +72,19 @@ def export_model(
     _optional.require("onnxruntime", extra="cpu")
     flavour = plan_flavour(options)
     _refuse_overwriting(folder, options, plan=flavour is not None)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix=".esrgan-export-", dir=folder.parent)
-    except OSError as error:
-        raise ExportError(
-            f"{folder} cannot be made ({error.strerror}). Choose another folder with -o"
-        ) from error
-    with temporary as name:
-        staging = Path(name)
+    beside = _nearest_folder(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            staging = stack.enter_context(temporary_folder(beside))
+        except OSError as error:
+            raise ExportError(
+                f"{folder} cannot be made ({error.strerror}). Choose another folder with -o"
+            ) from error
         manifest = _make(model, staging, folder, options, flavour is not None, say)
         save_manifest(manifest, staging / MANIFEST)
         _publish(staging, folder, say)
-        for precision in options.precisions:
-            search_state(folder, precision).unlink(missing_ok=True)
+    for precision in options.precisions:
+        search_state(folder, precision).unlink(missing_ok=True)
     return manifest
 
 
@@ -229,8 +230,20 @@ def _refuse_overwriting(folder: Path, options: ExportOptions, *, plan: bool) -> 
         )
 
 
+def _nearest_folder(folder: Path) -> Path:
+    """Return the innermost folder that is there and will hold this one; the rest is made at the end."""
+    place = folder.absolute().parent
+    while not place.exists():
+        place = place.parent
+    return place
+
+
 def _publish(staging: Path, folder: Path, say: Callable[[str], None]) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        # All at once, so that a kill leaves all or nothing.
+        staging.rename(folder)
+        return
     stale = set()
     if (folder / MANIFEST).exists():
         try:

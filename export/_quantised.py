@@ -1,6 +1,7 @@
 """The quantised graphs of an export: their recipe, and the graph itself, held to its budget where it is measured."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from esrgan_deploy._errors import ExportError
+from esrgan_deploy._files import cache_folder
 from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.export._artefacts import Interchange, write_graph
 from esrgan_deploy.export._golden import noise_pictures
@@ -106,7 +108,8 @@ def write_quantised(
         precision: One of `QUANTISED_GRAPHS`.
         options: Of the export.
         staging: Where the graph goes.
-        folder: Where the export will go: scales that lie there may be taken up, and an interrupted search goes on.
+        folder: Where the export will go: scales that lie there may be taken up, and an interrupted search for it
+            goes on.
         say: Receives a line of progress now and then.
 
     Raises:
@@ -166,8 +169,12 @@ def _holds(loss: Loss, budget: float) -> bool:
 
 
 def search_state(folder: Path, precision: str) -> Path:
-    """Return where an interrupted search keeps its measurements; a finished export removes it."""
-    return folder / f"model.{precision}.search.json"
+    """Return where an interrupted search keeps its measurements; a finished export removes it.
+
+    Not in the folder of the export, in which a failure leaves nothing.
+    """
+    name = hashlib.sha256(f"{folder.resolve()} {precision}".encode()).hexdigest()[:16]
+    return cache_folder() / "searches" / f"{name}.json"
 
 
 def _write(
@@ -280,7 +287,7 @@ def _quantisation_of(
         base: Its interchange graph.
         precision: One of `QUANTISED_GRAPHS`.
         options: Of the export.
-        folder: Where the export goes: an interrupted search keeps its measurements there, and goes on from them.
+        folder: Where the export will go: see `write_quantised`.
         anew: Whether to calibrate whatever lies there.
         say: Receives a line of progress now and then.
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from esrgan_deploy._files import temporary_folder
 from esrgan_deploy.engines import ShapeRange, declared_bytes_per_pixel, engine_from_onnx
 from esrgan_deploy.export._artefacts import Interchange
 from esrgan_deploy.export._graph import clone, save
@@ -39,8 +40,8 @@ def bytes_counter(
         quantise(graph, found, recipe)
         add_remainders(graph, found, recipe)
         shapes = ShapeRange.fixed((1, _SIDE, _SIDE), size_multiple=base.size_multiple)
-        with tempfile.TemporaryDirectory(prefix="esrgan-bytes-") as folder:
-            path = Path(folder) / "graph.onnx"
+        with temporary_folder(Path(tempfile.gettempdir())) as folder:
+            path = folder / "graph.onnx"
             save(to_precision(graph, precision), path)
             build = dataclasses.replace(options.build, shapes=shapes, timing_cache=None)
             built = engine_from_onnx(path, path.with_suffix(".plan"), build)

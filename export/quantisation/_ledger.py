@@ -27,7 +27,8 @@ class Ledger:
     A file that belongs to other weights, scales or pictures, or that cannot be read, is ignored and written anew.
 
     Args:
-        path: The file, whose folder exists; None keeps nothing beyond this object.
+        path: The file, whose folder is made where it is missing; None keeps nothing beyond this object. Where it
+            cannot be written, nothing is kept either, and a line says so.
         digest: Of everything that the measurements depend on (see `digest_of`).
         say: Receives a line when a file is ignored or taken up.
         progress: Called with the number of measurements made by this object after each one, when it is kept.
@@ -54,9 +55,6 @@ class Ledger:
             kind: On what: convolutions quantised alone and the whole are measured on different pictures.
             names: The quantised convolutions, in any order.
             measure: Measures them.
-
-        Raises:
-            OSError: The file cannot be written.
         """
         key = kind, tuple(sorted(names))
         if key not in self._known:
@@ -72,13 +70,13 @@ class Ledger:
             belongs = data["schema"] == _SCHEMA and data["digest"] == self._digest
             entries = [_entry(one) for one in data["measured"]] if belongs else []
         except (OSError, ValueError, KeyError, TypeError) as error:
-            self._say(f"{path.name} cannot be read ({type(error).__name__}), so the search starts anew")
+            self._say(f"{path} cannot be read ({type(error).__name__}), so the search starts anew")
             return
         if not belongs:
-            self._say(f"{path.name} belongs to other weights, scales or pictures, so the search starts anew")
+            self._say(f"{path} belongs to other weights, scales or pictures, so the search starts anew")
             return
         self._known = dict(entries)
-        self._say(f"{path.name}: going on after {len(self._known)} measurements")
+        self._say(f"an interrupted search goes on after {len(self._known)} measurements ({path})")
 
     def _keep(self) -> None:
         if self._path is None:
@@ -88,8 +86,16 @@ class Ledger:
             for (kind, names), loss in self._known.items()
         ]
         data = {"schema": _SCHEMA, "digest": self._digest, "measured": entries}
-        with replaced_atomically(self._path) as temporary:
-            temporary.write_text(json.dumps(data))
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with replaced_atomically(self._path) as temporary:
+                temporary.write_text(json.dumps(data))
+        except OSError as error:
+            # A search of ten minutes is worth more than the chance to go on with it.
+            self._say(
+                f"{self._path} cannot be written ({error.strerror}); an interrupted search will start anew"
+            )
+            self._path = None
 
 
 def digest_of(simulation: Simulation, held: HeldLoss, facts: Mapping[str, Any]) -> str:

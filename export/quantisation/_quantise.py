@@ -179,8 +179,6 @@ def quantise_net(
         alone = whole if learned else work.rounded(exact, alone=True)
         # On a copy: it takes the place of its module's convolutions.
         simulation = Simulation(copy.deepcopy(module), found, alone, fitted=alone.parameters)
-        if state is not None:
-            state.parent.mkdir(parents=True, exist_ok=True)
         result = search(
             simulation,
             found,

@@ -125,7 +125,6 @@ def search(
     Raises:
         ExportError: Nothing can be quantised within the budget, the recipe quantises nothing, there is no truth
             to hold a budget against, or the architecture is not one that can be cut into units.
-        OSError: The state cannot be written.
     """
     options = options or SearchOptions()
     if not simulation.recipe.formats:

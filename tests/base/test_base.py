@@ -97,6 +97,43 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
     assert pipe.is_fifo()
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_nothing_else_does(tmp_path):
+    """Each kill would leave a file for ever; and what a living writer holds, or a user, must not go with them."""
+    code = """
+import signal, sys, time
+from pathlib import Path
+from esrgan_deploy._files import replaced_atomically, temporary_folder
+folder = Path(sys.argv[1])
+with replaced_atomically(folder / "picture.png") as file, temporary_folder(folder) as made:
+    file.write_bytes(b"half")
+    (made / "model.onnx").write_bytes(b"half")
+    print("made", flush=True)
+    sys.stdin.read()
+    file.write_bytes(b"whole")
+"""
+    kept = {".esrgan-notes", ".esrgan-0123456789ab.a.longer.name.than.ours", ".esrgan-0123456789ac"}
+    (tmp_path / ".esrgan-notes").write_text("mine")
+    (tmp_path / ".esrgan-0123456789ab.a.longer.name.than.ours").write_text("mine")
+    (tmp_path / ".esrgan-0123456789ac").symlink_to(tmp_path / ".esrgan-notes")
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for writer in writers:
+        assert writer.stdout.readline() == b"made\n"
+    held = {path.name for path in tmp_path.iterdir()}
+    assert len(held) == len(kept) + 4
+    writers[0].kill()
+    writers[0].communicate()
+    program = f"from pathlib import Path; folder = Path({str(tmp_path)!r})"
+    program += "; from esrgan_deploy._files import replaced_atomically as whole"
+    program += "\nwith whole(folder / 'other.png') as file: file.write_bytes(b'other')"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert len({path.name for path in tmp_path.iterdir()} & held) == len(kept) + 2
+    writers[1].communicate(b"")
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"picture.png", "other.png"}
+    assert (tmp_path / "picture.png").read_bytes() == b"whole"
+    assert (tmp_path / ".esrgan-notes").read_text() == "mine"
+
+
 def _manifest(path):
     path.write_bytes(b"abc")
     artefact = Artefact.from_file(

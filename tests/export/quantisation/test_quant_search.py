@@ -292,7 +292,7 @@ def test_an_interrupted_search_goes_on_where_it_was(rrdb, tmp_path, stop):
     later, lines = [], []
     assert rrdb.search(budget=budget, state=state, progress=later.append, say=lines.append) == whole
     assert len(later) == len(counts) - stop
-    assert f"going on after {stop} measurements" in lines[0]
+    assert f"goes on after {stop} measurements" in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["search.json"]
     # Measurements do not depend on the budget, so another one takes them up as well.
     again = []
