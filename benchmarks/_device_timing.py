@@ -3,6 +3,7 @@
 Written against cuda.bindings 13; it runs where there is an NVIDIA GPU and nowhere else.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -36,15 +37,20 @@ def device_sampler(session: Session, batch: npt.NDArray[Any]) -> tuple[Sampler, 
     """
     cuda = require("cuda.bindings.runtime", extra="tensorrt")
     held: list[Callable[[], object]] = []
+    stream: Any = None
+    out: Any = None
 
     def release() -> None:
+        nonlocal stream, out
         while held:
             held.pop()()
+        # Whoever still has the result has the stream that it is freed on.
+        out = None
+        stream = None
 
     try:
         _checked(*cuda.cudaSetDevice(session.info.device))
-        stream = _checked(*cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
-        held.append(lambda: cuda.cudaStreamDestroy(stream))
+        stream = _Stream(cuda)
         pointer = _checked(*cuda.cudaMalloc(batch.nbytes))
         held.append(lambda: cuda.cudaFree(pointer))
         upload = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -54,25 +60,37 @@ def device_sampler(session: Session, batch: npt.NDArray[Any]) -> tuple[Sampler, 
             event = _checked(*cuda.cudaEventCreate())
             held.append(lambda event=event: cuda.cudaEventDestroy(event))  # type: ignore[misc]
             events.append(event)
-        source, handle = _Resident(batch, int(pointer)), int(stream)
+        source = _Resident(batch, int(pointer))
         # The first call makes the output; the timed ones write into it, because an allocation waits for the GPU.
-        out = session.run_on_device(source, stream=handle)
-        _checked(*cuda.cudaStreamSynchronize(stream))
+        out = session.run_on_device(source, stream=stream)
+        _checked(*cuda.cudaStreamSynchronize(stream.handle))
     except BaseException:
         release()
         raise
 
     def once() -> float:
-        session.run_on_device(source, stream=handle, out=out)
-        _checked(*cuda.cudaEventRecord(events[0], stream))
+        session.run_on_device(source, stream=stream, out=out)
+        _checked(*cuda.cudaEventRecord(events[0], stream.handle))
         for _ in range(REPEATS):
-            session.run_on_device(source, stream=handle, out=out)
-        _checked(*cuda.cudaEventRecord(events[1], stream))
+            session.run_on_device(source, stream=stream, out=out)
+        _checked(*cuda.cudaEventRecord(events[1], stream.handle))
         _checked(*cuda.cudaEventSynchronize(events[1]))
         milliseconds: float = _checked(*cuda.cudaEventElapsedTime(*events))
         return float(milliseconds) / 1e3 / REPEATS
 
     return once, release
+
+
+class _Stream:
+    """A stream that does not wait for the default one; destroyed when neither we nor a result on it need it."""
+
+    def __init__(self, cuda: Any) -> None:
+        self.handle = int(_checked(*cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking)))
+        weakref.finalize(self, cuda.cudaStreamDestroy, self.handle).atexit = False
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Return the protocol's version and the handle."""
+        return 0, self.handle
 
 
 class _Resident:

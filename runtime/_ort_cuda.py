@@ -7,7 +7,9 @@ kernel on the device, or with the TensorRT provider before ONNX Runtime 1.18, a 
 Not run on a GPU so far.
 """
 
+import contextlib
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,8 @@ class OrtCuda:
         with self.device.bound():
             self.stream = Stream(self.device)
             self._event = Event(self.device)
+        self._end = weakref.finalize(self, self.device.close)
+        self._end.atexit = False
 
     def enqueue(
         self,
@@ -79,13 +83,14 @@ class OrtCuda:
             try:
                 run_bound(graph, bound(graph, batch, outputs), wait=False)
             except Exception as error:
+                # What was enqueued before it failed writes to what is freed on that stream now.
+                with contextlib.suppress(InferenceError):
+                    self._lead(stream)
                 raise failure_of(error, name, batch.shape) from error
-            if stream != self.stream.handle:
-                self._event.record(self.stream.handle)
-                self._event.order(stream)
+            self._lead(stream)
 
-    def new_array(self, shape: tuple[int, ...], dtype: str, stream: int) -> DeviceArray:
-        """Return an array on the device, allocated in a stream's order.
+    def new_array(self, shape: tuple[int, ...], dtype: str, stream: int, *, owner: object) -> DeviceArray:
+        """Return an array on the device, allocated in a stream's order; it keeps the stream's owner.
 
         Raises:
             OutOfMemoryError: There is not so much free.
@@ -93,13 +98,19 @@ class OrtCuda:
         kind = np.dtype(dtype)
         size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         with self.device.bound():
-            return DeviceArray(self.device, StreamBuffer(self.device, size, stream), shape, kind)
+            return DeviceArray(self.device, StreamBuffer(self.device, size, stream, owner), shape, kind)
 
     def close(self) -> None:
-        """Release stream and context; a second call does nothing."""
-        self._event.close()
-        self.stream.close()
-        self.device.close()
+        """Let go of the context; a second call does nothing.
+
+        It is released, and the stream destroyed, with the last slot and the last array that need them.
+        """
+        self._end()
+
+    def _lead(self, stream: int) -> None:
+        if stream != self.stream.handle:
+            self._event.record(self.stream.handle)
+            self._event.order(stream)
 
 
 class OrtCudaSlot:
@@ -116,7 +127,10 @@ class OrtCudaSlot:
     def __init__(
         self, cuda: OrtCuda, graph: Any, info: SessionInfo, *, dtype: str, turn: threading.Lock
     ) -> None:
-        self._cuda, self._graph, self._info, self._turn = cuda, graph, info, turn
+        # In the order in which they may go: the graph computes on the stream.
+        self._graph = graph
+        self._cuda: OrtCuda | None = cuda
+        self._info, self._turn = info, turn
         self._dtype = np.dtype(dtype)
         self._device = cuda.device.retain()
         with self._device.bound():
@@ -137,7 +151,7 @@ class OrtCudaSlot:
 
     def start(self) -> None:
         """Enqueue upload, inference and download; see `Slot.start`."""
-        if not self._arrays:
+        if self._cuda is None or not self._arrays:
             raise InferenceError(f"a slot of {self._info.name} was started before it was prepared")
         batch, *outputs = self._arrays
         with self._device.bound():
@@ -165,8 +179,8 @@ class OrtCudaSlot:
     def close(self) -> None:
         """Release the buffers, once the device is done with them; a second call does nothing."""
         self._release()
-        if self._graph is not None:
-            self._graph = None
+        if self._cuda is not None:
+            self._graph = self._cuda = None
             self._done.close()
             self._stream.close()
             self._device.close()

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import threading
+import weakref
 from typing import Any
 
 from esrgan_deploy._errors import InferenceError
@@ -42,6 +43,9 @@ class PlanOnDevice:
         self._engine, self._device, self._info = engine, device, info
         self._turn = threading.Lock()
         self._places: dict[int, _Place] = {}
+        # Their memory cannot be freed on streams that were destroyed meanwhile, closed or only collected.
+        self._end = weakref.finalize(self, _close_places, self._places, device)
+        self._end.atexit = False
         self._own: Stream | None = None
         self._closed = False
 
@@ -62,9 +66,7 @@ class PlanOnDevice:
         """Wait for what is under way, and release everything; a second call does nothing."""
         with self._turn:
             self._closed = True
-            for place in self._places.values():
-                place.close(self._device)
-            self._places.clear()
+            self._end()
             # It is destroyed with the last array that is freed on it.
             self._own = None
 
@@ -158,6 +160,9 @@ class PlanOnDevice:
             engine.enqueue(place.context, handle)
         except InferenceError:
             self._raise_if_lost(handle)
+            # Part of it may be on its way.
+            with contextlib.suppress(InferenceError):
+                place.done.record(handle)
             raise
         place.done.record(handle)
         return made
@@ -208,6 +213,12 @@ class _Place:
             memory.close_idle()
         self.memory.clear()
         self.done.close()
+
+
+def _close_places(places: dict[int, _Place], device: Device) -> None:
+    for place in places.values():
+        place.close(device)
+    places.clear()
 
 
 def _bytes(shape: tuple[int, ...], itemsize: int) -> int:

@@ -203,7 +203,8 @@ class Session(Protocol):
             array: ``(N, H, W, C)`` uint8 or ``(N, C, H, W)`` floating, as `info` states, C-contiguous, with
                 ``__cuda_array_interface__`` or DLPack. It must stay alive and unchanged until the stream got here.
             stream: What orders the work: an integer handle, anything with ``__cuda_stream__``, a PyTorch, CuPy or
-                PyCUDA stream. None is a stream of the session's own, which is waited for.
+                PyCUDA stream. None is a stream of the session's own, which is waited for. A new array keeps the
+                object until it is freed on that stream; whoever gives a bare handle keeps the stream for as long.
             out: Where the result goes, of the output's shape and dtype; None makes an array.
 
         Returns:

@@ -126,6 +126,7 @@ class OnnxSession:
         # ONNX Runtime never waits for the device as a whole, so that the default stream does no harm here; DLPack
         # and the array interface call it 1.
         handle = cuda.stream.handle if stream is None else stream_handle(stream, allow_default=True) or 1
+        owner = cuda.stream if stream is None else stream
         with cuda.device.bound():
             batch = borrow_array(array, stream=handle)
             nhw = check_batch(batch, self._info)
@@ -137,12 +138,12 @@ class OnnxSession:
                 cuda.device.synchronize()
             made = out
             if made is None:
-                made = cuda.new_array(output_shape(self._info, nhw), self._dtype, handle)
+                made = cuda.new_array(output_shape(self._info, nhw), self._dtype, handle, owner=owner)
                 target = borrow_array(made)
             outputs = [target]
             if self._info.watched:
                 # Nothing looks at it here, and it is freed in the stream's order.
-                outputs.append(borrow_array(cuda.new_array((nhw[0], 3), "float32", handle)))
+                outputs.append(borrow_array(cuda.new_array((nhw[0], 3), "float32", handle, owner=owner)))
             cuda.enqueue(graph, batch, tuple(outputs), name=self._name, turn=self._turn, stream=handle)
             if stream is None:
                 cuda.stream.synchronize()

@@ -307,16 +307,24 @@ def test_the_devices_time_is_between_two_events_around_the_enqueue(monkeypatch):
     monkeypatch.setattr(_device_timing, "require", lambda module, extra: cuda)
     arrays = []
 
+    class Made:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __del__(self):
+            cuda.log.append("freed on its stream")
+
     def run_on_device(array, *, stream=None, out=None):
         cuda.log.append("enqueue")
-        arrays.append((array.__cuda_array_interface__, stream, out))
-        return "made" if out is None else out
+        handle = stream if isinstance(stream, int) else stream.__cuda_stream__()[1]
+        arrays.append((array.__cuda_array_interface__, handle, type(out)))
+        return Made(stream) if out is None else out
 
     session = types.SimpleNamespace(info=types.SimpleNamespace(device=1), run_on_device=run_on_device)
     once, release = device_sampler(session, np.zeros((1, 3, 4, 4), np.float16))
     assert arrays[0][0]["data"] == (4096, False)
     assert arrays[0][0]["typestr"] == "<f2"
-    assert arrays[0][1:] == (7, None)
+    assert arrays[0][1:] == (7, type(None))
     cuda.log.clear()
     assert once() == pytest.approx(8e-3 / 4)
     assert cuda.log == [
@@ -327,11 +335,17 @@ def test_the_devices_time_is_between_two_events_around_the_enqueue(monkeypatch):
         "cudaEventSynchronize",
         "cudaEventElapsedTime",
     ]
-    assert all(call[1:] == (7, "made") for call in arrays[1:])
+    assert all(call[1:] == (7, Made) for call in arrays[1:])
     cuda.log.clear()
     release()
     release()
-    assert cuda.log == ["cudaEventDestroy", "cudaEventDestroy", "cudaFree", "cudaStreamDestroy"]
+    assert cuda.log == [
+        "cudaEventDestroy",
+        "cudaEventDestroy",
+        "cudaFree",
+        "freed on its stream",
+        "cudaStreamDestroy",
+    ]
 
 
 def test_what_nvidia_smi_says_is_read_and_what_it_does_not_know_is_none():

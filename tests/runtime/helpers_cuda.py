@@ -287,6 +287,7 @@ class FakeDriver:
         return real.CUdeviceptr(self.allocate(size, "device"))
 
     def cuMemFreeAsync(self, pointer: int, stream: int) -> None:
+        at = self._stream(stream)
         # Counted at once, and gone when the stream gets there.
         self.alive["device"] -= 1
 
@@ -294,7 +295,7 @@ class FakeDriver:
             self.alive["device"] += 1
             self.free(pointer, "device")
 
-        self._stream(stream).push(free)
+        at.push(free)
 
     def cuMemcpyHtoDAsync(self, target: int, source: int, size: int, stream: int) -> None:
         self._copy(target, source, size, stream, "device", "pinned")
@@ -400,6 +401,7 @@ class FakeDriver:
                 stream.drain()
 
     def _stream(self, handle: int) -> Stream:
+        assert int(handle) in self.streams, "a stream that was destroyed"
         stream = self.streams[int(handle)]
         assert stream.context == self.current, "a stream of another context than the current one"
         return stream

@@ -38,24 +38,33 @@ class OnStream:
 
     def io_binding(self) -> Any:
         real = self.graph.io_binding()
+        places: list[tuple[int, int]] = []
 
         def on_cpu(bind: Callable[..., None]) -> Callable[..., None]:
             def checked(name: str, where: str, device: int, dtype: Any, shape: Any, pointer: int) -> None:
                 assert (where, device) == ("cuda", 0)
-                self.driver.array(pointer, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+                places.append((pointer, int(np.prod(shape)) * np.dtype(dtype).itemsize))
+                self.driver.array(*places[-1])
                 bind(name, "cpu", 0, dtype, shape, pointer)
 
             return checked
 
         return SimpleNamespace(
-            bind_input=on_cpu(real.bind_input), bind_output=on_cpu(real.bind_output), real=real
+            bind_input=on_cpu(real.bind_input), bind_output=on_cpu(real.bind_output), real=real, places=places
         )
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+
+        def run() -> None:
+            for place in binding.places:
+                self.driver.array(*place)
+            self.graph.run_with_iobinding(binding.real)
+
+        # What fails may have enqueued a part.
+        self.driver.streams[self.stream].push(run)
         if self.failure is not None:
             raise self.failure
-        self.driver.streams[self.stream].push(lambda: self.graph.run_with_iobinding(binding.real))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +145,6 @@ def simulated(
         return SimpleNamespace(
             driver=gpu,
             session=session,
-            cuda=session._cuda,
             graph=session._graph,
             array=lambda *shape, **how: driver_helper.FakeArray(gpu, shape, np.float32, **how),
             stream=lambda: gpu.make_stream(gpu.primary(0)),
@@ -303,6 +311,61 @@ def test_a_context_that_onnx_runtime_would_not_use_is_refused(
     gpu.cuCtxSetCurrent(gpu.primary(0))
     OrtCuda(0).close()
     assert gpu.left() == {}
+
+
+def test_a_result_outlives_the_session_whose_stream_frees_it(simulated: Callable[..., Any]) -> None:
+    """Freed on a stream that was destroyed, the call would go to whoever has its address then."""
+    gpu = simulated()
+    made = gpu.session.run_on_device(gpu.array(1, 3, 6, 8))
+    slot = gpu.session.slot()
+    slot.prepare((1, 6, 8))[:] = picture()
+    slot.start()
+    gpu.session.close()
+    np.testing.assert_array_equal(slot.finish().batch, gpu.expected(picture()))
+    slot.close()
+    gc.collect()
+    assert gpu.driver.left() == {"device": 1, "primary": 1, "stream": 1}
+    with gpu.driver.counted() as calls:
+        del made
+    assert (calls["cuMemFreeAsync"], calls["cuStreamDestroy"]) == (1, 1)
+    assert gpu.driver.left() == {}
+
+
+def test_a_stream_of_another_library_is_kept_until_the_memory_is_freed(
+    simulated: Callable[..., Any], watched: Path
+) -> None:
+    """Its owner destroys it when he is collected, and he may be gone before what was made on it."""
+    gpu = simulated(path=watched)
+
+    class Theirs:
+        cuda_stream = gpu.stream()
+
+        def __del__(self) -> None:
+            gone.append(gpu.driver.calls.count("cuMemFreeAsync"))
+
+    gone: list[int] = []
+    made = gpu.session.run_on_device(gpu.array(1, 3, 6, 8), stream=Theirs())
+    assert not gone
+    del made
+    # The watchdog's as well.
+    assert gone == [2]
+
+
+def test_what_fails_midway_frees_nothing_that_is_written_to(
+    simulated: Callable[..., Any], watched: Path
+) -> None:
+    """The computing stream may be behind the caller's, on which the result and the watchdog's output are freed."""
+    gpu = simulated(path=watched)
+    stream = gpu.stream()
+    gpu.graph.failure = RuntimeError("Failed to allocate memory for requested buffer of size 8")
+    with pytest.raises(OutOfMemoryError):
+        gpu.session.run_on_device(gpu.array(1, 3, 6, 8), stream=stream)
+    # It has the frames that it went through.
+    gpu.graph.failure = None
+    gc.collect()
+    gpu.driver.streams[stream].drain()
+    gpu.session.close()
+    assert gpu.driver.left() == {}
 
 
 def test_threads_take_turns_on_the_computing_stream(simulated: Callable[..., Any]) -> None:

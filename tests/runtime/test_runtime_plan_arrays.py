@@ -244,6 +244,18 @@ def test_a_stream_of_another_library_is_kept_until_the_memory_is_freed(rig: Rig)
     assert gone == [1]
 
 
+def test_a_session_that_is_dropped_frees_nothing_on_a_stream_that_is_gone(rig: Rig) -> None:
+    """What a stream's batches work in is kept for its next one, and its owner destroyed it meanwhile."""
+    gpu = rig(health=True)
+    with_plan, array, out = gpu.open(), gpu.array((1, 8, 8, 3)), gpu.array((1, 16, 16, 3))
+    stream = gpu.stream(with_plan)
+    with_plan.run_on_device(array, stream=stream, out=out)
+    gpu.driver.streams.pop(stream).drain()
+    del with_plan
+    gc.collect()
+    assert gpu.driver.left() == {"primary": 1}
+
+
 def test_failures_on_the_way_leave_nothing(rig: Rig) -> None:
     """The caller gets the reason, and no memory is lost."""
     gpu = rig(driver={"memory": 1 << 16})
