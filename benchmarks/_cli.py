@@ -205,7 +205,10 @@ def _parser() -> argparse.ArgumentParser:
         help="threads on the CPU (default: the library's choice)",
     )
     how.add_argument(
-        "--device", type=at_least(0), metavar="N", help="CUDA device, in CUDA's own order (default: 0)"
+        "--device",
+        type=at_least(0),
+        metavar="N",
+        help="CUDA device, in CUDA's own order (default: 0); the report says its name and PCI bus id",
     )
     how.add_argument(
         "--provider",

@@ -17,7 +17,8 @@ __all__ = ["Change", "check_machine", "compare", "describe_changes"]
 WITNESS = 0.05
 
 # A digit that is no part of a name: "ONNX Runtime 1.32.0, CPU" and "… 1.33.0, CPU" may be compared.
-_VERSION = re.compile(r"\s\d+(\.\d+)+[\w.+-]*")
+# Versions, and where in the machine a card is: two of one kind may be compared.
+_INCIDENTAL = re.compile(r"\s\d+(\.\d+)+[\w.+-]*|cuda:\d+|, [0-9A-Fa-f:]+\.\d(?=\))")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ def _check_model(old: Row, new: Row, path: Path) -> None:
                 f"{path} measured {new.name} with {what} {then or 'of its own choice'}, now it is "
                 f"{now or 'its own choice'}; that is not compared. Measure with the flags of then"
             )
-    if _VERSION.sub("", old.provider) != _VERSION.sub("", new.provider):
+    if _INCIDENTAL.sub("", old.provider) != _INCIDENTAL.sub("", new.provider):
         raise BenchmarkError(
             f"{path} measured {new.name} on {old.provider}, now it ran on {new.provider}; different providers are "
             "not compared"

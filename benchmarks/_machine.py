@@ -26,6 +26,7 @@ PACKAGES = (
 
 _GPU = {
     "name": "name",
+    "pci.bus_id": "pci_bus_id",
     "driver_version": "driver",
     "memory.total": "memory_mib",
     "compute_cap": "compute_capability",

@@ -110,7 +110,8 @@ def _roofs(peaks: dict[str, Any] | None) -> list[str]:
 
 def _state(results: Results) -> list[str]:
     machine, lines = results.environment, []
-    cards = ", ".join(str(gpu.get("name")) for gpu in machine.get("gpus") or []) or "no NVIDIA GPU"
+    gpus = [(gpu.get("name"), gpu.get("pci_bus_id")) for gpu in machine.get("gpus") or []]
+    cards = ", ".join(f"{name} ({bus})" if bus else str(name) for name, bus in gpus) or "no NVIDIA GPU"
     lines.append(
         f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('memory_gib')} GiB; {cards}"
     )

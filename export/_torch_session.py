@@ -17,6 +17,7 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.export._checkpoint import Checkpoint
 from esrgan_deploy.export._torch_slot import TorchCudaSlot
+from esrgan_deploy.runtime._cuda import gpu_label
 from esrgan_deploy.runtime._fault_texts import fault_of
 from esrgan_deploy.runtime._foreign import (
     ForeignArray,
@@ -81,7 +82,7 @@ class TorchSession:
         self._net: Callable[[Tensor], Tensor] | None = torch.compile(net) if options.compile else net
         where = "CPU"
         if self._device.type == "cuda":
-            where = f"{torch.cuda.get_device_name(self._device)}"
+            where = gpu_label(options.device, torch.cuda.get_device_name(self._device))
         self._info = SessionInfo(
             name=name,
             form="float",
@@ -219,7 +220,8 @@ def _device(options: SessionOptions) -> torch.device:
     if count == 0 and first == "cuda":
         raise InferenceError("PyTorch finds no CUDA device; check the driver, or use provider cpu")
     if count and options.device >= count:
-        raise InferenceError(f"there is no cuda:{options.device}; PyTorch finds {count}, counted from 0")
+        found = ", ".join(gpu_label(one, torch.cuda.get_device_name(one)) for one in range(count))
+        raise InferenceError(f"there is no cuda:{options.device}; visible are {found}, in CUDA's own order")
     return torch.device("cuda", options.device) if count else torch.device("cpu")
 
 

@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         "--devices",
         type=_devices,
         metavar="N[,N...]",
-        help="CUDA devices that share the work, such as 0,1 (default: 0)",
+        help="CUDA devices that share the work, such as 0,1, in CUDA's own order (default: 0)",
     )
     add(
         "--streams",

@@ -325,10 +325,10 @@ class Crew:
         if lane.lost:
             return None
         lane.lost = True
-        self.lost.append(f"device {lane.info.device}: {error}")
+        self.lost.append(f"device {lane.info.device} ({lane.info.provider}): {error}")
         left = [one for one in self._lanes if not one.lost]
         if left:
-            return f"device {lane.info.device} is lost ({error}); {len(left)} go on with its work"
+            return f"device {lane.info.device} is lost ({lane.info.provider}: {error}); {len(left)} go on"
         for job in self._queue:
             job.fail(error)
         return None

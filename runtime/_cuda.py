@@ -10,11 +10,11 @@ import functools
 from typing import Any
 
 from esrgan_deploy._console import one_line
-from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
 from esrgan_deploy.runtime._faults import CaptureBrokenError, DeviceLostError, OutOfMemoryError
 
-__all__ = ["call", "constant", "cuda_device_count", "quietly"]
+__all__ = ["call", "constant", "cuda_device_count", "gpu_label", "quietly"]
 
 # After one of these every further call in the context fails as well (CUresult in cuda.h: "the process must be
 # terminated and relaunched", "the device cannot be used"), so no smaller tile and no second try helps.
@@ -51,7 +51,6 @@ ADVICE = {
     "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "update the NVIDIA driver",
     "CUDA_ERROR_DEVICE_UNAVAILABLE": "another process holds the GPU alone. Run: nvidia-smi to see which",
     "CUDA_ERROR_ECC_UNCORRECTABLE": "the GPU's memory is faulty. Run: nvidia-smi -q -d ECC",
-    "CUDA_ERROR_INVALID_DEVICE": "there is no GPU of that number. Run: nvidia-smi -L to list them",
     "CUDA_ERROR_NO_DEVICE": "no GPU is visible. Run: nvidia-smi -L, and look at CUDA_VISIBLE_DEVICES",
     "CUDA_ERROR_NOT_SUPPORTED": "the GPU or its driver lacks it; update the NVIDIA driver, or use the .onnx",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the NVIDIA driver was updated and not loaded yet; restart the machine",
@@ -115,6 +114,26 @@ def cuda_device_count() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def gpu_label(ordinal: int, name: str = "") -> str:
+    """Return a device as a user tells it from others: ``"cuda:0 (NVIDIA A10, 0000:1B:00.0)"``.
+
+    Unless told otherwise CUDA counts the fastest first and nvidia-smi along the PCI bus: among mixed cards the number
+    alone says two things. Creates no context.
+
+    Args:
+        ordinal: In CUDA's own order.
+        name: What else is known, where the driver cannot be asked or cuda-bindings is not installed.
+    """
+    try:
+        call("cuInit", 0)
+        device = call("cuDeviceGet", ordinal)
+        said = [call("cuDeviceGetName", 256, device), call("cuDeviceGetPCIBusId", 64, device)]
+        facts = ", ".join(text.split(b"\0")[0].decode(errors="replace") for text in said)
+    except (InferenceError, MissingDependencyError):
+        facts = name
+    return f"cuda:{ordinal} ({facts})" if facts else f"cuda:{ordinal}"
 
 
 @functools.cache

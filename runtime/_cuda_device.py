@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._cuda import call, constant, quietly
+from esrgan_deploy.runtime._cuda import call, constant, gpu_label, quietly
 
 __all__ = ["Device", "DeviceTraits"]
 
@@ -59,6 +59,10 @@ class Device:
 
     def __init__(self, ordinal: int) -> None:
         call("cuInit", 0)
+        count = int(call("cuDeviceGetCount"))
+        if ordinal >= count:
+            found = ", ".join(gpu_label(one) for one in range(count)) or "none"
+            raise InferenceError(f"there is no cuda:{ordinal}; visible are {found}, in CUDA's own order")
         self.ordinal = ordinal
         self._lock = threading.Lock()
         self.exclusive = _EXCLUSIVE.setdefault(ordinal, threading.RLock())

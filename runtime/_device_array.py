@@ -10,6 +10,7 @@ from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._cuda_memory import StreamBuffer
 from esrgan_deploy.runtime._cuda_stream import Event
 from esrgan_deploy.runtime._dlpack_export import dlpack_capsule
+from esrgan_deploy.runtime._faults import DeviceLostError
 
 __all__ = ["DeviceArray"]
 
@@ -109,6 +110,8 @@ class DeviceArray:
                 finally:
                     # The driver keeps it until the consumer got past it.
                     event.close()
+        except DeviceLostError:
+            raise
         except InferenceError as error:
             raise InferenceError(
                 f"the stream {consumer} cannot wait for the one that fills the array: {error}"

@@ -17,7 +17,7 @@ import numpy as np
 from esrgan_deploy._errors import EngineMismatchError, ExportError, InferenceError
 from esrgan_deploy._manifest import find_manifest, load_manifest
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.runtime._cuda import call
+from esrgan_deploy.runtime._cuda import call, gpu_label
 from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._fault_texts import fault_of
 from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
@@ -102,7 +102,7 @@ class PlanEngine:
             size_multiple=known.size_multiple if known else 1,
             min_shape=(least[0], least[side], least[side + 1]),
             max_shape=(most[0], most[side], most[side + 1]),
-            provider=f"{self.flavour.name} {self.flavour.version}",
+            provider=f"{self.flavour.name} {self.flavour.version}, {gpu_label(device.ordinal)}",
             spec=self._spec(),
             precision=known.precision if known else "",
             device=device.ordinal,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
-from esrgan_deploy.runtime._cuda import cuda_device_count
+from esrgan_deploy.runtime._cuda import cuda_device_count, gpu_label
 from esrgan_deploy.runtime._fault_texts import fault_of
 from esrgan_deploy.runtime._foreign import (
     borrow_array,
@@ -59,6 +59,8 @@ class OnnxSession:
                 self._close_cuda()
             self._dtype = element_type(self._graph.get_outputs()[0])
             provider = f"ONNX Runtime {ort.__version__}, {active[0].removesuffix('ExecutionProvider')}"
+            if on_cuda(active[0]):
+                provider += f", {gpu_label(options.device)}"
             facts = facts_of_graph(path, self._graph, lambda batch: self._run(batch).batch, provider=provider)
             device = options.device if on_cuda(active[0]) else -1
             slots = SLOTS_ON_GPU if device >= 0 else facts.slots

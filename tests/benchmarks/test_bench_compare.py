@@ -220,6 +220,23 @@ def test_another_version_of_the_runtime_may_be_compared(compared):
     assert "onnxruntime: 1.20.1 then" in out
 
 
+def test_another_slot_may_be_compared_and_another_card_not(compared):
+    """Two cards of one kind are one machine; two kinds in one machine are two."""
+
+    def on(card, bus):
+        def change(data):
+            data["environment"]["gpus"] = [{"name": "NVIDIA A10", "pci_bus_id": "00000000:1B:00.0"}]
+            for row in data["results"]:
+                row["provider"] = f"tensorrt 11.4.0, cuda:{int(bus != '1B')} (NVIDIA {card}, 0000:{bus}:00.0)"
+
+        return change
+
+    status, out, _ = compared(on("A10", "1B"), on("A10", "65"))
+    assert status == 0
+    assert "GiB; NVIDIA A10 (00000000:1B:00.0)" in out
+    assert "different providers" in compared(on("A10", "1B"), on("H200", "1B"))[2]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 2, "results": [{}]}'])
 def test_a_file_that_holds_no_results_is_one_line(tmp_path, capsys, text):
     """A KeyError would be taken for a bug of the comparison."""

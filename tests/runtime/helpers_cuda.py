@@ -29,6 +29,7 @@ UNSUPPORTED = real.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 ANYWHERE = {
     "cuInit", "cuCtxGetCurrent", "cuCtxSetCurrent", "cuDeviceGet", "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDeviceTotalMem", "cuDriverGetVersion",
+    "cuDeviceGetCount", "cuDeviceGetPCIBusId",
 }  # fmt: skip
 
 
@@ -238,6 +239,12 @@ class FakeDriver:
 
     def cuDeviceGetName(self, length: int, device: int) -> bytes:
         return b"Simulated GPU".ljust(length, b"\0")
+
+    def cuDeviceGetCount(self) -> int:
+        return self.devices
+
+    def cuDeviceGetPCIBusId(self, length: int, device: int) -> bytes:
+        return f"0000:{0x1B + int(device):02X}:00.0".encode().ljust(length, b"\0")
 
     def cuDeviceGetAttribute(self, attribute: Any, device: int) -> int:
         return {"MAJOR": 9, "MINOR": 0, "COUNT": 132, "SIZE": 50 << 20}[attribute.name.split("_")[-1]]

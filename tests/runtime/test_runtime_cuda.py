@@ -187,11 +187,11 @@ def test_a_status_becomes_an_error_by_its_name(rig: Rig) -> None:
 
 
 def test_a_device_that_is_not_there(rig: Rig) -> None:
-    """`--device 3` on a machine with one."""
-    gpu = rig()
-    with pytest.raises(
-        InferenceError, match=r"cuDeviceGet failed with CUDA_ERROR_INVALID_DEVICE;.*nvidia-smi -L"
-    ):
+    """`--device 3` on a machine with two; nvidia-smi may list them the other way round."""
+    gpu = rig(driver={"devices": 2})
+    one, two = (f"cuda:{at} (Simulated GPU, 0000:{bus}:00.0)" for at, bus in ((0, "1B"), (1, "1C")))
+    says = f"there is no cuda:3; visible are {one}, {two}, in CUDA's own order"
+    with pytest.raises(InferenceError, match=re.escape(says)):
         gpu.open(device=3)
     assert gpu.driver.left() == {}
 

@@ -297,3 +297,32 @@ def test_the_libraries_of_cuda_are_loaded_first_and_a_fall_back_to_the_processor
     session.close()
     assert loaded == [True]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("counted_gpu")
+def test_on_a_gpu_the_libraries_come_before_the_session_which_says_the_card(
+    monkeypatch: pytest.MonkeyPatch, rig: Callable[..., Any], make: Make
+) -> None:
+    """Loaded after it they are no help, and among mixed cards CUDA's number 0 is not the one of nvidia-smi."""
+    rig()
+    order: list[str] = []
+    real = onnxruntime.InferenceSession
+
+    class OnCuda:
+        def __init__(self, path: str, settings: Any, **_: Any) -> None:
+            order.append("session")
+            self.graph = real(path, settings, providers=["CPUExecutionProvider"])
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.graph, name)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: order.append("libraries"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
+    session = open_session(make("nearest"))
+    session.close()
+    assert order == ["libraries", "session"]
+    assert session.info.provider.endswith(", CUDA, cuda:0 (Simulated GPU, 0000:1B:00.0)")

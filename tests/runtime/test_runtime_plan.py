@@ -31,7 +31,8 @@ def through(slot: Any, picture: np.ndarray) -> np.ndarray:
 
 
 def test_what_is_known_of_a_plan(rig: Rig) -> None:
-    """The tiling cuts by these figures; the range is the profile's."""
+    """The tiling cuts by these figures; the range is the profile's; of mixed cards a number names two."""
+    card = "cuda:0 (Simulated GPU, 0000:1B:00.0)"
     info = rig(health=True).open().info
     assert (info.form, info.dtype, info.scale, info.in_channels, info.out_channels) == (
         "uint8",
@@ -41,14 +42,14 @@ def test_what_is_known_of_a_plan(rig: Rig) -> None:
         3,
     )
     assert (info.min_shape, info.max_shape) == ((1, 1, 1), (4, 64, 64))
-    assert (info.device, info.watched, info.provider) == (0, True, "tensorrt 11.4.0")
+    assert (info.device, info.watched, info.provider) == (0, True, f"tensorrt 11.4.0, {card}")
     assert info.slots == 3, "upload, computing and download of three batches overlap"
     info = rig(form="float", rtx=True).open().info
     assert (info.form, info.dtype, info.watched, info.provider) == (
         "float",
         np.float16,
         False,
-        "tensorrt_rtx 1.7.1",
+        f"tensorrt_rtx 1.7.1, {card}",
     )
 
 
