@@ -6,6 +6,7 @@ from pathlib import Path
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import sha256_of
+from esrgan_deploy._flavour import flavour_is_installed
 from esrgan_deploy._manifest import Artefact, Manifest, find_manifest, load_manifest
 from esrgan_deploy.runtime._cuda import cuda_device_count
 from esrgan_deploy.runtime._session import SessionInfo
@@ -22,9 +23,9 @@ _CHOICES = (("plan", "bf16"), ("plan", "fp32"), ("onnx", "fp32"))
 def fallback_for(path: Path, info: SessionInfo) -> Path | None:
     """Return the artefact beside another one that can make its bad frames again, with more range.
 
-    A bf16 plan, else an fp32 plan, both where there is a GPU, else the fp32 graph. It is of the same export: the
-    manifest lists both files with the digests that they have, and it enlarges by the same factor with the same
-    channels. One that is marked as not verified is not taken, nor is a plan for fewer sizes.
+    A bf16 plan, else an fp32 plan, both where there is a GPU and the plan's TensorRT, else the fp32 graph. It is of
+    the same export: the manifest lists both files with the digests that they have, and it enlarges by the same factor
+    with the same channels. One that is marked as not verified is not taken, nor is a plan for fewer sizes.
 
     Args:
         path: The artefact whose frame was bad.
@@ -70,6 +71,8 @@ def _wider(manifest: Manifest, mine: Artefact) -> Iterator[Artefact]:
         for other in sorted(found, key=lambda a: a.form != mine.form):
             # Plain names only: a manifest that was tampered with must not reach outside its folder.
             plain = Path(other.file).name == other.file
+            if kind == "plan" and not flavour_is_installed(other.flavour):
+                continue
             if plain and other.outscale == mine.outscale and other.verified is not False:
                 yield other
 

@@ -1,10 +1,10 @@
 """What an Upscaler opens: which artefact, and on which devices."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from esrgan_deploy._errors import EsrganDeployError, InferenceError
+from esrgan_deploy._flavour import flavour_is_installed
 from esrgan_deploy._manifest import load_manifest
 from esrgan_deploy.runtime._cuda import cuda_device_count
 from esrgan_deploy.runtime._default import default_model
@@ -115,7 +115,7 @@ def _best_in(folder: Path) -> Path:
             f"{folder} holds {found}; give the artefact itself, such as {folder / 'model.onnx'}"
         )
     here = [artefact for artefact in manifests[0].artefacts if (folder / artefact.file).is_file()]
-    plans = [one.file for one in here if Path(one.file).suffix in PLANS and _installed(one.flavour)]
+    plans = [one.file for one in here if Path(one.file).suffix in PLANS and flavour_is_installed(one.flavour)]
     graphs = [one.file for one in here if one.file.endswith(".onnx")]
     # On a GPU what was made for it, in the order of the export; elsewhere the fp32 graph, which comes first.
     for name in [*plans, *graphs] if cuda_device_count() else graphs:
@@ -123,7 +123,3 @@ def _best_in(folder: Path) -> Path:
     raise InferenceError(
         f"{folder} holds neither a plan nor a graph of its manifest. Run: esrgan-export again"
     )
-
-
-def _installed(module: str) -> bool:
-    return bool(module) and importlib.util.find_spec(module) is not None

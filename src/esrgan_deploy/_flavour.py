@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from esrgan_deploy._errors import EngineBuildError, MissingDependencyError
 
-__all__ = ["FLAVOURS", "Flavour", "gpu_is_usable", "open_flavour"]
+__all__ = ["FLAVOURS", "Flavour", "flavour_is_installed", "gpu_is_usable", "open_flavour"]
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 
@@ -98,6 +99,11 @@ def open_flavour(name: str | None = None) -> Flavour:
         return _imported(name)
     except (ImportError, OSError) as error:
         raise MissingDependencyError(f"{_reason(name, error)}. Run: {_PIP[name]}") from error
+
+
+def flavour_is_installed(name: str) -> bool:
+    """Whether a plan of a flavour could be opened here; imports nothing."""
+    return name in FLAVOURS and importlib.util.find_spec(name) is not None
 
 
 @functools.cache

@@ -57,6 +57,7 @@ def export(tmp_path: Path) -> Export:
                 "form": "float" if name == "model.onnx" else "uint8",
                 "outscale": 4.0,
                 "shapes": SHAPES if plan else (),
+                "flavour": "tensorrt_rtx" if plan else "",
             }
             artefacts.append(dataclasses.replace(Artefact.from_file(path, **fields), **changes.get(name, {})))
         save_manifest(
@@ -122,6 +123,7 @@ def test_without_a_gpu_it_is_a_graph(export: Export) -> None:
         {"outscale": 2.0},
         {"verified": False},
         {"size_multiple": 2},
+        {"flavour": "tensorrt_of_another_machine"},
         {"sha256": "0" * 64},
         {"size": 3},
         {"file": "../model.bf16.plan"},
@@ -129,7 +131,7 @@ def test_without_a_gpu_it_is_a_graph(export: Export) -> None:
     ids=str,
 )
 def test_one_that_does_not_fit_is_passed_over(export: Export, change: dict[str, Any]) -> None:
-    """A frame of another size, or from a file that is not the one that was proven, is no help."""
+    """A frame of another size, or from a file that is not the one that was proven or that cannot be opened, is no help."""
     folder = export("fp16", "bf16", **{"model.bf16.plan": change})
     assert name_of(fallback_for(folder / "model.fp16.plan", INFO)) == "model.onnx"
 
