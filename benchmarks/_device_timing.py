@@ -35,7 +35,7 @@ def device_sampler(session: Session, batch: npt.NDArray[Any]) -> tuple[Sampler, 
         InferenceError: CUDA fails, or the session takes nothing that lies on the device.
         MissingDependencyError: cuda-bindings is not installed.
     """
-    cuda = require("cuda.bindings.runtime", extra="tensorrt")
+    cuda = require("cuda.bindings.runtime", extra="cuda")
     held: list[Callable[[], object]] = []
     stream: Any = None
     out: Any = None

@@ -5,6 +5,7 @@ largest resident memory of a process that opens the artefact and runs it; what t
 it was opened; and the GPU memory that the driver counts more than before, null without a GPU.
 """
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -71,18 +72,16 @@ def _main(question: dict[str, Any]) -> dict[str, int | None]:
     options = BenchOptions(**fields)
     before = host_peak()
     used = _device_used(options.device)
-    session = open_session(question["model"], session_options(options))
-    try:
-        subject = open_subject(session, Path(question["model"]), at)
+    with (
+        contextlib.closing(open_session(question["model"], session_options(options))) as session,
+        contextlib.closing(open_subject(session, Path(question["model"]), at)) as subject,
+    ):
         for _ in range(RUNS):
             for sampler in subject.samplers.values():
                 sampler()
         after = _device_used(options.device)
         on_device = session.info.device >= 0 and used is not None and after is not None
         device = after - used if on_device and after is not None and used is not None else None
-        subject.close()
-    finally:
-        session.close()
     return {"host": host_peak(), "host_before": before, "device": device}
 
 

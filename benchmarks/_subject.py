@@ -1,6 +1,7 @@
 """What is timed: batches through a session's slots, or one picture through the Upscaler."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._console import OptionError
-from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy.benchmarks._device_timing import device_sampler
 from esrgan_deploy.benchmarks._measure import Sampler
 from esrgan_deploy.benchmarks._options import BenchOptions
@@ -110,7 +111,13 @@ def _batches(session: Session, point: Point) -> Subject:
     _check_multiple(info, shape)
     batch = noise(info, shape)
     streams = point.streams or (info.slots if info.device >= 0 else 1)
-    slots = [session.slot() for _ in range(streams)]
+    with contextlib.ExitStack() as opened:
+        slots: list[Slot] = []
+        for _ in range(streams):
+            slots.append(session.slot())
+            opened.callback(slots[-1].close)
+        on_device, notes = _device_time(session, batch, opened)
+        close = opened.pop_all().close
 
     def begin(slot: Slot) -> None:
         np.copyto(slot.prepare(shape), batch)
@@ -127,7 +134,6 @@ def _batches(session: Session, point: Point) -> Subject:
         return _picture(slots[0].finish().batch, info)
 
     samplers: dict[str, Sampler] = {"latency": latency}
-    notes: dict[str, str] = {}
     if streams > 1:
         samplers["throughput"] = _burst(slots, begin, latency)
     elif info.device < 0:
@@ -136,25 +142,27 @@ def _batches(session: Session, point: Point) -> Subject:
         )
     else:
         notes["throughput"] = "one batch in flight: its throughput is one over the latency"
-    done: list[Callable[[], None]] = [slot.close for slot in slots]
-    if info.device < 0:
-        notes["device"] = "the processor is the device: no upload, no download, one time"
-        if info.provider.startswith("ONNX Runtime"):
+    samplers |= on_device
+    return Subject(samplers=samplers, notes=notes, streams=streams, output=output, close=close)
+
+
+def _device_time(
+    session: Session, batch: Array, opened: contextlib.ExitStack
+) -> tuple[dict[str, Sampler], dict[str, str]]:
+    if session.info.device < 0:
+        notes = {"device": "the processor is the device: no upload, no download, one time"}
+        if session.info.provider.startswith("ONNX Runtime"):
             notes["threads"] = (
                 "ONNX Runtime's do not spin between batches, so that they leave the others alone"
             )
-    else:
-        try:
-            samplers["device"], release = device_sampler(session, batch)
-            done.append(release)
-        except InferenceError as error:
-            notes["device"] = f"not measured: {error}"
-
-    def close() -> None:
-        for release in done:
-            release()
-
-    return Subject(samplers=samplers, notes=notes, streams=streams, output=output, close=close)
+        return {}, notes
+    try:
+        sampler, release = device_sampler(session, batch)
+    except (InferenceError, MissingDependencyError) as error:
+        # Without cuda-bindings ONNX Runtime computes on a GPU all the same; the host's clock is left.
+        return {}, {"device": f"not measured: {error}"}
+    opened.callback(release)
+    return {"device": sampler}, {}
 
 
 def _burst(slots: list[Slot], begin: Callable[[Slot], None], latency: Sampler) -> Sampler:

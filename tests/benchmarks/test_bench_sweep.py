@@ -5,12 +5,14 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import time
 import types
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -280,6 +282,48 @@ def test_throughput_keeps_every_slot_busy_and_in_order():
     assert set(seen[2:-2]) == {2, 3}
     subject.close()
     assert collections.Counter(log)["close", 0] == 1
+
+
+def test_a_slot_that_is_refused_leaves_none_open():
+    """On a GPU each holds memory of its own, which the next artefact needs."""
+    log = []
+
+    def slot():
+        if len(log) == 2:
+            raise InferenceError("no more")
+        log.append("open")
+        return types.SimpleNamespace(close=lambda: closed.append("close"))
+
+    closed = []
+    with pytest.raises(InferenceError):
+        open_subject(
+            types.SimpleNamespace(info=INFO, slot=slot), Path("x"), Point(shape=(1, 4, 4), streams=3)
+        )
+    assert len(closed) == len(log) == 2
+
+
+def test_a_gpu_without_cuda_bindings_is_timed_by_the_host(monkeypatch, model, capsys):
+    """ONNX Runtime computes there all the same; only the streams and events of the device's own time are missing."""
+    real = onnxruntime.InferenceSession
+
+    class OnCuda:
+        def __init__(self, path, settings, **_):
+            self.graph = real(path, settings, providers=["CPUExecutionProvider"])
+
+        def __getattr__(self, name):
+            return getattr(self.graph, name)
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
+    for name in ("driver", "runtime"):
+        monkeypatch.setitem(sys.modules, f"cuda.bindings.{name}", None)
+    assert main([str(model), "--shape", "1x8x8", "--seconds", "0.01", "--no-peaks"]) == 0
+    out = capsys.readouterr().out
+    assert "device: not measured: cuda.bindings.runtime is not installed. Run: pip install 'esrgan-" in out
+    assert "p50 ms each" in out
 
 
 class _Cuda:

@@ -131,7 +131,7 @@ def test_without_a_gpu_it_is_a_graph(export: Export) -> None:
     ids=str,
 )
 def test_one_that_does_not_fit_is_passed_over(export: Export, change: dict[str, Any]) -> None:
-    """A frame of another size, or from a file that is not the one that was proven or that cannot be opened, is no help."""
+    """A frame of another size, or from a file that is not the proven one or cannot be opened here, is no help."""
     folder = export("fp16", "bf16", **{"model.bf16.plan": change})
     assert name_of(fallback_for(folder / "model.fp16.plan", INFO)) == "model.onnx"
 
