@@ -7,6 +7,7 @@ inside a call (with a library that only sleeps in the driver's place).
 
 import ctypes
 import functools
+import os
 from typing import Any
 
 from esrgan_deploy._console import one_line
@@ -14,7 +15,7 @@ from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
 from esrgan_deploy.runtime._faults import CaptureBrokenError, DeviceLostError, OutOfMemoryError
 
-__all__ = ["call", "constant", "cuda_device_count", "gpu_label", "quietly"]
+__all__ = ["call", "constant", "cuda_device_count", "gpu_is_there", "gpu_label", "quietly"]
 
 # After one of these every further call in the context fails as well (CUresult in cuda.h: "the process must be
 # terminated and relaunched", "the device cannot be used"), so no smaller tile and no second try helps.
@@ -114,6 +115,25 @@ def cuda_device_count() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def gpu_is_there() -> bool:
+    """Whether an NVIDIA GPU is here and not hidden from CUDA, without starting CUDA: a process may fork after it.
+
+    NVML is asked. It knows of `CUDA_VISIBLE_DEVICES` nothing, of which only what hides all is looked at.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_uint(0)
+    if nvml.nvmlInit_v2() != 0:
+        return False
+    known = nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+    nvml.nvmlShutdown()
+    return known and count.value > 0
 
 
 def gpu_label(ordinal: int, name: str = "") -> str:

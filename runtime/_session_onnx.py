@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
-from esrgan_deploy.runtime._cuda import cuda_device_count, gpu_label
+from esrgan_deploy.runtime._cuda import cuda_device_count, gpu_is_there, gpu_label
 from esrgan_deploy.runtime._fault_texts import fault_of
 from esrgan_deploy.runtime._foreign import (
     borrow_array,
@@ -211,14 +211,26 @@ def _opened(ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[st
             f"ONNX Runtime could not start {names[0]}, only {', '.join(active)}; "
             "check the driver, or use provider cpu"
         )
-    if on_cuda(names[0]) and not on_cuda(active[0]) and cuda_device_count():
+    idle = _why_idle(names[0]) if options.providers is None and not on_cuda(active[0]) else ""
+    if idle:
+        # Without the file's name: Python says the same warning of a place once.
         warnings.warn(
-            f"{path.name} runs on the processor beside a GPU: ONNX Runtime could not start {names[0]}. "
-            "Run: pip install 'esrgan-deploy[cuda]', which brings cuBLAS and cuDNN",
-            RuntimeWarning,
-            stacklevel=4,
+            f"ONNX Runtime runs on the processor beside a GPU: {idle}", RuntimeWarning, stacklevel=4
         )
     return graph
+
+
+def _why_idle(provider: str) -> str:
+    if on_cuda(provider):
+        brings = "Run: pip install 'esrgan-deploy[cuda]', which brings cuBLAS and cuDNN"
+        return f"it could not start {provider}. {brings}" if cuda_device_count() else ""
+    if not gpu_is_there():
+        return ""
+    # Both packages unpack into one folder.
+    return (
+        "it was built without CUDA. Run: pip uninstall -y onnxruntime, then pip install 'esrgan-deploy[cuda]'; "
+        "or choose the provider cpu"
+    )
 
 
 def _cuda_for(wanted: list[tuple[str, dict[str, str]]], device: int) -> OrtCuda | None:

@@ -80,19 +80,23 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def counted_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the driver's library count one device; nothing can be run on it."""
+    """Let the driver's libraries count one device; nothing can be run on it."""
     real = ctypes.CDLL
 
     def count_one(count: Any) -> int:
         count._obj.value = 1
         return 0
 
-    driver = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count_one)
+    libraries = {
+        "libcuda.so.1": SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count_one),
+        "libnvidia-ml.so.1": SimpleNamespace(
+            nvmlInit_v2=lambda: 0, nvmlDeviceGetCount_v2=count_one, nvmlShutdown=lambda: 0
+        ),
+    }
     monkeypatch.setattr(
-        ctypes,
-        "CDLL",
-        lambda name, *more, **how: driver if name == "libcuda.so.1" else real(name, *more, **how),
+        ctypes, "CDLL", lambda name, *more, **how: libraries.get(name) or real(name, *more, **how)
     )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -292,11 +293,35 @@ def test_the_libraries_of_cuda_are_loaded_first_and_a_fall_back_to_the_processor
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
-    with pytest.warns(RuntimeWarning, match=r"runs on the processor beside a GPU: .*esrgan-deploy\[cuda\]"):
+    with pytest.warns(
+        RuntimeWarning, match=r"runs on the processor beside a GPU: it could not start CUDA.*-deploy\[cuda\]"
+    ):
         session = open_session(make("nearest"))
     session.close()
     assert loaded == [True]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("counted_gpu")
+def test_the_build_for_the_processor_beside_a_gpu_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    """`pip install onnxruntime` is what comes first to mind, and leaves the GPU idle in silence."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for name in ("one.onnx", "two.onnx"):
+            open_session(make("nearest", name=name)).close()
+    assert [str(one.message) for one in said] == [
+        "ONNX Runtime runs on the processor beside a GPU: it was built without CUDA. Run: "
+        "pip uninstall -y onnxruntime, then pip install 'esrgan-deploy[cuda]'; or choose the provider cpu"
+    ]
+    # Whoever chose it, or hid the GPU, knows.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_session(make("nearest"), SessionOptions(providers=("cpu",))).close()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        open_session(make("nearest")).close()
 
 
 @pytest.mark.usefixtures("counted_gpu")
