@@ -20,8 +20,8 @@ __all__ = ["PlanSlot"]
 Array = npt.NDArray[Any]
 
 SHAPES = 4
-# Captures of one shape that are broken one after the other before none is tried any more: once or twice it was
-# another thread.
+# Captures of one shape that fail one after the other before none is tried any more: once or twice it was another
+# thread, or another's memory.
 CAPTURES = 3
 ALIGNMENT = 256
 
@@ -135,7 +135,8 @@ class PlanSlot:
         except InferenceError as error:
             shape.shaken = True
             shape.broken += 1
-            if not isinstance(error, CaptureBrokenError) or shape.broken >= CAPTURES:
+            passing = isinstance(error, (CaptureBrokenError, OutOfMemoryError))
+            if not passing or shape.broken >= CAPTURES:
                 self._engine.give_up_capture(error)
 
     def _enqueue(self, shape: "_Shape") -> None:

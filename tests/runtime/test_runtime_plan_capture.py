@@ -39,16 +39,43 @@ def test_own_synchronisation_waits_for_a_capture(rig: Rig) -> None:
     slot, array = plan.slot(), gpu.array((1, 8, 8, 3))
     through(slot, 1)
     other = threading.Thread(target=lambda: plan.run_on_device(array))
+    asked, kept = threading.Event(), plan._device.exclusive
+
+    class Asked:
+        def __enter__(self) -> None:
+            if threading.current_thread() is other:
+                asked.set()
+            kept.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            kept.release()
+
+    plan._device.exclusive = Asked()
 
     def during() -> None:
+        before = gpu.driver.calls.count("cuCtxSynchronize")
         other.start()
-        other.join(0.2)
+        # It waits for its turn, or it does not and has broken the capture.
+        while not asked.wait(0.001) and gpu.driver.calls.count("cuCtxSynchronize") == before:
+            pass
 
     gpu.engine.during = during
     through(slot, 2)
     gpu.engine.during = None
     other.join()
     assert "cuGraphLaunch" in gpu.driver.calls
+
+
+def test_memory_that_is_short_for_a_graph_does_not_end_graphs(rig: Rig) -> None:
+    """Another process may hold it for a second; the batch itself fits, and the next one is launched as one."""
+    gpu = rig()
+    slot = gpu.open().slot()
+    through(slot, 1)
+    gpu.driver.fail("cuGraphInstantiate", "CUDA_ERROR_OUT_OF_MEMORY")
+    through(slot, 2)
+    for value in (3, 4):
+        through(slot, value)
+    assert gpu.driver.calls.count("cuGraphLaunch") == 2
 
 
 def test_nothing_is_collected_while_a_graph_is_captured(rig: Rig) -> None:
