@@ -133,7 +133,7 @@ def gpu_is_there() -> bool:
         return False
     known = nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
     nvml.nvmlShutdown()
-    return known and count.value > 0
+    return bool(known and count.value)
 
 
 def gpu_label(ordinal: int, name: str = "") -> str:
