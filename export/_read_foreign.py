@@ -2,6 +2,7 @@
 
 import contextlib
 import pickletools
+from itertools import islice
 from pathlib import Path
 
 from esrgan_deploy._console import one_line
@@ -46,6 +47,8 @@ def what_else(data: bytes, path: Path) -> str:
         return "is an ONNX graph, not a checkpoint; hand it over under a name that ends in .onnx"
     if path.suffix in {".plan", ".engine", ".trt"}:
         return "is a TensorRT plan, which holds no weights that could be exported; give the checkpoint"
+    if head[257:262] == b"ustar":
+        return "is a tar archive: unpack it first; if torch wrote it, before 2017, save its weights again"
     for magic, noun in _FOREIGN.items():
         if head.startswith(magic):
             return f"is {noun}"
@@ -69,7 +72,7 @@ def globals_named(data: bytes) -> str:
     # STACK_GLOBAL takes its two names from the stack: nearly always the last two strings pushed.
     found, strings = [], ["?", "?"]
     with contextlib.suppress(Exception):
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in islice(pickletools.genops(data), 100_000):
             if opcode.name == "GLOBAL":
                 found.append(str(argument).replace(" ", "."))
             elif opcode.name == "STACK_GLOBAL":

@@ -1,6 +1,5 @@
 """Reading files: every form that checkpoints have, and everything that is handed in instead."""
 
-import argparse
 import contextlib
 import io
 import os
@@ -177,7 +176,7 @@ def test_a_zip_with_its_directory_is_not_called_cut_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["zip", "deflated zip", "legacy", "pickle 2", "pickle 4"])
 def test_a_pickle_bomb_is_named_and_does_not_go_off(form: str, tmp_path: Path) -> None:
     marker = tmp_path / "went-off"
-    loaded = {"params": _TENSORS, "state": _Bomb(marker)}
+    loaded = _Bomb(marker)
     data = {
         "zip": lambda: _saved(loaded),
         "deflated zip": lambda: _deflated(_saved(loaded)),
@@ -198,30 +197,21 @@ def test_a_pickle_bomb_is_named_and_does_not_go_off(form: str, tmp_path: Path) -
     assert marker.exists()
 
 
-def test_harmless_python_objects_are_named(tmp_path: Path) -> None:
-    """Lightning keeps its options beside the weights; the user has to learn which object it is about."""
-    lightning = {"state_dict": _TENSORS, "hyper_parameters": argparse.Namespace(scale=4)}
-    message = _refusal_of(_saved(lightning), tmp_path, "last.ckpt")
-    assert "'argparse.Namespace'" in message
-
-
 def test_plain_containers_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(_saved({"epoch": 3, "state_dict": _TENSORS, "options": {"lr": [1e-4, None, "cos"]}}))
     assert read_tensors(path).keys() == _TENSORS.keys()
 
 
-def test_a_whole_module_is_refused_by_its_class(tmp_path: Path) -> None:
-    assert "torch.nn.modules.conv.Conv2d" in _refusal_of(_saved(torch.nn.Conv2d(3, 3, 3)), tmp_path)
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_a_torchscript_archive_is_recognised(tmp_path: Path) -> None:
+def test_a_torchscript_archive_is_refused_and_not_advised_to_be_run(tmp_path: Path) -> None:
+    """Such an archive is a program, and loading it runs its setstate: no file is to be opened so on our word."""
     path = tmp_path / "model.pt"
     torch.jit.script(torch.nn.Conv2d(3, 3, 3)).save(str(path))
     message = _refusal(path)
     assert "TorchScript" in message
-    assert "torch.jit.load" in message
+    assert "torch.jit" not in message
+    assert "state_dict" in message
 
 
 def test_a_zip_of_something_else_says_what_is_in_it(tmp_path: Path) -> None:
@@ -264,7 +254,7 @@ def test_a_tensor_of_huge_shape_over_few_bytes_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("tensor", "kind"),
     [
-        (torch.zeros(4, device="meta"), "without data"),
+        (torch.zeros(4, device="meta"), "meta"),
         (torch.zeros(4, 4).to_sparse(), "sparse"),
     ],
 )
@@ -288,26 +278,3 @@ def test_no_damage_ends_in_anything_but_a_checkpoint_error(
     # Any other exception goes through and fails the test.
     with contextlib.suppress(_errors.CheckpointError):
         assert all(isinstance(value, Tensor) for value in read_tensors(path).values())
-
-
-def test_a_newer_pickle_protocol_is_named(tmp_path):
-    """Told that it holds more than weights, nobody would find out how to save it so that it can be read."""
-    path = tmp_path / "proto4.pth"
-    torch.save({"conv_first.weight": torch.zeros(1)}, path, pickle_protocol=4)
-    with pytest.raises(_errors.CheckpointError, match="pickle protocol above 2"):
-        read_tensors(path)
-
-
-def test_no_refusal_advises_to_execute_the_file(tmp_path: Path) -> None:
-    """What is on no list of bad names, timeit for one, runs any text that the file hands it."""
-    data = _saved({"params": _TENSORS, "state": _Timed()})
-    message = _refusal_of(data, tmp_path)
-    assert "timeit" in message
-    assert "weights_only=False" not in message
-
-
-class _Timed:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        import timeit
-
-        return (timeit.timeit, ("pass",))
