@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esrgan_deploy._errors import CheckpointError, TrainingError
+from esrgan_deploy.export._read import read_tensors
 from esrgan_deploy.training._generator import differing_keys
 
 __all__ = ["Vgg19Features", "vgg19_features"]
@@ -71,21 +72,11 @@ def vgg19_features(path: Path | None) -> Vgg19Features:
                 "downloads them into that cache), or leave the term out with --perceptual-weight 0"
             )
     net = Vgg19Features()
-    found = {name: value for name, value in _read(path).items() if _index(name) < len(net.features)}
+    found = {name: value for name, value in read_tensors(path).items() if _index(name) < len(net.features)}
     if differing := differing_keys(net.state_dict(), found):
         raise CheckpointError(f"{path} is no VGG19 of torchvision: {differing}")
     net.load_state_dict(found)
     return net.eval().requires_grad_(False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as VGG19's weights: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds {type(found).__name__}; VGG19's weights are a table of tensors")
-    return {str(name): value for name, value in found.items()}
 
 
 def _index(name: str) -> float:

@@ -1,5 +1,7 @@
 """The terms of the GAN stage, held against their definitions."""
 
+import argparse
+
 import pytest
 import torch
 from torch.nn import functional
@@ -61,7 +63,7 @@ def test_without_vgg_weights_the_term_is_refused_with_what_to_do(tmp_path, monke
         TrainingError, match=r"vgg19-dcbb9e9d\.pth is not there.*--vgg.*--perceptual-weight 0"
     ):
         vgg19_features(None)
-    with pytest.raises(CheckpointError, match=r"none\.pth cannot be read"):
+    with pytest.raises(CheckpointError, match=r"none\.pth does not exist"):
         vgg19_features(tmp_path / "none.pth")
 
 
@@ -82,6 +84,14 @@ def test_vgg_weights_come_from_a_path_or_the_cache_and_others_are_refused(tmp_pa
     with pytest.raises(
         CheckpointError, match=r"is no VGG19 of torchvision: 1 missing \(features\.34\.bias\)"
     ):
+        vgg19_features(path)
+
+
+def test_what_is_no_vgg_is_refused_in_a_line_that_does_not_advise_to_execute_it(tmp_path):
+    """torch's own reader explains over many lines how to run the file, which may come from anywhere."""
+    path = tmp_path / "vgg.pth"
+    torch.save(argparse.Namespace(layers=19), path)
+    with pytest.raises(CheckpointError, match=r"vgg\.pth holds no named weights \(seen: 'layers'\)$"):
         vgg19_features(path)
 
 
