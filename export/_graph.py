@@ -1,6 +1,7 @@
 """Small steps on an ONNX graph that the passes share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ import onnx_ir as ir
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import replaced_atomically
 
-__all__ = ["append", "clone", "constant", "drop_unused", "save", "to_bytes"]
+__all__ = [
+    "append",
+    "clone",
+    "constant",
+    "drop_unused",
+    "name_apart",
+    "save",
+    "stand_in",
+    "to_bytes",
+]
 
 
 def append(
@@ -22,7 +32,7 @@ def append(
     *,
     name: str,
 ) -> ir.Value:
-    """Add a node at the end of the graph and return its one output, which has the node's name."""
+    """Add a node at the end of the graph and return its one output, which has the node's name; see `name_apart`."""
     node = ir.node(op, inputs, dict(attributes or {}), name=name)  # type: ignore[arg-type]
     model.graph.append(node)
     node.outputs[0].name = name
@@ -30,7 +40,8 @@ def append(
 
 
 def constant(model: ir.Model, array: npt.NDArray[np.generic], name: str) -> ir.Value:
-    """Add an initialiser and return its value."""
+    """Add an initialiser and return its value, whose name is another one where an initialiser has it already."""
+    name = _unused(name, model.graph.initializers)
     # Not ascontiguousarray, which turns a scalar into a vector.
     array = np.array(array, order="C")
     tensor = ir.tensor(array, name=name)
@@ -51,14 +62,40 @@ def drop_unused(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
+def stand_in(old: ir.Value, new: ir.Value) -> None:
+    """Let one value take another's place: its readers, and as an output of the graph its name, type and shape."""
+    if old.is_graph_output():
+        new.name, new.type, new.shape = old.name, old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def name_apart(model: ir.Model) -> None:
+    """Give each value and each node a name that no other has, those inside branches and loops included.
+
+    The passes call what they add by fixed names, and a graph of another exporter may use any of them for its own.
+    That does no harm as long as a graph is held as objects, so that it is called here, before one is written. The
+    graph's inputs and outputs keep their names, for they are asked for by them.
+    """
+    graph = model.graph
+    values: list[ir.Value] = [*graph.inputs, *graph.outputs]
+    nodes: list[ir.Node] = []
+    for one in (graph, *graph.subgraphs()):
+        values += [*one.inputs, *one.initializers.values()]
+        for node in one:
+            nodes.append(node)
+            values += node.outputs
+    _rename_doubles(dict.fromkeys(values))
+    _rename_doubles(nodes)
+
+
 def clone(model: ir.Model) -> ir.Model:
     """Return a copy whose nodes and values are its own."""
-    return ir.serde.deserialize_model(ir.serde.serialize_model(model))
+    return ir.serde.deserialize_model(_proto(model))
 
 
 def to_bytes(model: ir.Model) -> bytes:
     """Serialise a graph."""
-    data: bytes = ir.serde.serialize_model(model).SerializeToString()
+    data: bytes = _proto(model).SerializeToString()
     return data
 
 
@@ -69,7 +106,7 @@ def save(model: ir.Model, path: Path) -> None:
         ExportError: The ONNX checker refuses it.
         OSError: The folder cannot be written.
     """
-    proto = ir.serde.serialize_model(model)
+    proto = _proto(model)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -78,3 +115,24 @@ def save(model: ir.Model, path: Path) -> None:
         ) from error
     with replaced_atomically(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
+
+
+def _proto(model: ir.Model) -> onnx.ModelProto:
+    name_apart(model)
+    return ir.serde.serialize_model(model)
+
+
+def _rename_doubles(things: Collection[ir.Value] | Collection[ir.Node]) -> None:
+    # The first keeps a name. An output that is left away has none.
+    names = {thing.name for thing in things}
+    held: set[str] = set()
+    for thing in things:
+        if thing.name and thing.name in held:
+            thing.name = _unused(thing.name, names)
+            names.add(thing.name)
+        elif thing.name:
+            held.add(thing.name)
+
+
+def _unused(name: str, names: Container[str | None]) -> str:
+    return name if name not in names else next(new for i in count(1) if (new := f"{name}_{i}") not in names)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from esrgan_deploy.export._graph import constant
+from esrgan_deploy.export._graph import constant, stand_in
 
 __all__ = ["regroup"]
 
@@ -49,7 +49,7 @@ def regroup(model: ir.Model) -> int:
             total = node.outputs[0]
             total.name = f"{conv.outputs[0].name}_sum{i}"
             total.type = conv.outputs[0].type
-        conv.outputs[0].replace_all_uses_with(total, replace_graph_outputs=True)
+        stand_in(conv.outputs[0], total)
         model.graph.remove(conv, safe=True)
     _drop_unused(model)
     return wide

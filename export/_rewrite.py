@@ -6,6 +6,8 @@ Each works on any graph of the family, whoever wrote it, and returns how often i
 import numpy as np
 import onnx_ir as ir
 
+from esrgan_deploy.export._graph import stand_in
+
 __all__ = ["fold_input", "fold_scales", "nest_concats"]
 
 
@@ -62,7 +64,7 @@ def fold_scales(model: ir.Model) -> int:
             # In double precision and rounded once.
             scaled = (array.astype(np.float64) * factor).astype(array.dtype)
             parameter.const_value = ir.tensor(scaled, name=parameter.name)
-        node.outputs[0].replace_all_uses_with(conv.outputs[0], replace_graph_outputs=True)
+        stand_in(node.outputs[0], conv.outputs[0])
         model.graph.remove(node, safe=True)
         folded += 1
     return folded

@@ -8,7 +8,7 @@ than it is. Here the rounding is written into the graph, as casts that are not i
 import numpy as np
 import onnx_ir as ir
 
-from esrgan_deploy.export._graph import clone
+from esrgan_deploy.export._graph import clone, name_apart
 from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export._precision import DTYPES
 
@@ -71,6 +71,7 @@ def rounding_model(model: ir.Model, precision: str) -> ir.Model:
             if node.op_type in _MOVES and value.name not in outputs:
                 continue
             _round(graph, node, value, half)
+    name_apart(model)
     return model
 
 
