@@ -36,13 +36,15 @@ def load_onnx(path: Path) -> tuple[ir.Model, ModelSpec, Reference]:
     """
     try:
         proto = onnx.load(path)
+        _name_the_default_domain(proto)
         onnx.checker.check_model(proto)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} needs {one_line(error)}. Put the external data beside it") from error
     except Exception as error:
         # protobuf, onnx and its C++ side each raise their own.
         raise CheckpointError(f"{path} is not a valid ONNX graph: {one_line(error)[:200]}") from error
-    proto = _modern(proto, path)
+    # Not every exporter writes down what its tensors are, and half precision has to know which are floats.
+    proto = onnx.shape_inference.infer_shapes(_modern(proto, path))
     model = ir.serde.deserialize_model(proto)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _check_ends(model, path)
@@ -57,9 +59,16 @@ def load_onnx(path: Path) -> tuple[ir.Model, ModelSpec, Reference]:
     return model, dataclasses.replace(spec, source_sha256=sha256_of(path)), reference
 
 
+def _name_the_default_domain(proto: onnx.ModelProto) -> None:
+    # Two names of one thing, and what reads the graph here knows the empty one.
+    for entry in (*proto.opset_import, *proto.graph.node):
+        if entry.domain == "ai.onnx":
+            entry.domain = ""
+
+
 def _modern(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 0)
+    foreign = sorted({node.domain for node in proto.graph.node} - {""})
     if foreign:
         raise CheckpointError(
             f"{path} uses operators of {', '.join(foreign)}, and only standard ONNX is known"

@@ -36,12 +36,20 @@ def to_precision(model: ir.Model, precision: str) -> ir.Model:
         precision: A key of `DTYPES`; the quantised ones give the fp16 graph that `quantise` then works on.
 
     Raises:
-        ExportError: A weight is too large for fp16.
+        ExportError: A weight is too large for fp16, or the graph holds branches or loops.
     """
     target = DTYPES[precision]
     model = clone(model)
     if target == ir.DataType.FLOAT:
         return model
+    inner = [
+        node.op_type for node in model.graph if any(_holds_graphs(one) for one in node.attributes.values())
+    ]
+    if inner:
+        raise ExportError(
+            f"the graph holds {inner[0]}, and what is inside branches and loops stays fp32. "
+            "Run: esrgan-export with --precision fp32"
+        )
     if target == ir.DataType.BFLOAT16 and model.graph.opset_imports[""] < 22:
         # ONNX defines bfloat16 convolutions from opset 22 on; nothing else changes for these operators.
         model = ir.serde.deserialize_model(
@@ -72,3 +80,7 @@ def to_precision(model: ir.Model, precision: str) -> ir.Model:
         if value.dtype == ir.DataType.FLOAT:
             value.type = ir.TensorType(target)
     return model
+
+
+def _holds_graphs(attribute: ir.Attr) -> bool:
+    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
+from esrgan_deploy.export._cli import main
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -184,6 +185,25 @@ def test_names_inside_a_branch_may_be_those_that_are_added(form, ours, tmp_path)
         np.testing.assert_array_equal(_levels(made), _levels(path))
 
 
+def test_half_precision_of_a_branch_is_refused_with_what_can_be_run(tmp_path, capsys):
+    """Nothing of another opset helps a graph whose branches stay fp32."""
+    inner = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("a", "b")]
+    yes = helper.make_graph([helper.make_node("Relu", ["up"], ["a"])], "yes", [], inner[:1])
+    no = helper.make_graph([helper.make_node("Neg", ["up"], ["b"])], "no", [], inner[1:])
+    path = _save(
+        tmp_path / "branch.onnx",
+        [
+            helper.make_node("Resize", ["x", "", "sides"], ["up"], mode="nearest"),
+            helper.make_node("If", ["yes"], ["y"], then_branch=yes, else_branch=no),
+        ],
+        {"yes": np.array(True), "sides": np.float32([1, 1, 2, 2])},
+    )
+    assert main([str(path), "-o", str(tmp_path / "out"), "--no-plan"]) == 1
+    assert "the graph holds If" in (said := capsys.readouterr().err)
+    assert "--precision fp32" in said
+    assert "--opset" not in said
+
+
 def test_sizes_of_a_graph_may_have_the_names_that_are_added(tmp_path):
     """An author whose "height" is that of the result had ONNX Runtime put both sizes into one buffer, and fail."""
     path = _save(
@@ -231,3 +251,35 @@ def test_a_scaled_convolution_may_be_the_output(name, tmp_path):
     assert np.abs(_levels(half) - _levels(path)).max() <= 1
     for made in _export(path, tmp_path / "resized", outscale=1.5):
         assert _levels(made).shape == (1, 12, 18, 3)
+
+
+def test_a_graph_that_computes_its_sizes_is_written_in_half_precision(tmp_path):
+    """Exporters that leave types away had their whole numbers declared fp16."""
+    path = _save(
+        tmp_path / "shape.onnx",
+        [
+            helper.make_node("Shape", ["x"], ["sides"], start=2),
+            helper.make_node("Mul", ["sides", "two"], ["doubled"]),
+            helper.make_node("Shape", ["x"], ["first"], end=2),
+            helper.make_node("Concat", ["first", "doubled"], ["all"], axis=0),
+            helper.make_node("Resize", ["x", "", "", "all"], ["y"], mode="nearest"),
+        ],
+        {"two": np.int64([2])},
+    )
+    for made in _export(path, tmp_path / "out", precisions=("fp16",)):
+        np.testing.assert_array_equal(_levels(made), _levels(path))
+
+
+def test_the_default_operators_may_be_named(tmp_path):
+    """An opset of "ai.onnx" is one of "", and ended in a traceback."""
+    path = _save(
+        tmp_path / "named.onnx",
+        [helper.make_node("Resize", ["x", "", "sides"], ["y"], mode="nearest")],
+        {"sides": np.float32([1, 1, 2, 2])},
+    )
+    model = onnx.load(path)
+    for entry in (*model.opset_import, *model.graph.node):
+        entry.domain = "ai.onnx"
+    onnx.save(model, path)
+    (made,) = _export(path, tmp_path / "out")
+    np.testing.assert_array_equal(_run(made)[0], _run(path)[0])
