@@ -447,3 +447,20 @@ def test_a_graph_for_processors_is_explained_too(checkpoint, tmp_path, capsys):
     shown = capsys.readouterr().out
     for name in ("conv_first", "body.0.rdb1.conv1", "conv_hr"):
         assert name in shown
+
+
+def test_what_returns_to_half_precision_costs_nothing(exported, checkpoint, photographs, tmp_path):
+    """With weights fitted to a net that is quantised whole, the search found no choice near to fp32."""
+    folder, _, _ = exported
+    options = _options(photographs, search=False, parts="dense")
+    export_model(checkpoint, tmp_path / "out", options)
+    (dense,) = _frontier(tmp_path / "out")
+    (returned,) = [point for point in _frontier(folder) if point["convolutions"] == dense["convolutions"]]
+    assert returned["share"] == dense["share"]
+    # Not equal: the channels were balanced for more convolutions there.
+    assert returned["to_fp32_db"] == pytest.approx(dense["to_fp32_db"], abs=1.5)
+
+
+def _frontier(folder):
+    data = json.loads((folder / "model.int8.scales.json").read_text(encoding="utf-8"))
+    return data["facts"]["frontier"]
