@@ -107,12 +107,15 @@ class ShapeRange:
         return cls(min=shape, opt=shape, max=shape, size_multiple=size_multiple)
 
     @classmethod
-    def default(cls) -> "ShapeRange":
+    def default(cls, size_multiple: int = 1) -> "ShapeRange":
         """Return what is built when nothing is asked for: one picture, 16×16 to 512×512, best at 256×256.
 
-        The sides are multiples of every pixel-unshuffle factor in use.
+        The sides are multiples of every pixel-unshuffle factor in use, and rounded up to those of ``size_multiple``.
         """
-        return cls(min=(1, 16, 16), opt=(1, 256, 256), max=(1, 512, 512))
+        least, usual, most = (-(-side // size_multiple) * size_multiple for side in (16, 256, 512))
+        return cls(
+            min=(1, least, least), opt=(1, usual, usual), max=(1, most, most), size_multiple=size_multiple
+        )
 
 
 def _shape(part: str, text: str) -> Shape:

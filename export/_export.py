@@ -15,7 +15,7 @@ from esrgan_deploy.engines import ShapeRange, preflight
 from esrgan_deploy.export._artefacts import Interchange, prove_graph, write_graph, write_interchange
 from esrgan_deploy.export._golden import fitted_picture, golden_pictures, noise_pictures, save_golden
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
-from esrgan_deploy.export._plan import build_plan, plan_flavour
+from esrgan_deploy.export._plan import build_plan, plan_flavour, plan_shapes
 from esrgan_deploy.export._probe import activation_maxima, overflow_warnings
 from esrgan_deploy.export._quantised import (
     QUANTISED_GRAPHS,
@@ -99,7 +99,7 @@ def _make(
     source = open_source(model, options, say=say)
     base = write_interchange(source, staging)
     say(f"wrote model.onnx: {base.nested} concatenations nested, {base.folded} residual scales folded")
-    shapes = options.build.shapes.checked(base.size_multiple)
+    shapes = plan_shapes(options, base.size_multiple)
     if plan:
         # What cannot be built is refused before minutes are spent on its calibration and its proof.
         preflight(base.path, shapes, memory_limit=options.build.memory_limit)

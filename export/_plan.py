@@ -10,7 +10,7 @@ from esrgan_deploy._errors import EngineMismatchError, InferenceError, MissingDe
 from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
 from esrgan_deploy._manifest import Artefact
 from esrgan_deploy._parity import Pairs, judged
-from esrgan_deploy.engines import engine_from_onnx
+from esrgan_deploy.engines import ShapeRange, engine_from_onnx
 from esrgan_deploy.engines._rebuild import built_fields
 from esrgan_deploy.export._artefacts import Interchange
 from esrgan_deploy.export._options import ExportOptions
@@ -18,7 +18,7 @@ from esrgan_deploy.export._watchdog import is_watched
 from esrgan_deploy.runtime import SessionOptions, open_session
 from esrgan_deploy.runtime._golden import verify_session
 
-__all__ = ["build_plan", "plan_flavour"]
+__all__ = ["build_plan", "plan_flavour", "plan_shapes"]
 
 
 def plan_flavour(options: ExportOptions) -> Flavour | None:
@@ -35,6 +35,19 @@ def plan_flavour(options: ExportOptions) -> Flavour | None:
         if options.plan or options.build.flavour != "auto":
             raise
         return None
+
+
+def plan_shapes(options: ExportOptions, size_multiple: int) -> ShapeRange:
+    """Return the range of a plan: the one that was asked for, or the default in multiples that the model takes.
+
+    Raises:
+        EngineBuildError: A side that was asked for is no multiple of ``size_multiple``.
+    """
+    asked = options.build.shapes
+    # Nobody chose the default's sides, so that no sides of a model can be refused for them.
+    return (
+        ShapeRange.default(size_multiple) if asked == ShapeRange.default() else asked.checked(size_multiple)
+    )
 
 
 def build_plan(
@@ -55,8 +68,8 @@ def build_plan(
     Raises:
         EngineBuildError: TensorRT cannot build it, or its convolutions compute in something else.
     """
-    say(f"building {plan.name} for {options.build.shapes}")
-    build = dataclasses.replace(options.build, shapes=options.build.shapes.checked(base.size_multiple))
+    build = dataclasses.replace(options.build, shapes=plan_shapes(options, base.size_multiple))
+    say(f"building {plan.name} for {build.shapes}")
     result = engine_from_onnx(graph, plan, build, expect_precision=precision, progress=_progress(say))
     for warning in result.warnings:
         say(f"warning: {warning}")

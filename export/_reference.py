@@ -36,17 +36,21 @@ def reference_of_module(module: nn.Module, ratio: Fraction = Fraction(1)) -> Ref
 
 
 def resized(picture: torch.Tensor, ratio: Fraction) -> torch.Tensor:
-    """Resize a batch ``(N, C, H, W)`` with PyTorch's antialiased bicubic, borders repeated as the graph does."""
+    """Resize a batch ``(N, C, H, W)`` with PyTorch's antialiased bicubic, borders repeated as the graph does.
+
+    Computed in float64 and returned in the picture's dtype: in float32 PyTorch takes the places of the taps to fewer
+    digits than a sound graph holds, and is up to 1.5e-4 off.
+    """
     if ratio == 1:
         return picture
     # PyTorch leaves out what lies beyond the border and weighs the rest more; padded and cropped, it repeats it.
     p, q = ratio.numerator, ratio.denominator
     margin = 4 * max(p, q) // p * q
     height, width = (int(side * ratio) for side in picture.shape[2:])
-    padded = functional.pad(picture, [margin] * 4, mode="replicate")
+    padded = functional.pad(picture.double(), [margin] * 4, mode="replicate")
     out = functional.interpolate(padded, scale_factor=float(ratio), mode="bicubic", antialias=True)
     start = margin * p // q
-    return out[:, :, start : start + height, start : start + width]
+    return out[:, :, start : start + height, start : start + width].to(picture.dtype)
 
 
 def reference_pairs(reference: Reference, pictures: Mapping[str, npt.NDArray[np.uint8]]) -> Pairs:
