@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from esrgan_deploy._console import Parser, at_least, between, one_line_errors
+from esrgan_deploy._console import Parser, at_least, between, one_line_errors, peaks
 from esrgan_deploy.export.quantisation._options import METHODS, PARTS, ROUNDINGS
 
 __all__ = ["main"]
@@ -89,6 +89,23 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="scale of the checkpoint, where its keys leave it open (x3 of old ESRGAN)",
+    )
+    graph.add_argument(
+        "--range",
+        type=peaks,
+        metavar="1|255|IN:OUT",
+        help="what white is in an .onnx that others made, at its ends or at its input and its output, such as 1:255 "
+        "(default: measured on a few greys)",
+    )
+    graph.add_argument(
+        "--layout",
+        choices=("NCHW", "NHWC"),
+        help="layout of an .onnx that others made (default: read from its shape, or tried)",
+    )
+    graph.add_argument(
+        "--output-name",
+        metavar="NAME",
+        help="which output of an .onnx that others made is the picture (default: the one that is enlarged)",
     )
     graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set, 17 to 23 (default: 20)")
     graph.add_argument(

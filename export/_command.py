@@ -97,6 +97,9 @@ def _options(args: argparse.Namespace) -> ExportOptions:
         denoise_strength=args.denoise_strength,
         denoise_with=args.denoise_with,
         offline=args.offline,
+        range=args.range,
+        layout=args.layout,
+        output_name=args.output_name,
         force=args.force,
     )
 
@@ -114,9 +117,9 @@ def _summary(manifest: Manifest, folder: Path, seconds: float) -> str:
         ]
         lines.append(f"  {artefact.file:28} {artefact.size / 2**20:7.2f} MiB  {state}")
     lines.append(f"  {MANIFEST:28}               what each of them is, and these figures")
-    # ONNX Runtime has no bf16 convolution on a processor.
-    graphs = [a for a in manifest.artefacts if a.kind == "onnx" and a.precision != "bf16"]
-    lines.append(
-        f"next: esrgan-upscale picture.png -o enlarged.png --model {shlex.quote(str(folder / graphs[-1].file))}"
-    )
+    # ONNX Runtime has no bf16 convolution on a processor, and what is not verified is nothing to go on with.
+    graphs = [a for a in manifest.artefacts if a.kind == "onnx" and a.precision != "bf16" and a.verified]
+    if graphs:
+        model = shlex.quote(str(folder / graphs[-1].file))
+        lines.append(f"next: esrgan-upscale picture.png -o enlarged.png --model {model}")
     return "\n".join(lines)

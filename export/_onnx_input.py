@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +17,30 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import CheckpointError, ExportError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._spec import METADATA_KEY, ModelSpec
+from esrgan_deploy.export._conform import conform, widen
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._reference import Reference
+from esrgan_deploy.runtime import SessionOptions
+from esrgan_deploy.runtime._adapter import AdaptedGraph, Ends, measured_ends
+from esrgan_deploy.runtime._onnx_file import missing_data
 
 __all__ = ["load_onnx"]
 
-_NEED = "an fp32 graph with one picture (N, C, H, W) in and one out is what can be exported"
+_NEED = "an fp32 or fp16 graph with one picture (N, C, H, W) in and one out is what can be exported"
 
 
-def load_onnx(path: Path) -> tuple[ir.Model, ModelSpec, Reference]:
+def load_onnx(
+    path: Path, said: SessionOptions, *, say: Callable[[str], None]
+) -> tuple[ir.Model, ModelSpec, Reference]:
     """Read a graph, find out what it is by running it, and rename its ends to ``input`` and ``output``.
+
+    One that others made in another range, layout or in fp16 is brought to the float form; see `conform`.
+
+    Args:
+        path: The ``.onnx`` file.
+        said: Its ``range``, ``layout`` and ``output_name`` are not measured.
+        say: Receives a line where it was brought to another form.
 
     Returns:
         The graph, its specification (architecture ``"onnx"`` unless the graph was made by this package), and
@@ -33,27 +49,28 @@ def load_onnx(path: Path) -> tuple[ir.Model, ModelSpec, Reference]:
     Raises:
         CheckpointError: It is not a readable ONNX file, or not a graph of that form.
         ExportError: Its operator set cannot be brought to at least 17.
+        InferenceError: Its range, layout or output stay open.
     """
-    try:
-        proto = onnx.load(path)
-        _name_the_default_domain(proto)
-        onnx.checker.check_model(proto)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} needs {one_line(error)}. Put the external data beside it") from error
-    except Exception as error:
-        # protobuf, onnx and its C++ side each raise their own.
-        raise CheckpointError(f"{path} is not a valid ONNX graph: {one_line(error)[:200]}") from error
     # Not every exporter writes down what its tensors are, and half precision has to know which are floats.
-    proto = onnx.shape_inference.infer_shapes(_modern(proto, path))
+    proto = onnx.shape_inference.infer_shapes(_modern(_read(path), path))
     model = ir.serde.deserialize_model(proto)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    session, ends = _float_form(model, path, said)
     _check_ends(model, path)
-    session = session_of(to_bytes(model))
+    session = session_of(to_bytes(model)) if session is None else session
+    if ends is not None and not ends.plain:
+        say(f"{path.name}: its own form is {ends}, written as NCHW 0..1")
+    if ends is not None and ends.doubt:
+        say(f"warning: {path.name}: {ends.doubt}")
 
     def reference(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return run(session, batch)[0].astype(np.float32, copy=False)
 
     spec = _known_spec(model) or _measured_spec(reference, model, path)
+    if ends is not None and ends.failure:
+        raise CheckpointError(
+            f"{path} ran on no grey picture ({ends.failure}), so that its range stays open; say it: --range 1 or 255"
+        )
     model.metadata_props.clear()
     common.ClearMetadataAndDocStringPass()(model)
     return model, dataclasses.replace(spec, source_sha256=sha256_of(path)), reference
@@ -64,6 +81,65 @@ def _name_the_default_domain(proto: onnx.ModelProto) -> None:
     for entry in (*proto.opset_import, *proto.graph.node):
         if entry.domain == "ai.onnx":
             entry.domain = ""
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    missing = missing_data(path) if path.is_file() else ""
+    if missing:
+        raise CheckpointError(
+            f"{path} keeps its weights in {path.parent / missing}, which is not there; put it beside the graph"
+        )
+    try:
+        proto = onnx.load(path)
+        _name_the_default_domain(proto)
+        # IR 3 lists every initialiser as an input, which the converter of operator sets does not know.
+        weights = {tensor.name for tensor in proto.graph.initializer}
+        kept = [value for value in proto.graph.input if value.name not in weights]
+        del proto.graph.input[:]
+        proto.graph.input.extend(kept)
+        proto.ir_version = max(proto.ir_version, 8)
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        # protobuf, onnx and its C++ side each raise their own.
+        raise CheckpointError(f"{path} is not a valid ONNX graph: {one_line(error)[:200]}") from error
+    return proto
+
+
+def _float_form(model: ir.Model, path: Path, said: SessionOptions) -> tuple[Any, Ends | None]:
+    """Bring a foreign graph to the float form.
+
+    Returns:
+        The graph as it came, to run as one of that form, and what it takes and gives; None where the graph need not
+        change, or will be refused.
+    """
+    if METADATA_KEY in model.metadata_props:
+        if said.describes:
+            raise CheckpointError(
+                f"{path} was made by esrgan-export and says itself what it takes and gives; "
+                "leave --range, --layout and --output-name away"
+            )
+        return None, None
+    common.RemoveInitializersFromInputsPass()(model)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.dtype == ir.DataType.UINT8:
+            raise CheckpointError(f"{path}: {value.name} is uint8; {_NEED}. {_as_it_is(path)}")
+    widen(model)
+    session = session_of(to_bytes(model))
+    ends = measured_ends(session, path, said)
+    if ends is None:
+        return None, None
+    if not ends.plain:
+        conform(model, ends)
+        session = AdaptedGraph(session, ends)
+    source = model.graph.inputs[0]
+    if source.shape is not None and not isinstance(source.shape[1], int):
+        # As it was measured.
+        source.shape = ir.Shape([source.shape[0], 3, *source.shape[2:]])
+    return session, ends
+
+
+def _as_it_is(path: Path) -> str:
+    return f"Run it as it is: esrgan-upscale picture.png --model {shlex.quote(str(path))}"
 
 
 def _modern(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -101,7 +177,7 @@ def _check_ends(model: ir.Model, path: Path) -> None:
     if isinstance(shape[2], int) or isinstance(shape[3], int):
         raise CheckpointError(
             f"{path}: its height and width are fixed at {shape[2]}x{shape[3]}. "
-            "Export it again with both dynamic, or give the checkpoint itself"
+            f"Export it again with both dynamic, or give the checkpoint itself. {_as_it_is(path)}"
         )
     source.name, graph.outputs[0].name = "input", "output"
     source.shape = ir.Shape(["batch", shape[1], "height", "width"])

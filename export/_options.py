@@ -2,11 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from esrgan_deploy._errors import ExportError, MediaError
 from esrgan_deploy.engines import BuildOptions
 from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
+from esrgan_deploy.runtime import SessionOptions
 
 __all__ = ["FORMS", "OPSETS", "PRECISIONS", "PROCESSOR", "ExportOptions"]
 
@@ -37,6 +39,10 @@ class ExportOptions:
         denoise_strength: Weight of the checkpoint against `denoise_with`, 0..1.
         denoise_with: A second checkpoint of the same architecture to interpolate with: a file or an official name.
         offline: Whether to refuse a download of an official name.
+        range: White in an ``.onnx`` that others made: 1, 255, or ``(1, 255)`` of its input and output; None measures
+            it on a few greys.
+        layout: Its layout, ``"NCHW"`` or ``"NHWC"``; None reads it from its shape, or tries.
+        output_name: Which of its outputs is the picture; None takes the one that is enlarged.
         force: Whether artefacts that are there already may be replaced.
     """
 
@@ -53,9 +59,13 @@ class ExportOptions:
     denoise_strength: float | None = None
     denoise_with: Path | None = None
     offline: bool = False
+    range: int | tuple[int, int] | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    output_name: str | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
+        SessionOptions(range=self.range, layout=self.layout)
         unknown = [p for p in self.precisions if p not in PRECISIONS]
         if unknown or not self.precisions:
             raise ExportError(

@@ -21,6 +21,7 @@ from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._outscale import resize_ratio
 from esrgan_deploy.export._reference import Reference, reference_of_module, resized
 from esrgan_deploy.export._trace import trace
+from esrgan_deploy.runtime import SessionOptions
 
 __all__ = ["Source", "describe_spec", "open_source", "shipped_checkpoint"]
 
@@ -68,7 +69,9 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
     if path.suffix.lower() == ".onnx":
         if options.denoise_strength is not None:
             raise CheckpointError(f"{path.name} is a graph: --denoise-strength interpolates two checkpoints")
-        graph, spec, reference = load_onnx(path)
+        said = SessionOptions(range=options.range, layout=options.layout, output_name=options.output_name)
+        graph, spec, reference = load_onnx(path, said, say=say)
+        _refuse_channels(spec, path.name)
         opset = graph.graph.opset_imports[""]
         if options.opset not in (None, opset):
             raise ExportError(
@@ -86,6 +89,10 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
             against="the graph as it came, in ONNX Runtime",
             ratio=ratio,
         )
+    if (options.range, options.layout, options.output_name) != (None, None, None):
+        raise CheckpointError(
+            f"{path.name} is a checkpoint: --range, --layout and --output-name are for .onnx graphs"
+        )
     other = options.denoise_with
     checkpoint = load_checkpoint(
         path,
@@ -98,6 +105,7 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
     )
     spec, module = checkpoint.spec, checkpoint.module()
     say(f"{path.name}: {describe_spec(spec)}, names of {checkpoint.dialect}")
+    _refuse_channels(spec, path.name)
     ratio = _ratio(spec, options)
     say("tracing to ONNX")
     return Source(
@@ -111,6 +119,15 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
         weights=path if options.denoise_strength is None else None,
         module=module,
     )
+
+
+def _refuse_channels(spec: ModelSpec, name: str) -> None:
+    # What is written must be of use here: a picture is enlarged as RGB or as gray, and its alpha as gray.
+    if spec.in_channels != spec.out_channels or spec.in_channels not in (1, 3):
+        raise CheckpointError(
+            f"{name} makes {spec.out_channels} channels of {spec.in_channels}; what can be exported and run makes "
+            "3 of 3 (RGB) or 1 of 1 (gray). Alpha needs no net of its own: it is enlarged as gray"
+        )
 
 
 def shipped_checkpoint() -> Path:

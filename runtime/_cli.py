@@ -17,6 +17,7 @@ from esrgan_deploy._console import (
     note,
     one_line,
     one_line_errors,
+    peaks,
     say,
 )
 from esrgan_deploy.runtime._formats import MAX_PIXELS, OUTPUT_FORMATS
@@ -89,6 +90,9 @@ def _open(options: argparse.Namespace) -> "Upscaler":
             trust=options.trust,
             rebuild=options.rebuild,
             verify=options.verify,
+            range=options.range,
+            layout=options.layout,
+            output_name=options.output_name,
         )
     except ValueError as error:
         # What it documents of its options. Behind this a ValueError is a bug.
@@ -119,6 +123,23 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="an artefact of esrgan-export or its folder, or a checkpoint (default: the shipped model)",
+    )
+    add(
+        "--range",
+        type=peaks,
+        metavar="1|255|IN:OUT",
+        help="what white is in an .onnx that others made, at its ends or at its input and its output, such as 1:255 "
+        "(default: measured on a few greys)",
+    )
+    add(
+        "--layout",
+        choices=("NCHW", "NHWC"),
+        help="layout of an .onnx that others made (default: read from its shape, or tried)",
+    )
+    add(
+        "--output-name",
+        metavar="NAME",
+        help="which output of an .onnx that others made is the picture (default: the one that is enlarged)",
     )
     add(
         "--tile",

@@ -17,7 +17,7 @@ from esrgan_deploy._spec import HEALTH_OUTPUT, METADATA_KEY, ModelSpec
 from esrgan_deploy.runtime._session import SessionInfo
 from esrgan_deploy.runtime._tiling import UNBOUNDED
 
-__all__ = ["facts_of_graph"]
+__all__ = ["are_picture_and_health", "facts_of_graph"]
 
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -90,10 +90,11 @@ def facts_of_graph(path: Path, graph: Any, run: Run, *, provider: str) -> Sessio
 
 def _declared_input(path: Path, graph: Any) -> _Input:
     inputs, outputs = graph.get_inputs(), graph.get_outputs()
-    if len(inputs) != 1 or not (len(outputs) == 1 or _are_picture_and_health(outputs)):
+    if len(inputs) != 1 or not (len(outputs) == 1 or are_picture_and_health(outputs)):
         raise InferenceError(
-            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; a graph that enlarges pictures has "
-            f"one of each, and may have a second output {HEALTH_OUTPUT!r}, (N, 3) float32"
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs "
+            f"({', '.join(value.name for value in outputs)}); a graph that enlarges pictures has one of each, and "
+            f"may have a second output {HEALTH_OUTPUT!r}, (N, 3) float32"
         )
     kind, shape = inputs[0].type, inputs[0].shape
     if kind not in DTYPES or len(shape) != 4:
@@ -118,7 +119,8 @@ def _declared_input(path: Path, graph: Any) -> _Input:
     )
 
 
-def _are_picture_and_health(outputs: list[Any]) -> bool:
+def are_picture_and_health(outputs: list[Any]) -> bool:
+    """Whether a graph's outputs are a picture and what `Made.health` holds, as only esrgan-export writes them."""
     if len(outputs) != 2 or outputs[1].name != HEALTH_OUTPUT:
         return False
     return outputs[1].type == "tensor(float)" and len(outputs[1].shape) == 2 and outputs[1].shape[1] == 3

@@ -69,16 +69,19 @@ def open_lanes(
     return lanes
 
 
-def refuse_idle(path: Path, *, precision: str | None, compile: bool) -> None:  # noqa: A002
-    """Refuse options of PyTorch for what PyTorch does not run.
+def refuse_idle(path: Path, options: SessionOptions) -> None:
+    """Refuse options of PyTorch for what PyTorch does not run, and of foreign graphs for what is none.
 
     Raises:
-        ValueError: One was given for a graph or a plan.
+        ValueError: One was given for another kind of artefact.
     """
-    if path.suffix.lower() in (".onnx", *PLANS) and (precision is not None or compile):
+    suffix = path.suffix.lower()
+    if suffix in (".onnx", *PLANS) and (options.precision is not None or options.compile):
         raise ValueError(
             f"precision and compile are for checkpoints, which PyTorch runs; {path.name} computes as it was exported"
         )
+    if suffix != ".onnx" and options.describes:
+        raise ValueError(f"range, layout and output_name are for .onnx graphs, and {path.name} is none")
 
 
 def borrowed_lanes(sessions: Sequence[Session], *, slots: int | None) -> list[Lane]:

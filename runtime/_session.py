@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 PLANS = (".plan", ".engine", ".trt")
 REGISTRY = "esrgan_deploy.sessions"
+PEAKS = (1, 255)
+"""What white may be at the ends of a graph."""
 
 # One batch that is uploaded, one that is computed, one that is downloaded.
 SLOTS_ON_GPU = 3
@@ -89,6 +91,10 @@ class SessionOptions:
         cuda_graph: Whether a plan's work for one batch is captured once and launched as one CUDA graph.
         spin: Whether ONNX Runtime's threads on the CPU wait for the next batch by spinning, for a second and more:
             a little faster where nothing else runs, and much slower for whatever does.
+        range: White at the ends of an ``.onnx`` that others made: 1, 255, or ``(1, 255)`` of its input and output;
+            None measures it on a few greys.
+        layout: Its layout, ``"NCHW"`` or ``"NHWC"``; None reads it from its shape, or tries.
+        output_name: Which of its outputs is the picture; None takes the one that is larger than its input.
     """
 
     device: int = 0
@@ -100,6 +106,9 @@ class SessionOptions:
     compile: bool = False
     cuda_graph: bool = True
     spin: bool = True
+    range: int | tuple[int, int] | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    output_name: str | None = None
 
     def __post_init__(self) -> None:
         if self.device < 0:
@@ -114,6 +123,18 @@ class SessionOptions:
             raise ValueError(f"rebuild is {self.rebuild!r}; it is 'never' or 'auto'")
         if self.precision not in (None, "fp32", "fp16", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it is 'fp32', 'fp16', 'bf16' or None")
+        ends = self.range if isinstance(self.range, tuple) else (self.range, self.range)
+        if self.range is not None and (len(ends) != 2 or any(end not in PEAKS for end in ends)):
+            raise ValueError(
+                f"range is {self.range!r}; white is 1 or 255, or a pair of these, of the input and of the output"
+            )
+        if self.layout not in (None, "NCHW", "NHWC"):
+            raise ValueError(f"layout is {self.layout!r}; it is 'NCHW', 'NHWC' or None")
+
+    @property
+    def describes(self) -> bool:
+        """Whether it says what a graph takes and gives, which only one that others made leaves open."""
+        return (self.range, self.layout, self.output_name) != (None, None, None)
 
 
 @dataclasses.dataclass(frozen=True)

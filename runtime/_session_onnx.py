@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
+from esrgan_deploy.runtime._adapter import AdaptedGraph, Ends, measured_ends
 from esrgan_deploy.runtime._cuda import cuda_device_count, gpu_is_there, gpu_label
 from esrgan_deploy.runtime._fault_texts import fault_of
 from esrgan_deploy.runtime._foreign import (
@@ -23,6 +24,7 @@ from esrgan_deploy.runtime._foreign import (
     stream_handle,
 )
 from esrgan_deploy.runtime._graph_facts import facts_of_graph
+from esrgan_deploy.runtime._onnx_file import describes_itself, missing_data
 from esrgan_deploy.runtime._ort_binding import bound, element_type, failure_of, reason_of, run_bound
 from esrgan_deploy.runtime._ort_cuda import OrtCuda, OrtCudaSlot
 from esrgan_deploy.runtime._ort_providers import on_cuda, provider_settings
@@ -50,9 +52,19 @@ class OnnxSession:
         self._name = path.name
         self._turn = threading.Lock()
         self._graph: Any = None
-        self._cuda = _cuda_for(wanted, options.device)
+        self._cuda: OrtCuda | None = None
         try:
-            self._graph = _opened(ort, path, options, wanted)
+            ends = self._look(ort, path, options, wanted)
+            if ends is None or ends.plain:
+                # Not before: what was opened on a stream must not outlive it.
+                self._cuda = _cuda_for(wanted, options.device)
+                if self._graph is None or (
+                    self._cuda is not None and on_cuda(self._graph.get_providers()[0])
+                ):
+                    self._graph = None
+                    self._graph = _opened(ort, path, options, wanted)
+            else:
+                self._graph = AdaptedGraph(self._graph, ends)
             self._input = self._graph.get_inputs()[0].name
             active = self._graph.get_providers()
             if not on_cuda(active[0]):
@@ -61,7 +73,15 @@ class OnnxSession:
             provider = f"ONNX Runtime {ort.__version__}, {active[0].removesuffix('ExecutionProvider')}"
             if on_cuda(active[0]):
                 provider += f", {gpu_label(options.device)}"
+            if ends is not None:
+                provider += "" if ends.plain else f", its own form {ends}"
+                provider += f"; {ends.doubt}" if ends.doubt else ""
             facts = facts_of_graph(path, self._graph, lambda batch: self._run(batch).batch, provider=provider)
+            if ends is not None and ends.failure:
+                raise InferenceError(
+                    f"{path} ran on no grey picture ({ends.failure}), so that its range stays open; say it: "
+                    "--range 1 or 255, and --layout NCHW or NHWC"
+                )
             device = options.device if on_cuda(active[0]) else -1
             slots = SLOTS_ON_GPU if device >= 0 else facts.slots
             self._info = dataclasses.replace(facts, device=device, slots=slots)
@@ -91,6 +111,11 @@ class OnnxSession:
     ) -> object:
         """See `Session.run_on_device`."""
         graph = self._open_graph()
+        if isinstance(graph, AdaptedGraph):
+            raise InferenceError(
+                f"{self._name} is converted on the host, and no array can stay where it is; use upscale(), or run: "
+                "esrgan-export with it, which makes a graph of 0..1"
+            )
         if self._cuda is not None:
             return self._enqueue(graph, self._cuda, array, stream, out)
         if self._info.device >= 0:
@@ -121,6 +146,20 @@ class OnnxSession:
         """Release the graph; a second call does nothing."""
         self._graph = None
         self._close_cuda()
+
+    def _look(
+        self, ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[str, dict[str, str]]]
+    ) -> Ends | None:
+        """Open a graph that others made and find out what it takes and gives; None of one that says it itself."""
+        if not describes_itself(path):
+            self._graph = _opened(ort, path, options, wanted)
+            return measured_ends(self._graph, path, options)
+        if options.describes:
+            raise InferenceError(
+                f"{path} was made by esrgan-export and says itself what it takes and gives; "
+                "leave range, layout and output_name out"
+            )
+        return None
 
     def _enqueue(
         self, graph: Any, cuda: OrtCuda, array: object, stream: object | None, out: object | None
@@ -199,6 +238,11 @@ def _opened(ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[st
             raise InferenceError(
                 f"{', '.join(names)} has no kernel for a part of {path} ({reason_of(error)}); bf16 graphs have "
                 "none on a processor. Use the fp32 or fp16 graph beside it"
+            ) from error
+        missing = missing_data(path)
+        if missing:
+            raise InferenceError(
+                f"{path} keeps its weights in {path.parent / missing}, which is not there; put it beside the graph"
             ) from error
         kind = fault_of(str(error))
         advice = "If the file is cut off or is no ONNX graph, run: esrgan-export again"

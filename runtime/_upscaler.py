@@ -77,6 +77,10 @@ class Upscaler:
         verify: Whether the golden pairs of the manifest are run before anything else.
         precision: Of a checkpoint, which PyTorch runs: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
         compile: Whether PyTorch compiles it.
+        range: White in an ``.onnx`` that others made: 1, 255, or ``(1, 255)`` of its input and output; None measures
+            it on a few greys.
+        layout: Its layout, ``"NCHW"`` or ``"NHWC"``; None reads it from its shape, or tries.
+        output_name: Which of its outputs is the picture; None takes the one that is enlarged.
 
     Raises:
         EngineMismatchError: A plan does not fit this machine, or nothing vouches for it.
@@ -102,6 +106,9 @@ class Upscaler:
         verify: bool = False,
         precision: Literal["fp32", "fp16", "bf16"] | None = None,
         compile: bool = False,  # noqa: A002 - the word that PyTorch's users know
+        range: int | tuple[int, int] | None = None,  # noqa: A002 - the word that pictures have
+        layout: Literal["NCHW", "NHWC"] | None = None,
+        output_name: str | None = None,
     ) -> None:
         TileOptions(tile=tile, halo=halo or 0, edge=edge)
         ordinals = _ordinals(devices)
@@ -117,12 +124,15 @@ class Upscaler:
                 rebuild=rebuild,
                 precision=precision,
                 compile=compile,
+                range=range,
+                layout=layout,
+                output_name=output_name,
             )
             for device in ordinals
         ]
         path = model_path(model) if model is None or isinstance(model, (str, Path)) else None
         if path is not None:
-            refuse_idle(path, precision=precision, compile=compile)
+            refuse_idle(path, options[0])
             lanes = open_lanes(
                 path, ordinals, options, slots=streams, verify=verify, insist=devices is not None
             )

@@ -69,6 +69,12 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(given, namespace)
 
 
+def peaks(text: str) -> int | tuple[int, int]:
+    """Read ``255``, or ``1:255`` of an input and an output, as the `type` of an option."""
+    whites = tuple(int(part) for part in text.split(":"))
+    return (whites[0], whites[1]) if len(whites) == 2 else int(text)
+
+
 def at_least(least: int, *, most: int = 2**31 - 1) -> Callable[[str], int]:
     """Return a `type` for an option that takes whole numbers from `least` to `most`."""
 

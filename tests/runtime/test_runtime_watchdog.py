@@ -168,7 +168,6 @@ def test_run_gives_the_picture_alone(write: Write) -> None:
 @pytest.mark.parametrize(
     ("name", "dtype", "shape"),
     [
-        ("features", TensorProto.FLOAT, ["n", 3]),
         ("health", TensorProto.FLOAT, ["n", 4]),
         ("health", TensorProto.DOUBLE, ["n", 3]),
         ("health", TensorProto.FLOAT, ["n", 3, 1]),
