@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +60,8 @@ class AdaptedGraph:
         shape = [source.shape[axis] for axis in ((0, 3, 1, 2) if ends.layout == "NHWC" else range(4))]
         taken = types.SimpleNamespace(name=source.name, type="tensor(float)", shape=shape)
         made = types.SimpleNamespace(name=ends.output, type="tensor(float)", shape=[None] * 4)
-        self.get_inputs, self.get_outputs = (lambda: [taken]), (lambda: [made])
+        self.get_inputs: Callable[[], list[Any]] = lambda: [taken]
+        self.get_outputs: Callable[[], list[Any]] = lambda: [made]
         self.get_modelmeta, self.get_providers = graph.get_modelmeta, graph.get_providers
 
     def run(self, _: None, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:

@@ -54,17 +54,17 @@ class OnnxSession:
         self._graph: Any = None
         self._cuda: OrtCuda | None = None
         try:
-            ends = self._look(ort, path, options, wanted)
+            graph, ends = _look(ort, path, options, wanted)
             if ends is None or ends.plain:
                 # Not before: what was opened on a stream must not outlive it.
                 self._cuda = _cuda_for(wanted, options.device)
-                if self._graph is None or (
-                    self._cuda is not None and on_cuda(self._graph.get_providers()[0])
-                ):
-                    self._graph = None
-                    self._graph = _opened(ort, path, options, wanted)
+                if graph is None or (self._cuda is not None and on_cuda(graph.get_providers()[0])):
+                    # Let go of the one that was measured: there may not be room for both.
+                    graph = None
+                    graph = _opened(ort, path, options, wanted)
+                self._graph = graph
             else:
-                self._graph = AdaptedGraph(self._graph, ends)
+                self._graph = AdaptedGraph(graph, ends)
             self._input = self._graph.get_inputs()[0].name
             active = self._graph.get_providers()
             if not on_cuda(active[0]):
@@ -147,20 +147,6 @@ class OnnxSession:
         self._graph = None
         self._close_cuda()
 
-    def _look(
-        self, ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[str, dict[str, str]]]
-    ) -> Ends | None:
-        """Open a graph that others made and find out what it takes and gives; None of one that says it itself."""
-        if not describes_itself(path):
-            self._graph = _opened(ort, path, options, wanted)
-            return measured_ends(self._graph, path, options)
-        if options.describes:
-            raise InferenceError(
-                f"{path} was made by esrgan-export and says itself what it takes and gives; "
-                "leave range, layout and output_name out"
-            )
-        return None
-
     def _enqueue(
         self, graph: Any, cuda: OrtCuda, array: object, stream: object | None, out: object | None
     ) -> object:
@@ -212,6 +198,21 @@ class OnnxSession:
         cuda, self._cuda = self._cuda, None
         if cuda is not None:
             cuda.close()
+
+
+def _look(
+    ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[str, dict[str, str]]]
+) -> tuple[Any, Ends | None]:
+    """Open a graph that others made and find out what it takes and gives; no graph where it says so itself."""
+    if not describes_itself(path):
+        graph = _opened(ort, path, options, wanted)
+        return graph, measured_ends(graph, path, options)
+    if options.describes:
+        raise InferenceError(
+            f"{path} was made by esrgan-export and says itself what it takes and gives; "
+            "leave range, layout and output_name out"
+        )
+    return None, None
 
 
 def _opened(ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[str, dict[str, str]]]) -> Any:
