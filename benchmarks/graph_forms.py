@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file
+from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file, say
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._flavour import gpu_is_usable
 from esrgan_deploy._optional import require
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         threads=args.threads,
         quantised=args.quantised,
     )
-    print(_table(figures, args.side))
+    say(_table(figures, args.side))
     if args.json is not None:
         with replaced_atomically(args.json) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

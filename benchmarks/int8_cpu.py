@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file
+from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file, say
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks._machine import describe_machine
@@ -161,23 +161,23 @@ def _report(figures: dict[str, Any]) -> None:
     from esrgan_deploy.benchmarks._measure import Timing
 
     vnni = {True: "with VNNI", False: "without VNNI", None: "VNNI unknown"}[figures["vnni"]]
-    print(f"{figures['model']}, {figures['shape']}, {figures['machine']['cpu']}, {vnni}")
-    print(
+    say(f"{figures['model']}, {figures['shape']}, {figures['machine']['cpu']}, {vnni}")
+    say(
         f"{figures['convolutions']} of {figures['of']} convolutions quantised, "
         f"{figures['share']:.1%} of the multiply-adds; {figures['pictures']}"
     )
     lost, fidelity = (figures["measured"].get(key) for key in ("loss_db", "to_fp32_db"))
     verified = "verified" if figures["verified"] else "NOT VERIFIED"
-    print(f"on unseen pictures {lost:+.3f} dB lost, {fidelity:.2f} dB to fp32, {verified}")
+    say(f"on unseen pictures {lost:+.3f} dB lost, {fidelity:.2f} dB to fp32, {verified}")
     for runtime, kinds in figures["seconds"].items():
         for kind, values in kinds.items():
             timing = Timing(warmups=(), values=tuple(values))
             noisy = ", unstable" if timing.spread > UNSTABLE else ""
-            print(f"{runtime:12} {kind:9} {timing.median:8.4f} s, spread {timing.spread:.0%}{noisy}")
+            say(f"{runtime:12} {kind:9} {timing.median:8.4f} s, spread {timing.spread:.0%}{noisy}")
         low, middle, high = paired_ratio(kinds["fp32"], kinds["int8-cpu"])
-        print(f"{runtime:12} int8-cpu is {middle:.2f} times as fast (quartiles {low:.2f} to {high:.2f})")
+        say(f"{runtime:12} int8-cpu is {middle:.2f} times as fast (quartiles {low:.2f} to {high:.2f})")
     if not figures["vnni"]:
-        print(f"the {BAR:g} times that are asked for hold for processors with VNNI and are not judged here")
+        say(f"the {BAR:g} times that are asked for hold for processors with VNNI and are not judged here")
 
 
 if __name__ == "__main__":

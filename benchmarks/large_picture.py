@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file
+from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file, say
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._sweep import parse_shape
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             f"the process that enlarged the picture ended with exit status {done.returncode}"
         )
     figures = json.loads(done.stdout)
-    print(
+    say(
         f"{figures['model']} on {figures['provider']}: {args.size} in {figures['tiles']} tiles of {args.tile}, "
         f"{'into a memory map' if args.map else 'in memory'}: peak {figures['peak_gib']:.2f} GiB "
         f"(bar {BAR_GIB}), {figures['seconds']:.0f} s"

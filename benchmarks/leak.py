@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._console import THREADS, Parser, at_least, one_line_errors, output_file
+from esrgan_deploy._console import THREADS, Parser, at_least, one_line_errors, output_file, say
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
@@ -60,19 +60,17 @@ def main(argv: list[str] | None = None) -> int:
         "environment": describe_machine(),
         "ways": growth_of_ways(args.model, calls=args.calls, threads=args.threads),
     }
-    print(
-        f"{'way':8} {'calls':>7} {'calls/s':>8} {'MiB warm':>9} {'MiB last':>9} {'KiB per 1,000 calls':>20}"
-    )
+    say(f"{'way':8} {'calls':>7} {'calls/s':>8} {'MiB warm':>9} {'MiB last':>9} {'KiB per 1,000 calls':>20}")
     for name, way in figures["ways"].items():
         warm = way["readings"][int(len(way["readings"]) * WARM)][1]
-        print(
+        say(
             f"{name:8} {args.calls:7} {way['calls_per_second']:8.0f} {warm / 2**20:9.1f} "
             f"{way['readings'][-1][1] / 2**20:9.1f} {way['bytes_per_1000_calls'] / 1024:20.2f}"
         )
         for what in ("threads", "files"):
             before, after = way[what]
             if after != before:
-                print(f"{name:8} {what}: {before} before, {after} after")
+                say(f"{name:8} {what}: {before} before, {after} after")
     if args.json is not None:
         with replaced_atomically(args.json) as temporary:
             temporary.write_text(json.dumps(figures) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file
+from esrgan_deploy._console import THREADS, Parser, at_least, between, one_line_errors, output_file, say
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     figures = overhead(
         args.model, sizes, tile=args.tile, halo=args.halo, threads=args.threads, seconds=args.seconds
     )
-    print(_table(figures))
+    say(_table(figures))
     if args.json is not None:
         with replaced_atomically(args.json) as temporary:
             temporary.write_text(json.dumps(figures) + "\n", encoding="utf-8")

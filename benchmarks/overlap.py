@@ -15,7 +15,7 @@ import time
 from fractions import Fraction
 from typing import Any
 
-from esrgan_deploy._console import STREAMS, Parser, at_least, between, one_line_errors, output_file
+from esrgan_deploy._console import STREAMS, Parser, at_least, between, one_line_errors, output_file, say
 from esrgan_deploy._files import replaced_atomically
 
 __all__ = ["main", "stages_per_frame"]
@@ -44,12 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     for _ in range(args.rounds):
         for slots, values in figures.items():
             values.append(stages_per_frame(slots=slots, stage=args.stage, frames=args.frames))
-    print(
+    say(
         f"stages of {args.stage * 1e3:g} ms, {args.frames} frames; stage times per frame, {args.rounds} rounds"
     )
-    print(f"{'slots':>5} {'median':>8} {'least':>8} {'most':>8}")
+    say(f"{'slots':>5} {'median':>8} {'least':>8} {'most':>8}")
     for slots, values in figures.items():
-        print(f"{slots:5} {sorted(values)[len(values) // 2]:8.3f} {min(values):8.3f} {max(values):8.3f}")
+        say(f"{slots:5} {sorted(values)[len(values) // 2]:8.3f} {min(values):8.3f} {max(values):8.3f}")
     if args.json is not None:
         with replaced_atomically(args.json) as temporary:
             data = {"stage": args.stage, "frames": args.frames, "stages_per_frame": figures}

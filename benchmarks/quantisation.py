@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import THREADS, Parser, at_least, one_line_errors, output_file
+from esrgan_deploy._console import THREADS, Parser, at_least, one_line_errors, output_file, say
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._judge import Pan
 from esrgan_deploy.benchmarks._quantisation_bench import compare
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     figures["calibration"] = calibration
     figures["command"] = shlex.join(["python", "-m", "esrgan_deploy.benchmarks.quantisation", *args.given])
-    print(text(figures))
+    say(text(figures))
     _write(args.json, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     _write(args.markdown, markdown(figures))
     return 0

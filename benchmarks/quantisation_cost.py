@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file
+from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file, say
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
     figures = cost_of_quantising(args.blocks, args.precision, args.calibration, args.rounding)
-    print(
+    say(
         f"{args.blocks} blocks, {args.precision}: {figures['minutes']:.1f} minutes (bar {BAR_MINUTES:g}), peak "
         f"{figures['peak_gib']:.2f} GiB (bar {BAR_GIB:g}), {figures['quantised']['convolutions']} of "
         f"{figures['quantised']['of']} convolutions, {figures['quantised']['share']:.1%} of the multiply-adds"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file
+from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file, say
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._machine import describe_machine
 from esrgan_deploy.benchmarks._quantisation_bench import name_of, pictures_of
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     figures = compare_ways(
         args.checkpoint, args.precision, args.calibration, args.sets, ways=args.ways, pictures=args.pictures
     )
-    print(_table(figures))
+    say(_table(figures))
     if args.json is not None:
         with replaced_atomically(args.json) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file
+from esrgan_deploy._console import Parser, at_least, one_line_errors, output_file, say
 from esrgan_deploy._files import replaced_atomically
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             "loader_images_per_second": speed_of_loader(keys),
             "variants": cost_of_variants(keys, args.variants),
         }
-    print(_table(figures))
+    say(_table(figures))
     if args.json is not None:
         with replaced_atomically(args.json) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
