@@ -2,6 +2,9 @@
 
 import json
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +71,18 @@ def test_the_command_prints_ratio_and_microseconds_of_each_size(net, tmp_path, c
     assert "16x16" in shown
     assert "50x40" in shown
     assert f"{small['over_bare']['median']:.4f}" in shown
+
+
+def test_figures_are_written_whoever_reads_the_table(net, tmp_path):
+    """Minutes of measurement were lost with the reader of a line about them."""
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "esrgan_deploy.benchmarks.overhead", str(net), "--sizes", "16x16"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, "--seconds", "0.05", "--json", str(figures)], stdout=full, timeout=120
+        )
+    assert done.returncode in (0, 1)
+    assert json.loads(figures.read_text())["sizes"]
 
 
 def test_a_loop_that_does_other_work_is_refused(net, monkeypatch):
