@@ -159,14 +159,14 @@ def test_a_half_precision_graph_is_really_rounded(tmp_path):
         helper.make_node("Add", ["input", "large"], ["sum"]),
         helper.make_node("Sub", ["sum", "large"], ["output"]),
     ]
-    onnx.save(_made(nodes, {"large": np.float16(512)}, dtype=TensorProto.FLOAT16), tmp_path / "net.onnx")
+    onnx.save(_made(nodes, {"large": np.float16(128)}, dtype=TensorProto.FLOAT16), tmp_path / "net.onnx")
     picture = np.arange(256, dtype=np.uint8).reshape(16, 16)[..., None].repeat(3, axis=-1)
     with opened(tmp_path / "net.onnx", threads=1) as graph:
         levels = np.unique(graph.upscale(picture))
     assert graph.scale == 1
     assert graph.arithmetic == "fp32 convolutions, every tensor rounded to fp16 (ONNX Runtime CPU)"
-    # Halves are half a unit apart at 512.
-    assert levels.tolist() == [0, 128, 255]
+    # Halves are an eighth apart at 128.
+    assert levels.tolist() == [0, 32, 64, 96, 128, 159, 191, 223, 255]
 
 
 def test_sets_are_read_in_pairs_or_made_from_hr(sets):
