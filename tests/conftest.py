@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share."""
 
+import collections
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     rehearsed = os.environ.get("ESRGAN_GPU_SUITE") == "rehearse" and "tests/gpu/" in item.path.as_posix()
     if item.get_closest_marker("gpu") is not None and not rehearsed and cuda_device_count() == 0:
         pytest.skip("there is no NVIDIA GPU here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files of slow tests first: given to a worker last, one of them is all that runs for minutes."""
+    slow, every = collections.Counter[Path](), collections.Counter[Path]()
+    for item in items:
+        every[item.path] += 1
+        slow[item.path] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: -slow[item.path] / every[item.path])
 
 
 @pytest.fixture(scope="module", autouse=True)
