@@ -16,8 +16,8 @@ __all__ = ["Change", "check_machine", "compare", "describe_changes"]
 # A change of the machine's own peak that is worth a line.
 WITNESS = 0.05
 
-# A digit that is no part of a name: "ONNX Runtime 1.32.0, CPU" and "… 1.33.0, CPU" may be compared.
-# Versions, and where in the machine a card is: two of one kind may be compared.
+# What is no part of a name: "ONNX Runtime 1.32.0, CPU" and "… 1.33.0, CPU" may be compared, and so may two cards of
+# one kind, wherever in the machine they are.
 _INCIDENTAL = re.compile(r"\s\d+(\.\d+)+[\w.+-]*|cuda:\d+|, [0-9A-Fa-f:]+\.\d(?=\))")
 
 

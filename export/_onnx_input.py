@@ -119,7 +119,6 @@ def _float_form(model: ir.Model, path: Path, said: SessionOptions) -> tuple[Any,
                 "leave --range, --layout and --output-name away"
             )
         return None, None
-    common.RemoveInitializersFromInputsPass()(model)
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.dtype == ir.DataType.UINT8:
             raise CheckpointError(f"{path}: {value.name} is uint8; {_NEED}. {_as_it_is(path)}")

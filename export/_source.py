@@ -66,10 +66,10 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
         ExportError: It cannot be traced.
     """
     path = _resolve(model, options, say)
+    said = SessionOptions(range=options.range, layout=options.layout, output_name=options.output_name)
     if path.suffix.lower() == ".onnx":
         if options.denoise_strength is not None:
             raise CheckpointError(f"{path.name} is a graph: --denoise-strength interpolates two checkpoints")
-        said = SessionOptions(range=options.range, layout=options.layout, output_name=options.output_name)
         graph, spec, reference = load_onnx(path, said, say=say)
         _refuse_channels(spec, path.name)
         opset = graph.graph.opset_imports[""]
@@ -89,7 +89,7 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
             against="the graph as it came, in ONNX Runtime",
             ratio=ratio,
         )
-    if (options.range, options.layout, options.output_name) != (None, None, None):
+    if said.describes:
         raise CheckpointError(
             f"{path.name} is a checkpoint: --range, --layout and --output-name are for .onnx graphs"
         )

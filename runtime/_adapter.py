@@ -195,7 +195,5 @@ def _greys(graph: AdaptedGraph) -> npt.NDArray[np.float64]:
         made = [_of_grey(graph, grey)[1] for grey in _GREYS]
     except Exception:
         return np.full(len(_GREYS), np.inf)
-    # The outer quarters may be what the padding makes of them.
-    height, width = (side // 4 for side in made[0].shape[2:])
-    inner = np.s_[:, :, height : -height or None, width : -width or None]
-    return np.nan_to_num([np.median(one[inner]) for one in made], nan=np.inf)
+    # The median: the edge is what the padding makes of it.
+    return np.nan_to_num([np.median(one) for one in made], nan=np.inf)

@@ -1,5 +1,6 @@
 """Graphs that others made, of other ranges, layouts and types: run right, exported right, or refused by name."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +60,8 @@ def write(tmp_path: Path) -> Write:
             name: str = weights[-1].name
             return name
 
-        x = add("Cast", "in", to=inner) if kinds[0] == "uint8" else "in"
+        # Of halves to halves, too, as exporters of mixed precision leave them.
+        x = "in" if kinds[0] == "float" else add("Cast", "in", to=inner)
         if layout == "NHWC":
             x = add("Transpose", x, perm=[0, 3, 1, 2])
         x = add("Div", x, constant(white[0])) if white[0] != 1 else x
@@ -69,6 +71,7 @@ def write(tmp_path: Path) -> Write:
         y = add("Sub", constant(1), x) if inverse else y
         if beside:
             nodes.append(helper.make_node("Identity", [y], ["small"]))
+            nodes.append(helper.make_node("Concat", [y, y], ["tall"], axis=2))
         if twice:
             region = constant([], np.float32) if old else ""
             y = add("Resize", y, region, constant([1, 1, 2, 2], np.float32), mode="nearest")
@@ -89,8 +92,8 @@ def write(tmp_path: Path) -> Write:
                 helper.make_tensor_value_info(one.name, one.data_type, list(one.dims)) for one in weights
             ]
         outputs = [
-            helper.make_tensor_value_info(name, TYPES[kinds[1]], shape("y", "x"))
-            for name in (("small",) * beside + ("out", *more))
+            helper.make_tensor_value_info(name, TYPES[kinds[1]], shape(f"{name}_y", f"{name}_x"))
+            for name in (("small", "tall") * beside + ("out", *more))
         ]
         graph = helper.make_graph(nodes, "net", inputs, outputs, weights)
         opset, version = (12, 3) if old else (17, 8)
@@ -134,7 +137,7 @@ FORMS = {
     "one size": {"white": (255, 255), "layout": "NHWC", "size": (52, 52)},
     "gray": {"white": (255, 255), "channels": 1},
     "old, initialisers as inputs": {"white": (255, 255), "old": True},
-    "a smaller output beside it": {"beside": True},
+    "outputs of no enlarged picture beside it": {"beside": True},
 }
 NOT_FLOAT = [name for name, form in FORMS.items() if "uint8" in form.get("kinds", ())]
 
@@ -145,6 +148,13 @@ def test_a_graph_runs_in_its_own_form(write: Write, picture: Any, name: str) -> 
     """A picture of another range, layout or type would be blank, broken or a shade off, and nothing would say so."""
     with Upscaler(write(**FORMS[name])) as upscaler:
         np.testing.assert_array_equal(upscaler.upscale(picture), right(picture))
+
+
+def test_a_float_picture_is_rounded_to_the_levels_of_a_graph_of_bytes(write: Write, picture: Any) -> None:
+    """Cut off instead, every picture that is no 8-bit one would be half a level darker."""
+    with Upscaler(write(white=(255, 255), kinds=("uint8", "uint8"))) as upscaler:
+        made = upscaler.upscale(((np.minimum(picture, 254) + 0.6) / 255).astype(np.float32))
+    np.testing.assert_allclose(made * 255, right(np.minimum(picture, 254) + 1.0), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name not in (*NOT_FLOAT, "one size")])
@@ -217,12 +227,18 @@ def test_an_output_that_stays_open_is_asked_for(write: Write, picture: Any, tmp_
         Upscaler(path, output_name="other")
     with Upscaler(path, output_name="darker", range=1) as upscaler:
         assert upscaler.upscale(picture).mean() < right(picture).mean() * 0.6
+    options = dataclasses.replace(FP32, output_name="out")
+    export_model(path, tmp_path / "out", options)
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    assert {name for node in graph.node for name in node.output} <= read
 
 
+@pytest.mark.parametrize("kind", ["uint8", "float"])
 @pytest.mark.parametrize("white", [1, 255])
-def test_a_range_that_stays_open_is_asked_for(write: Write, picture: Any, white: int) -> None:
+def test_a_range_that_stays_open_is_asked_for(write: Write, picture: Any, white: int, kind: str) -> None:
     """A net that gives no grey back tells no range: a guess is a blank picture in one case of two."""
-    path = write(white=(white, 255), kinds=("float", "uint8"), inverse=True)
+    path = write(white=(white, 255), kinds=("float", kind), inverse=True)
     with pytest.raises(InferenceError, match=r"gives no grey back .* say its range: --range"):
         Upscaler(path)
     with Upscaler(path, range=(white, 255)) as upscaler:
@@ -261,8 +277,11 @@ def test_a_graph_that_runs_on_no_grey_is_not_taken_for_one_of_a_range(tmp_path: 
 
 def test_what_describes_foreign_graphs_is_refused_where_it_says_nothing(tmp_path: Path) -> None:
     """An option without effect is taken for one that has it."""
-    with pytest.raises(InferenceError, match="says itself what it takes and gives"):
-        Upscaler(default_model(), range=255)
+    # Whatever else its writer knows of: fields of four and of eight bytes that have no name here.
+    (tmp_path / "net.onnx").write_bytes(b"\xfd\x07zzzz\xf9\x07zzzzzzzz" + default_model().read_bytes())
+    for model in (default_model(), tmp_path / "net.onnx"):
+        with pytest.raises(InferenceError, match="says itself what it takes and gives"):
+            Upscaler(model, range=255)
     with pytest.raises(ValueError, match=r"for \.onnx graphs, and net\.pth is none"):
         Upscaler(tmp_path / "net.pth", layout="NHWC")
     with pytest.raises(ValueError, match="range is 7; white is 1 or 255"):

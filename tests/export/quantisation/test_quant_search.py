@@ -300,6 +300,15 @@ def test_an_interrupted_search_goes_on_where_it_was(rrdb, tmp_path, stop):
     assert len(again) < len(counts) - len(whole.sensitivities.convolutions)
 
 
+def test_a_search_that_cannot_keep_its_state_ends_all_the_same(tmp_path):
+    """Where the cache cannot be written, minutes of measurements would be lost for the chance to go on with them."""
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    case, lines = _Case(COMPACT), []
+    kept = case.search(budget=10.0, state=tmp_path / "cache" / "search.json", say=lines.append)
+    assert kept == case.search(budget=10.0)
+    assert sum("cannot be written" in line for line in lines) == 1
+
+
 def test_a_state_of_other_weights_scales_or_pictures_is_not_believed(tmp_path):
     """Yesterday's sensitivities of another checkpoint would choose today's layers."""
     state, case = tmp_path / "search.json", _Case(COMPACT)
