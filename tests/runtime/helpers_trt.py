@@ -107,7 +107,8 @@ class FakeContext:
             engine.compute(shape, addresses, memory)
 
         engine.driver.streams[stream].push(run)
-        return True
+        # The last of its kernels may be refused, with the others on their way.
+        return not engine.stumbles
 
     def shake(self) -> None:
         self.shaken = True
@@ -173,6 +174,7 @@ class FakeEngine:
         self.cache: FakeCache | None = None
         self.refuses = ""
         self.silent = self.sizeless = False
+        self.stumbles = False
         # Bytes of scratch that it wants beyond what it says.
         self.wants = 0
         # What happens while its work is captured.

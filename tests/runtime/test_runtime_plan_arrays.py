@@ -256,6 +256,18 @@ def test_a_session_that_is_dropped_frees_nothing_on_a_stream_that_is_gone(rig: R
     assert gpu.driver.left() == {"primary": 1}
 
 
+def test_what_a_failed_batch_still_does_is_waited_for(rig: Rig) -> None:
+    """Its last kernel was refused, the others are on their way: their scratch memory would be another's by then."""
+    gpu = rig()
+    with_plan, array, out = gpu.open(), gpu.array((1, 8, 8, 3)), gpu.array((1, 16, 16, 3))
+    stream = gpu.stream(with_plan)
+    gpu.engine.stumbles = True
+    with pytest.raises(InferenceError):
+        with_plan.run_on_device(array, stream=stream, out=out)
+    with_plan.close()
+    gpu.driver.streams[stream].drain()
+
+
 def test_failures_on_the_way_leave_nothing(rig: Rig) -> None:
     """The caller gets the reason, and no memory is lost."""
     gpu = rig(driver={"memory": 1 << 16})
