@@ -17,15 +17,10 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.export._checkpoint import Checkpoint
 from esrgan_deploy.export._torch_slot import TorchCudaSlot
+from esrgan_deploy.runtime._checks import check_batch, check_output
 from esrgan_deploy.runtime._cuda import gpu_label
 from esrgan_deploy.runtime._fault_texts import fault_of
-from esrgan_deploy.runtime._foreign import (
-    ForeignArray,
-    borrow_array,
-    check_batch,
-    check_output,
-    stream_handle,
-)
+from esrgan_deploy.runtime._foreign import ForeignArray, borrow_array, stream_handle
 from esrgan_deploy.runtime._session import SLOTS_ON_GPU, Made, SessionInfo, SessionOptions, Slot
 from esrgan_deploy.runtime._slot_host import HostSlot
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._foreign import check_size, output_shape
+from esrgan_deploy.runtime._checks import check_size, output_shape
 from esrgan_deploy.runtime._session import Array, Made, SessionInfo
 
 __all__ = ["TorchCudaSlot"]

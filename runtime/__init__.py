@@ -14,13 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esrgan_deploy.runtime._default import default_model
     from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
+    from esrgan_deploy.runtime._open_session import default_model, open_session
     from esrgan_deploy.runtime._output import open_output
     from esrgan_deploy.runtime._picture import Picture
     from esrgan_deploy.runtime._picture_reader import read_picture
     from esrgan_deploy.runtime._picture_writer import write_picture
-    from esrgan_deploy.runtime._session import Made, Session, SessionInfo, SessionOptions, Slot, open_session
+    from esrgan_deploy.runtime._session import Made, Session, SessionInfo, SessionOptions, Slot
     from esrgan_deploy.runtime._tiling import Span, Tile, TilePlan, plan_tiles
     from esrgan_deploy.runtime._upscaler import Upscaler, UpscalerStats
 
@@ -47,13 +47,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "_default": ("default_model",),
     "_faults": ("DeviceLostError", "OutOfMemoryError"),
+    "_open_session": ("default_model", "open_session"),
     "_output": ("open_output",),
     "_picture": ("Picture",),
     "_picture_reader": ("read_picture",),
     "_picture_writer": ("write_picture",),
-    "_session": ("Made", "Session", "SessionInfo", "SessionOptions", "Slot", "open_session"),
+    "_session": ("Made", "Session", "SessionInfo", "SessionOptions", "Slot"),
     "_tiling": ("Span", "Tile", "TilePlan", "plan_tiles"),
     "_upscaler": ("Upscaler", "UpscalerStats"),
 }

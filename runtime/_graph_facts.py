@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy._spec import HEALTH_OUTPUT, METADATA_KEY, ModelSpec
+from esrgan_deploy._spec import HEALTH_OUTPUT, METADATA_KEY, UNBOUNDED, ModelSpec
 from esrgan_deploy.runtime._session import SessionInfo
-from esrgan_deploy.runtime._tiling import UNBOUNDED
 
 __all__ = ["are_picture_and_health", "facts_of_graph"]
 

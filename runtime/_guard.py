@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import EsrganDeployError
 from esrgan_deploy.runtime._fallback import fallback_for
-from esrgan_deploy.runtime._session import Made, Session, SessionInfo, SessionOptions, open_session
+from esrgan_deploy.runtime._open_session import open_session
+from esrgan_deploy.runtime._session import Made, Session, SessionInfo, SessionOptions
 from esrgan_deploy.runtime._tile_runner import fill
 from esrgan_deploy.runtime._tiling import Tile, TilePlan
 from esrgan_deploy.runtime._watchdog import bad_picture_error, judge

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._checks import check_size, output_shape
 from esrgan_deploy.runtime._cuda import call, quietly
 from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._cuda_memory import DeviceBuffer, PinnedBuffer, StreamBuffer
 from esrgan_deploy.runtime._cuda_stream import Event, Stream
 from esrgan_deploy.runtime._device_array import DeviceArray
-from esrgan_deploy.runtime._foreign import ForeignArray, check_size, output_shape
+from esrgan_deploy.runtime._foreign import ForeignArray
 from esrgan_deploy.runtime._ort_binding import bound, failure_of, run_bound
 from esrgan_deploy.runtime._session import Array, Made, SessionInfo
 

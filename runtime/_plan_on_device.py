@@ -7,20 +7,14 @@ import weakref
 from typing import Any
 
 from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._checks import check_batch, check_output, output_shape
 from esrgan_deploy.runtime._cuda import call
 from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._cuda_memory import StreamBuffer
 from esrgan_deploy.runtime._cuda_stream import Event, Stream
 from esrgan_deploy.runtime._device_array import DeviceArray
 from esrgan_deploy.runtime._faults import DeviceLostError
-from esrgan_deploy.runtime._foreign import (
-    ForeignArray,
-    borrow_array,
-    check_batch,
-    check_output,
-    output_shape,
-    stream_handle,
-)
+from esrgan_deploy.runtime._foreign import ForeignArray, borrow_array, stream_handle
 from esrgan_deploy.runtime._plan_engine import PlanEngine
 from esrgan_deploy.runtime._session import SessionInfo
 

@@ -1,28 +1,19 @@
-"""What runs a graph: one protocol, and the choice of who answers to it."""
+"""What runs a graph: one protocol, its options, and what is known of a session."""
 
 import dataclasses
-import importlib.metadata
-from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._console import THREADS
-from esrgan_deploy._errors import InferenceError
-from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.runtime._cuda import cuda_device_count
-from esrgan_deploy.runtime._tiling import UNBOUNDED
+from esrgan_deploy._spec import UNBOUNDED, ModelSpec
 
-__all__ = ["Made", "Session", "SessionInfo", "SessionOptions", "Slot", "open_session"]
+__all__ = ["Made", "Session", "SessionInfo", "SessionOptions", "Slot"]
 
 Array = npt.NDArray[Any]
 
-CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
-PLANS = (".plan", ".engine", ".trt")
-REGISTRY = "esrgan_deploy.sessions"
 PEAKS = (1, 255)
 """What white may be at the ends of a graph."""
 
@@ -237,90 +228,3 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release what the session holds; a second call does nothing."""
-
-
-def open_session(path: str | Path, options: SessionOptions | None = None) -> Session:
-    """Open an artefact with what can run it.
-
-    Args:
-        path: An ``.onnx`` graph (ONNX Runtime runs it), a TensorRT ``.plan``, or a checkpoint, which PyTorch runs
-            where the extra ``export`` is installed.
-        options: How to open it.
-
-    Raises:
-        CheckpointError: A checkpoint cannot be read, or is of no known family.
-        EngineMismatchError: A plan does not fit this machine, or nothing vouches for it.
-        InferenceError: There is no such file, it is of no known kind, or it cannot be run here.
-        MissingDependencyError: The package that runs it is not installed.
-    """
-    path, options = Path(path), options or SessionOptions()
-    suffix = path.suffix.lower()
-    if not path.exists():
-        raise InferenceError(
-            f"there is no file {path}; give an .onnx or .plan that esrgan-export wrote, or a checkpoint"
-            f"{_how_to_make(path)}"
-        )
-    if path.is_dir():
-        raise InferenceError(f"{path} is a folder; give the artefact in it, such as {path / 'model.onnx'}")
-    # Before it is opened: opening a pipe waits for someone to write into it.
-    if not path.is_file():
-        raise InferenceError(f"{path} is a pipe or a device and no regular file; save it to a file first")
-    if suffix in PLANS:
-        return _open_plan(path, options)
-    if suffix == ".onnx":
-        from esrgan_deploy.runtime._session_onnx import OnnxSession
-
-        return OnnxSession(path, options)
-    opener = _registered(suffix)
-    if opener is not None:
-        return opener(path, options)
-    if suffix in CHECKPOINTS:
-        raise InferenceError(
-            f"{path} is a checkpoint, not a graph. Run: esrgan-export {path} -o out, then use out/model.onnx"
-        )
-    raise InferenceError(
-        f"{path} ends in {suffix or 'no suffix'}; a model ends in .onnx or .plan, a checkpoint in "
-        f"{', '.join(CHECKPOINTS)}"
-    )
-
-
-def _registered(suffix: str) -> Callable[[Path, SessionOptions], Session] | None:
-    # The room that reads checkpoints lies above this one: it registers what opens them, so that nothing here
-    # imports it, and so can any other package.
-    for point in importlib.metadata.entry_points(group=REGISTRY):
-        if point.name == suffix.removeprefix("."):
-            opener: Callable[[Path, SessionOptions], Session] = point.load()
-            return opener
-    return None
-
-
-def _open_plan(path: Path, options: SessionOptions) -> Session:
-    if cuda_device_count() == 0:
-        raise InferenceError(
-            f"{path} is a TensorRT plan and no NVIDIA GPU is to be found here; "
-            f"{_onnx_beside(path)} on this machine"
-        )
-    from esrgan_deploy.runtime._session_plan import PlanSession
-
-    return PlanSession(path, options)
-
-
-def _how_to_make(path: Path) -> str:
-    # What may be an official name is not opened here: these are checkpoints, which an export makes fast.
-    if path.name != str(path) or path.suffix.lower() not in ("", ".pth"):
-        return ""
-    name = path.stem if path.suffix else path.name
-    return (
-        f". If it is one of the official names (esrgan-export --list): run: esrgan-export {name} -o {name}, "
-        f"then give {name}/model.onnx"
-    )
-
-
-def _onnx_beside(plan: Path) -> str:
-    # model.fp16.plan was built from model.fp16.onnx, and model.onnx is the same net in float32.
-    parts = plan.name.split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        candidate = plan.with_name(".".join(parts[:length]) + ".onnx")
-        if candidate.is_file():
-            return f"use {candidate}"
-    return "use the .onnx that the plan was built from"

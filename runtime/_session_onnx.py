@@ -14,15 +14,10 @@ import numpy.typing as npt
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
 from esrgan_deploy.runtime._adapter import AdaptedGraph, Ends, measured_ends
+from esrgan_deploy.runtime._checks import check_batch, check_output, output_shape
 from esrgan_deploy.runtime._cuda import cuda_device_count, gpu_is_there, gpu_label
 from esrgan_deploy.runtime._fault_texts import fault_of
-from esrgan_deploy.runtime._foreign import (
-    borrow_array,
-    check_batch,
-    check_output,
-    output_shape,
-    stream_handle,
-)
+from esrgan_deploy.runtime._foreign import borrow_array, stream_handle
 from esrgan_deploy.runtime._graph_facts import facts_of_graph
 from esrgan_deploy.runtime._onnx_file import describes_itself, missing_data
 from esrgan_deploy.runtime._ort_binding import bound, element_type, failure_of, reason_of, run_bound

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._checks import check_size
 from esrgan_deploy.runtime._faults import OutOfMemoryError
-from esrgan_deploy.runtime._foreign import check_size
 from esrgan_deploy.runtime._session import Made, SessionInfo
 
 __all__ = ["HostSlot"]

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime._checks import check_size
 from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._cuda_memory import DeviceBuffer, PinnedBuffer
 from esrgan_deploy.runtime._cuda_stream import CudaGraph, Stream
 from esrgan_deploy.runtime._faults import CaptureBrokenError, DeviceLostError, OutOfMemoryError
-from esrgan_deploy.runtime._foreign import check_size
 from esrgan_deploy.runtime._plan_engine import PlanEngine
 from esrgan_deploy.runtime._session import Made, SessionInfo
 

@@ -9,14 +9,13 @@ from fractions import Fraction
 from typing import Literal
 
 from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._spec import UNBOUNDED
 
 __all__ = ["AUTO_TILE", "EDGES", "Edge", "Span", "Tile", "TileOptions", "TilePlan", "plan_tiles"]
 
 # Edge of the largest tile that `auto` makes. A 64-channel x4 net holds about 0.3 GiB per float32 feature map
 # of that tile at the output's size, so the whole run stays near one GiB.
 AUTO_TILE = 256
-
-UNBOUNDED = 2**31 - 1
 
 Edge = Literal["repeat", "zero"]
 EDGES: tuple[Edge, ...] = ("repeat", "zero")

@@ -19,7 +19,8 @@ from esrgan_deploy.runtime._cutting import cutter_for
 from esrgan_deploy.runtime._frames import check_picture, job_of, new_result
 from esrgan_deploy.runtime._guard import Guard
 from esrgan_deploy.runtime._job import Job
-from esrgan_deploy.runtime._opening import borrowed_lanes, model_path, open_lanes, refuse_idle
+from esrgan_deploy.runtime._lane import borrowed_lanes, open_lanes, refuse_idle
+from esrgan_deploy.runtime._open_session import model_path
 from esrgan_deploy.runtime._session import Session, SessionInfo, SessionOptions
 from esrgan_deploy.runtime._tiling import Edge, TileOptions, TilePlan
 

@@ -3,13 +3,16 @@
 import dataclasses
 from typing import Any
 
-__all__ = ["HEALTH_OUTPUT", "METADATA_KEY", "ModelSpec", "upsampling_steps"]
+__all__ = ["HEALTH_OUTPUT", "METADATA_KEY", "UNBOUNDED", "ModelSpec", "upsampling_steps"]
 
 METADATA_KEY = "esrgan_deploy"
 """Under this key a written graph carries its facts as JSON, so that it works without the manifest too."""
 
 HEALTH_OUTPUT = "health"
 """Name of the second output of a graph that watches itself; `Made.health` says what it holds."""
+
+UNBOUNDED = 2**31 - 1
+"""The largest side of a graph that states none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

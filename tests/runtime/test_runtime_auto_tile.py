@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy._spec import UNBOUNDED, ModelSpec
 from esrgan_deploy.runtime._auto_tile import TileChoice, activation_bytes, choose_tiling
 from esrgan_deploy.runtime._memory import MemoryFacts
 from esrgan_deploy.runtime._seams import SeamCurve
 from esrgan_deploy.runtime._session import SessionInfo
-from esrgan_deploy.runtime._tiling import UNBOUNDED, plan_tiles
+from esrgan_deploy.runtime._tiling import plan_tiles
 
 GIB = 2**30
 HALOS = (0, 2, 4, 8, 12, 16, 24, 32)

@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 
 from esrgan_deploy import InferenceError
 from esrgan_deploy.runtime import SessionInfo, _dlpack, _foreign
-from esrgan_deploy.runtime._foreign import (
-    ForeignArray,
-    borrow_array,
-    check_batch,
-    check_output,
-    output_shape,
-    stream_handle,
-)
+from esrgan_deploy.runtime._checks import check_batch, check_output, output_shape
+from esrgan_deploy.runtime._foreign import ForeignArray, borrow_array, stream_handle
 
 FLOAT = SessionInfo(
     name="m.plan",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from esrgan_deploy import CheckpointError, InferenceError, MissingDependencyError, Upscaler
-from esrgan_deploy.runtime import SessionOptions, _session, open_session
+from esrgan_deploy.runtime import SessionOptions, _open_session, open_session
 
 Make = Callable[..., Path]
 
@@ -124,7 +124,7 @@ def test_a_plan_without_a_gpu_points_to_the_graph_beside_it(
     tmp_path: Path, beside: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The user has a picture to enlarge, and something in the same folder can do it."""
-    monkeypatch.setattr(_session, "cuda_device_count", lambda: 0)
+    monkeypatch.setattr(_open_session, "cuda_device_count", lambda: 0)
     plan = tmp_path / "model.fp16.plan"
     plan.write_bytes(b"ftrt")
     if beside:

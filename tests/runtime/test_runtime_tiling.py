@@ -12,8 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from esrgan_deploy import InferenceError
+from esrgan_deploy._spec import UNBOUNDED
 from esrgan_deploy.runtime import TilePlan, plan_tiles
-from esrgan_deploy.runtime._tiling import UNBOUNDED, TileOptions
+from esrgan_deploy.runtime._tiling import TileOptions
 
 SCALES = st.sampled_from([Fraction(s) for s in ("1", "2", "4", "8", "3/2", "5/2", "4/3", "13/10", "1/2")])
 
