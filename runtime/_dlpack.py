@@ -9,14 +9,9 @@ from esrgan_deploy.runtime._dlpack_types import DLTensor
 __all__ = ["DlpackTensor", "read_dlpack"]
 
 # DLDataTypeCode.
-CODES = {0: "int", 1: "uint", 2: "float", 5: "complex"}
+KINDS = {0: "int", 1: "uint", 2: "float", 5: "complex"}
 BFLOAT, BOOL = 4, 6
 READ_ONLY = 1
-
-
-class _Managed(ctypes.Structure):
-    # Only the front of the structure is read; the capsule's own destructor releases it.
-    _fields_ = (("tensor", DLTensor),)
 
 
 class _Versioned(ctypes.Structure):
@@ -74,8 +69,9 @@ def read_dlpack(obj: Any, *, stream: int | None) -> DlpackTensor:
             raise ValueError(f"its DLPack version is {versioned.major}.{versioned.minor}; known are 0 and 1")
         return _read(versioned.tensor, capsule, read_only=bool(versioned.flags & READ_ONLY))
     if name == b"dltensor":
-        managed = ctypes.cast(_pointer(capsule, name), ctypes.POINTER(_Managed)).contents
-        return _read(managed.tensor, capsule, read_only=False)
+        # The tensor is the front of the structure; the capsule's own destructor releases it.
+        tensor = ctypes.cast(_pointer(capsule, name), ctypes.POINTER(DLTensor)).contents
+        return _read(tensor, capsule, read_only=False)
     raise ValueError(f"its DLPack capsule is called {name!r}; known are 'dltensor' and 'dltensor_versioned'")
 
 
@@ -97,8 +93,8 @@ def _dtype(code: int, bits: int, lanes: int) -> str:
             return "bfloat16"
         if code == BOOL:
             return "bool"
-        if code in CODES:
-            return f"{CODES[code]}{bits}"
+        if code in KINDS:
+            return f"{KINDS[code]}{bits}"
     raise ValueError(f"its DLPack type is code {code} with {bits} bits and {lanes} lanes, which is not known")
 
 
