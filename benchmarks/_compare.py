@@ -8,8 +8,7 @@ from pathlib import Path
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy.benchmarks._machine import same_machine
 from esrgan_deploy.benchmarks._measure import UNSTABLE, Timing
-from esrgan_deploy.benchmarks._schema import Results, Row
-from esrgan_deploy.benchmarks._table import point_in_words
+from esrgan_deploy.benchmarks._schema import Results, Row, point_in_words
 
 __all__ = ["Change", "check_machine", "compare", "describe_changes"]
 

@@ -35,7 +35,7 @@ from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.benchmarks._measure import UNSTABLE, Timing
 
-__all__ = ["Results", "Row", "load_results", "save_results"]
+__all__ = ["Results", "Row", "load_results", "point_in_words", "save_results"]
 
 SCHEMA = 2
 
@@ -240,3 +240,10 @@ def _plain(value: object) -> object:
         return dataclasses.asdict(value)
     convert: Callable[[], object] | None = getattr(value, "tolist", None)
     return convert() if convert else str(value)
+
+
+def point_in_words(row: Row) -> str:
+    """Return where in a sweep a row was measured."""
+    n, h, w = row.shape
+    words = f"batch {n}x{h}x{w}" if row.tile is None else f"picture {h}x{w}, tile {row.tile or 'none'}"
+    return f"{words}, {row.streams} in flight" if row.streams > 1 else words

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from esrgan_deploy.benchmarks._measure import UNSTABLE
-from esrgan_deploy.benchmarks._schema import Results, Row
+from esrgan_deploy.benchmarks._schema import Results, Row, point_in_words
 
-__all__ = ["describe_parity", "point_in_words", "table"]
+__all__ = ["describe_parity", "table"]
 
 # Head of a column and what stands in it; a column that is empty in every row is left out.
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
@@ -72,13 +72,6 @@ def describe_parity(row: Row) -> str:
     psnr = float(worst["psnr"])
     level = "equal" if psnr == float("inf") else f"{psnr:.1f} dB"
     return f"{row.proof}, at least {level} ({worst['on'].split(' ')[0]})"
-
-
-def point_in_words(row: Row) -> str:
-    """Return where in a sweep a row was measured."""
-    n, h, w = row.shape
-    words = f"batch {n}x{h}x{w}" if row.tile is None else f"picture {h}x{w}, tile {row.tile or 'none'}"
-    return f"{words}, {row.streams} in flight" if row.streams > 1 else words
 
 
 def _runners(rows: Sequence[Row]) -> list[str]:

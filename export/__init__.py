@@ -3,7 +3,9 @@
 Importing this loads neither torch nor onnx; using its names does.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.export._checkpoint import Checkpoint, load_checkpoint
@@ -12,17 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "ExportOptions", "export_model", "load_checkpoint"]
 
-_HOMES = {
-    "Checkpoint": "_checkpoint",
-    "ExportOptions": "_options",
-    "export_model": "_export",
-    "load_checkpoint": "_checkpoint",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = handed_on(
+    __name__,
+    {
+        "_checkpoint": ("Checkpoint", "load_checkpoint"),
+        "_export": ("export_model",),
+        "_options": ("ExportOptions",),
+    },
+)

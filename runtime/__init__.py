@@ -10,8 +10,9 @@ queue and who works it off), ``_cutting``, ``_tiling``, ``_auto_tile`` and ``_se
 ``_trust`` and ``_golden`` decide what may be loaded. ``_picture*`` and its formats are files.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
@@ -46,28 +47,17 @@ __all__ = [
     "write_picture",
 ]
 
-_MODULES = {
-    "_faults": ("DeviceLostError", "OutOfMemoryError"),
-    "_open_session": ("default_model", "open_session"),
-    "_output": ("open_output",),
-    "_picture": ("Picture",),
-    "_picture_reader": ("read_picture",),
-    "_picture_writer": ("write_picture",),
-    "_session": ("Made", "Session", "SessionInfo", "SessionOptions", "Slot"),
-    "_tiling": ("Span", "Tile", "TilePlan", "plan_tiles"),
-    "_upscaler": ("Upscaler", "UpscalerStats"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Resolved on first use, so that a command's --help does not wait for numpy.
-    for module, names in _MODULES.items():
-        if name in names:
-            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = handed_on(
+    __name__,
+    {
+        "_faults": ("DeviceLostError", "OutOfMemoryError"),
+        "_open_session": ("default_model", "open_session"),
+        "_output": ("open_output",),
+        "_picture": ("Picture",),
+        "_picture_reader": ("read_picture",),
+        "_picture_writer": ("write_picture",),
+        "_session": ("Made", "Session", "SessionInfo", "SessionOptions", "Slot"),
+        "_tiling": ("Span", "Tile", "TilePlan", "plan_tiles"),
+        "_upscaler": ("Upscaler", "UpscalerStats"),
+    },
+)

@@ -3,7 +3,9 @@
 Importing this loads no torch; using its names does.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.training._config import TrainConfig, read_config
@@ -12,18 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainConfig", "Trained", "interpolate", "read_config", "train"]
 
-_HOMES = {
-    "TrainConfig": "_config",
-    "Trained": "_trainer",
-    "interpolate": "_interpolate",
-    "read_config": "_config",
-    "train": "_trainer",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = handed_on(
+    __name__,
+    {
+        "_config": ("TrainConfig", "read_config"),
+        "_interpolate": ("interpolate",),
+        "_trainer": ("Trained", "train"),
+    },
+)

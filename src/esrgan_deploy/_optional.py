@@ -1,13 +1,16 @@
-"""Optional packages, imported where they are needed and nowhere else."""
+"""Imports that wait: packages of an extra until they are needed, names of a room until they are asked for."""
 
 import functools
 import importlib
 import importlib.metadata
+import sys
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 from esrgan_deploy._errors import MissingDependencyError
 
-__all__ = ["require"]
+__all__ = ["handed_on", "require"]
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -57,3 +60,26 @@ def _refuse_two_onnxruntimes() -> None:
             "exclude each other. Run: pip uninstall -y onnxruntime onnxruntime-gpu, "
             "then pip install 'esrgan-deploy[cpu]' or 'esrgan-deploy[cuda]'"
         )
+
+
+def handed_on(
+    package: str, homes: Mapping[str, tuple[str, ...]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the ``__getattr__`` and ``__dir__`` of a package whose names are imported on first use (PEP 562).
+
+    A command's ``--help`` then waits for neither numpy nor torch, whatever a room has beside what it asks for.
+
+    Args:
+        package: The package's ``__name__``.
+        homes: The names that each of its modules gives.
+    """
+    home = {name: module for module, names in homes.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get, lambda: sorted({*vars(sys.modules[package]), *home})
