@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from esrgan_deploy._optional import handed_on
+
 if TYPE_CHECKING:
     from esrgan_deploy._errors import (
         BenchmarkError,
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from esrgan_deploy._spec import ModelSpec
-    from esrgan_deploy.runtime._upscaler import Upscaler
+    from esrgan_deploy.runtime import Upscaler
 
     __version__: str
 
@@ -44,21 +46,17 @@ __all__ = [
 ]
 
 
+_get, __dir__ = handed_on(
+    __name__,
+    {
+        "_errors": tuple(name for name in __all__ if name.endswith("Error")),
+        "_spec": ("ModelSpec",),
+        "runtime": ("Upscaler",),
+    },
+)
+
+
 def __getattr__(name: str) -> Any:
-    # Resolved on first use, so that a command's --help loads nothing that it does not need.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
-        value: Any = importlib.import_module("importlib.metadata").version("esrgan-deploy")
-    elif name == "Upscaler":
-        value = importlib.import_module("esrgan_deploy.runtime._upscaler").Upscaler
-    elif name == "ModelSpec":
-        value = importlib.import_module("esrgan_deploy._spec").ModelSpec
-    else:
-        value = getattr(importlib.import_module("esrgan_deploy._errors"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+        return importlib.import_module("importlib.metadata").version("esrgan-deploy")
+    return _get(name)

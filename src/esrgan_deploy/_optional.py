@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -48,6 +47,9 @@ def require(module: str, *, extra: str) -> ModuleType:
 def _refuse_two_onnxruntimes() -> None:
     # Both distributions unpack into the folder `onnxruntime`: whichever came last overwrote parts of the
     # other, and what is left fails in ways that name neither.
+    # It costs more than all else that a bare import of this package loads.
+    import importlib.metadata
+
     found = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
