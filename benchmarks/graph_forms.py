@@ -114,7 +114,6 @@ def traffic_of_forms(
     from esrgan_deploy.export._graph import clone, save, to_bytes
     from esrgan_deploy.export._ort import run, session_of
     from esrgan_deploy.export._precision import to_precision
-    from esrgan_deploy.export._regroup import regroup
     from esrgan_deploy.export._rewrite import fold_scales, nest_concats
     from esrgan_deploy.export._rrdbnet import RRDBNet
     from esrgan_deploy.export._source import describe_spec
@@ -141,16 +140,7 @@ def traffic_of_forms(
     nest_concats(nested)
     nest_concats(folded)
     fold_scales(folded)
-    wide, wide_folded = clone(flat), clone(folded)
-    regroup(wide)
-    regroup(wide_folded)
-    graphs = {
-        "flat": flat,
-        "nested": nested,
-        "nested, 0.2 folded": folded,
-        "regrouped": wide,
-        "regrouped, 0.2 folded": wide_folded,
-    }
+    graphs = {"flat": flat, "nested": nested, "nested, 0.2 folded": folded}
     picture = np.random.default_rng(0).random((1, spec.in_channels, 32, 32), np.float32)
     outputs = [run(session_of(to_bytes(graph)), picture)[0].astype(float) for graph in graphs.values()]
     forms, tensorrt, gpu = {}, "", None
