@@ -21,7 +21,6 @@ from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._ort import run
 from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export._qdq import apply_parameters_to_graph, quantise, recipe_of_scales
-from esrgan_deploy.export._quantised_bytes import bytes_counter
 from esrgan_deploy.export._reference import reference_pairs
 from esrgan_deploy.export._scales import load_scales, scales_beside
 from esrgan_deploy.export._source import Source
@@ -32,7 +31,6 @@ from esrgan_deploy.export.quantisation._quantise import (
     FLOOR,
     Net,
     Quantisation,
-    plot_beside,
     quantise_net,
     reusable,
 )
@@ -310,20 +308,15 @@ def _quantisation_of(
         if os.path.isfile(trained):  # noqa: PTH113 - Path.is_file raises where the name is too long
             say(f"scales of a training are taken from {trained.name}")
             return _trained(source, base, kind)
-    quantisation = quantise_net(
+    return quantise_net(
         net,
         kind,
         asked,
         unsigned=precision == PROCESSOR,
-        bytes_of=bytes_counter(source, base, precision, options),
         old=old,
         state=search_state(folder, precision),
         say=say,
     )
-    plot = plot_beside(folder / f"model.{precision}.scales.json")
-    if quantisation.reused and plot.is_file():
-        quantisation = dataclasses.replace(quantisation, plot=plot.read_text(encoding="utf-8"))
-    return quantisation
 
 
 def _trained(source: Source, base: Interchange, kind: str) -> Quantisation:

@@ -11,7 +11,7 @@ from esrgan_deploy.export._artefacts import Interchange, prove_graph
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._quantised import Graph
 from esrgan_deploy.export._source import Source
-from esrgan_deploy.export.quantisation._quantise import Quantisation, plot_beside
+from esrgan_deploy.export.quantisation._quantise import Quantisation
 from esrgan_deploy.export.quantisation._recipe_file import save_recipe
 
 __all__ = ["over_budget", "prove_quantised"]
@@ -29,7 +29,7 @@ def prove_quantised(
     """Hold a graph against the reference, and a quantised one against its budget as well.
 
     Returns:
-        The entry of the graph, and of a quantised one those of its scales and its frontier.
+        The entry of the graph, and of a quantised one those of its scales.
 
     Raises:
         ParityError: Its output has another shape than PyTorch's.
@@ -92,14 +92,7 @@ def _write_recipe(
         kept = dataclasses.replace(kept, facts={**kept.facts, "measured": measured})
     files = save_recipe(folder / f"model.{precision}.scales.json", kept)
     notes = ("scales, sensitivities and what was measured", "parameters that were rewritten")
-    made = [
+    return [
         Artefact.from_file(path, kind="scales", precision=precision, note=note)
         for path, note in zip(files, notes, strict=False)
     ]
-    if quantisation.plot:
-        path = plot_beside(files[0])
-        path.write_text(quantisation.plot, encoding="utf-8")
-        made.append(
-            Artefact.from_file(path, kind="plot", precision=precision, note="share, loss, PSNR to fp32")
-        )
-    return made

@@ -4,7 +4,7 @@
 `_pictures` (with `_candidates`, `_coverage`, `_drawn`) chooses what to calibrate and to judge on; `_ranges` (with
 `_clips`) turns what is seen there into scales. `_equalise`, `_bias`, `_compensate`, `_reconstruct` and `_remainders`
 rewrite the weights. `_simulation` computes in PyTorch what the graph will; `_loss`, `_sensitivity` and `_search`
-decide what stays in half precision, each choice with weights rounded for it, `_frontier` shows it. `_recipe` keeps it
-all, and the export's `_qdq` writes it into the graph; `_processor` writes the graph for processors. `_explain` names
-what errs by more than rounding does.
+decide what stays in half precision, each choice with weights rounded for it. `_recipe` keeps it all, and the export's
+`_qdq` writes it into the graph; `_processor` writes the graph for processors. `_explain` names what errs by more than
+rounding does.
 """

@@ -14,14 +14,20 @@ from torch import nn
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export.quantisation._frontier import frontier, plot, table
 from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._pictures import CalibrationPictures, calibration_pictures
 from esrgan_deploy.export.quantisation._prepare import Preparation
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, load_recipe
-from esrgan_deploy.export.quantisation._search import Point, SearchOptions, SearchResult, search
+from esrgan_deploy.export.quantisation._search import (
+    Point,
+    SearchOptions,
+    SearchResult,
+    frontier,
+    search,
+    table,
+)
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
 from esrgan_deploy.export.quantisation._structure import Layer, layers, share_of
 
@@ -30,7 +36,6 @@ __all__ = [
     "Net",
     "Quantisation",
     "pictures_for",
-    "plot_beside",
     "quantise_net",
     "reusable",
 ]
@@ -41,9 +46,6 @@ the verification asks, where errors are spread as rounding spreads them."""
 
 _EVALUATION = 4e11
 """Floating-point operations that running the net on all held pictures may cost: some seconds on two cores."""
-
-_LARGE = 1e7
-"""Floating-point operations per pixel from which on only the chosen point is built to count its bytes."""
 
 _FEW, _FEW_POINTS = 14, 3
 """`SearchOptions.evaluations` and `points` where weights are rounded anew for each, up to a minute each time."""
@@ -88,7 +90,6 @@ class Quantisation:
         pictures: What calibrated and what judges; None where a recipe was taken up without its pictures.
         reused: Whether it was read instead of made.
         held: The pictures that judge with the fp32 net's outputs, where a search has computed them.
-        plot: The frontier as an SVG; empty where there is none, and where the recipe was read.
         again: Makes the recipe that quantises these convolutions alone, as the search measured it: all else has its
             exact parameters, but for the last convolution, which is fitted anew. None where the recipe was read.
     """
@@ -98,7 +99,6 @@ class Quantisation:
     pictures: CalibrationPictures | None
     reused: bool
     held: HeldLoss | None = None
-    plot: str = ""
     again: Callable[[Sequence[str]], Recipe] | None = None
 
     @property
@@ -113,7 +113,6 @@ def quantise_net(
     options: QuantiseOptions,
     *,
     unsigned: bool = False,
-    bytes_of: Callable[[Recipe], float | None] = lambda recipe: None,
     old: KeptRecipe | None = None,
     state: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -125,7 +124,6 @@ def quantise_net(
         kind: ``"int8"`` or ``"fp8"``.
         options: How.
         unsigned: For the graph for processors, which rounds to uint8 with a zero point, and outputs as well.
-        bytes_of: Declared bytes per pixel of the input that the graph of a recipe moves, where that is known.
         old: Of an earlier run, see `reusable`; it is taken up unless a folder of other pictures is given.
         state: A file that keeps the search's measurements, so that an interrupted one goes on.
         say: Receives a line of progress now and then.
@@ -204,26 +202,19 @@ def quantise_net(
             points = tuple(found_again if point == chosen else point for point in points)
             chosen = found_again
     shown = frontier(points)
-    declared = {
-        point.names: bytes_of(final if point == chosen else whole.only(point.names))
-        for point in shown
-        if point == chosen or (net.spec.flops_per_pixel or 0) < _LARGE
-    }
     kept = KeptRecipe(
         recipe=final,
         weights_sha256=net.sha256,
         asked=asked,
-        facts=_facts(result, chosen, shown, held, pictures, found, declared),
+        facts=_facts(result, chosen, shown, held, pictures, found),
     )
-    say(table(shown, chosen=chosen, bytes_of=lambda point: declared.get(point.names)))
-    drawing = plot(shown, chosen=chosen, budget=options.budget, title=f"{kind}: what is lost")
+    say(table(shown, chosen=chosen))
     return Quantisation(
         kept=kept,
         layers=found,
         pictures=pictures,
         reused=False,
         held=held,
-        plot=drawing,
         again=again,
     )
 
@@ -301,11 +292,6 @@ def reusable(
     return kept
 
 
-def plot_beside(scales: Path) -> Path:
-    """Return where the plot of a frontier is: ``model.int8.frontier.svg`` for ``model.int8.scales.json``."""
-    return scales.with_name(scales.name.removesuffix(".scales.json") + ".frontier.svg")
-
-
 def _facts(
     result: SearchResult | None,
     chosen: Point,
@@ -313,7 +299,6 @@ def _facts(
     held: HeldLoss,
     pictures: CalibrationPictures,
     found: tuple[Layer, ...],
-    declared: Mapping[tuple[str, ...], float | None],
 ) -> dict[str, Any]:
     loss = chosen.loss
     facts: dict[str, Any] = {
@@ -327,7 +312,6 @@ def _facts(
             {
                 "share": point.share,
                 "convolutions": len(point.names),
-                "declared_bytes": declared.get(point.names),
                 **_figures(point.loss.loss, point.loss.fidelity),
             }
             for point in shown

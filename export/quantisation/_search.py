@@ -13,7 +13,9 @@ from esrgan_deploy.export.quantisation._sensitivity import Sensitivities, Sensit
 from esrgan_deploy.export.quantisation._simulation import Simulation
 from esrgan_deploy.export.quantisation._structure import Layer
 
-__all__ = ["Point", "SearchOptions", "SearchResult", "search"]
+__all__ = ["Point", "SearchOptions", "SearchResult", "frontier", "search", "table"]
+
+_HEADINGS = ("multiply-adds", "convolutions", "PSNR-Y lost (dB)", "to fp32 (dB)")
 
 # So many units in a row that do not fit, from the least noise on, and the rest are taken not to fit either.
 _PATIENCE = 4
@@ -149,6 +151,34 @@ def search(
     )
 
 
+def frontier(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Return the points that no other beats in share, loss and fidelity at once, by share.
+
+    Of points that are equal in all three the first is returned.
+    """
+    kept: list[Point] = []
+    for point in points:
+        mine = _merits(point)
+        beaten = any(
+            theirs != mine and all(a >= b for a, b in zip(theirs, mine, strict=True))
+            for theirs in map(_merits, points)
+        )
+        if not beaten and mine not in map(_merits, kept):
+            kept.append(point)
+    return tuple(sorted(kept, key=lambda point: point.share))
+
+
+def table(points: Sequence[Point], *, chosen: Point | None = None) -> str:
+    """Return the points as an aligned table, one in a line and in the given order, `chosen` with a star."""
+    rows = [_HEADINGS, *map(_row, points)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
+    stars = ["", *("  *" if point == chosen else "" for point in points)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + star
+        for row, star in zip(rows, stars, strict=True)
+    )
+
+
 class _Search:
     """The walk itself; every set of convolutions that it looks at becomes a point."""
 
@@ -251,6 +281,21 @@ class _Search:
         return ExportError(
             f"nothing can be quantised within {self._options}: {seen}. Allow more, or run: --precision fp16"
         )
+
+
+def _row(point: Point) -> tuple[str, ...]:
+    loss, fidelity = point.loss.loss, point.loss.fidelity
+    return (
+        f"{point.share:.1%}",
+        str(len(point.names)),
+        "-" if loss is None else f"{loss:+.3f}",
+        "equal" if math.isinf(fidelity) else f"{fidelity:.1f}",
+    )
+
+
+def _merits(point: Point) -> tuple[float, float, float]:
+    loss = point.loss.loss
+    return point.share, -(0.0 if loss is None else loss), point.loss.fidelity
 
 
 def _names(units: Iterable[Sensitivity]) -> frozenset[str]:

@@ -14,9 +14,9 @@ from esrgan_deploy._metrics import luma
 from esrgan_deploy.export._compact import SRVGGNetCompact
 from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export.quantisation._ledger import Ledger, digest_of
-from esrgan_deploy.export.quantisation._loss import HeldLoss, tensor_of
+from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss, tensor_of
 from esrgan_deploy.export.quantisation._recipe import Recipe, storable, weight_steps
-from esrgan_deploy.export.quantisation._search import SearchOptions, search
+from esrgan_deploy.export.quantisation._search import Point, SearchOptions, frontier, search, table
 from esrgan_deploy.export.quantisation._sensitivity import sensitivities
 from esrgan_deploy.export.quantisation._simulation import Simulation
 from esrgan_deploy.export.quantisation._stages import output_of, stages, start
@@ -450,3 +450,43 @@ def test_held_pictures_that_cannot_judge_are_refused():
     for bad in (math.nan, math.inf):
         with pytest.raises(ExportError, match="NaN or an infinity"):
             held(lambda x, bad=bad: x + bad)
+
+
+def _point(share, loss, fidelity, convolutions=1):
+    psnr = None if loss is None else 30 - loss
+    names = tuple(f"c{i}" for i in range(convolutions))
+    return Point(
+        names=names, share=share, loss=Loss(psnr_y=psnr, loss=loss, fidelity=fidelity, noise=1e-5 * share)
+    )
+
+
+POINTS = (
+    _point(0.25, -0.004, 56.0, 5),
+    _point(0.5, 0.02, 50.0, 10),
+    _point(0.5, 0.03, 49.0, 11),
+    _point(0.987, 0.194, 41.25, 34),
+)
+
+
+def test_the_frontier_leaves_out_only_what_another_point_beats():
+    """A point that quantises less and loses more is no choice, and one that is best in anything is."""
+    assert frontier(POINTS[::-1]) == (POINTS[0], POINTS[1], POINTS[3])
+    # Better for one measure and worse for the other: both stand.
+    torn = (_point(0.5, 0.02, 50.0), _point(0.5, 0.01, 49.0))
+    assert set(frontier(torn)) == set(torn)
+    assert frontier((POINTS[0], POINTS[0])) == (POINTS[0],)
+    blind = (_point(0.3, None, 50.0), _point(0.4, None, 51.0), _point(0.5, None, 45.0))
+    assert frontier(blind) == blind[1:]
+
+
+def test_the_table_of_points_is_aligned_and_says_what_was_measured():
+    """A figure in the wrong column, or an invented one where nothing was measured."""
+    lines = table(POINTS, chosen=POINTS[1]).splitlines()
+    assert len({len(line.removesuffix("  *")) for line in lines}) == 1
+    assert [line.split() for line in lines[1:]] == [
+        ["25.0%", "5", "-0.004", "56.0"],
+        ["50.0%", "10", "+0.020", "50.0", "*"],
+        ["50.0%", "11", "+0.030", "49.0"],
+        ["98.7%", "34", "+0.194", "41.2"],
+    ]
+    assert table([_point(0.1, None, math.inf)]).splitlines()[1].split() == ["10.0%", "1", "-", "equal"]
