@@ -64,10 +64,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(models: list[Path], options: BenchOptions, report: ReportOptions, command: str) -> int:
     from esrgan_deploy.benchmarks._compare import check_machine
+    from esrgan_deploy.benchmarks._html import require_report
     from esrgan_deploy.benchmarks._machine import describe_machine
     from esrgan_deploy.benchmarks._schema import load_results, save_results
     from esrgan_deploy.benchmarks._table import table
 
+    if report.html is not None:
+        # Before minutes of measuring, not after them.
+        require_report()
     old = load_results(report.compare) if report.compare else None
     if models[0].suffix.lower() == ".json":
         results = load_results(models[0])
@@ -120,7 +124,7 @@ def _save_html(results: "Results", path: Path) -> None:
     from esrgan_deploy._files import replaced_atomically
     from esrgan_deploy.benchmarks._html import html_report
 
-    text = html_report(results.to_json())
+    text = html_report(results)
     with replaced_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -230,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--json", type=output_file, metavar="FILE", help="write every raw value and the environment"
     )
-    out.add_argument("--html", type=output_file, metavar="FILE", help="write a report with plots")
+    out.add_argument("--html", type=output_file, metavar="FILE", help="write a report with plots (extra report)")
     out.add_argument(
         "--compare", type=Path, metavar="OLD.json", help="exit 1 if something became slower since then"
     )

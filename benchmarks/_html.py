@@ -1,315 +1,286 @@
-"""The report of a benchmark: one HTML file that opens without a network."""
+"""The report of a benchmark: one HTML file that opens without a network.
 
-import html
+Nothing is written on a plot beside its axes: what a mark stands for is in its key and caption, where text cannot
+overlap and every name is escaped.
+"""
+
+import dataclasses
+import io
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._plots import Series, bars, histogram, lines, number, roofline
-from esrgan_deploy.benchmarks._measure import UNSTABLE, Timing
-from esrgan_deploy.benchmarks._style import STYLE
+from esrgan_deploy._optional import require
+from esrgan_deploy.benchmarks._measure import UNSTABLE
+from esrgan_deploy.benchmarks._schema import Results, Row
+from esrgan_deploy.benchmarks._table import describe_parity, point_in_words
 
-__all__ = ["html_report"]
+__all__ = ["html_report", "number", "require_report"]
 
-MOST_HISTOGRAMS = 24
+MOST_HISTOGRAMS, MOST_BARS = 24, 30
 
-_HEAD = (
-    "artefact",
-    "where",
-    "timing",
-    "p50 ms",
-    "p95 ms",
-    "p99 ms",
-    "spread",
-    "pictures/s",
-    "LR MP/s",
-    "TFLOP/s",
-    "of peak",
-    "of bandwidth",
-    "memory MiB",
-    "parity",
-)
+# Okabe and Ito's, which people who see few colours can tell apart, where they stand out on white and on black.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#9467bd", "#808080")
+
+# What is drawn in it takes the colour of the page's text, light or dark.
+_INK = "#010203"
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "esrgan-bench",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.alpha": 0.15,
+    "font.size": 8,
+    "font.sans-serif": ["DejaVu Sans"],
+    **dict.fromkeys(
+        ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color"), _INK
+    ),
+}
 
 
-def html_report(results: dict[str, Any]) -> str:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plot:
+    """A drawing, with what the page says beside it; a key is of colours and names."""
+
+    svg: str
+    title: str
+    key: Sequence[tuple[str, str]] = ()
+    caption: str = ""
+    notes: Sequence[str] = ()
+
+
+def require_report() -> None:
+    """Raise MissingDependencyError where Jinja2 or matplotlib is not installed."""
+    for module in ("jinja2", "matplotlib"):
+        require(module, extra="report")
+
+
+def html_report(results: Results) -> str:
     """Write the results of esrgan-bench as a page: tables, and plots as inline SVG.
 
-    Nothing is loaded from anywhere, and everything that comes from a file is escaped. Fields that are missing are
-    left out of the page.
-
-    Args:
-        results: What the command writes as JSON, schema 2.
+    Nothing is loaded from anywhere, and everything that comes from a file is escaped. The same results give the
+    same page.
 
     Returns:
         A whole HTML document.
+
+    Raises:
+        MissingDependencyError: Jinja2 or matplotlib is not installed.
     """
-    rows = [row for row in _list(results.get("results")) if isinstance(row, dict)]
-    parts = [
-        _header(results),
-        _warnings(results),
-        _section("Speed, with the parity of the same file", _speeds(rows)),
-        _section("Latency", _histograms(rows)),
-        _section("Throughput", _throughput(rows)),
-        _section("Roofline", _roofline(rows, results.get("peaks"))),
-        _section("Against each other", _ratios(results)),
-    ]
-    title = "esrgan-bench" + (f": {rows[0].get('name')}" if rows else "")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    jinja2, matplotlib = require("jinja2", extra="report"), require("matplotlib", extra="report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    rows = results.rows
+    facts = {"command": results.command, "measured": results.created, **results.environment}
+    words = {row.point: point_in_words(row) for row in rows}
+    with matplotlib.rc_context(_STYLE | {"axes.prop_cycle": matplotlib.cycler(color=_COLOURS)}):
+        page: str = template.render(
+            title="esrgan-bench" + (f": {rows[0].name}" if rows else ""),
+            facts=[
+                (name.replace("_", " "), _fact(value))
+                for name, value in facts.items()
+                if value not in (None, "", [], {})
+            ],
+            warnings=results.warnings,
+            speeds=[_speed(row, timing) for row in rows for timing in row.timings],
+            remarks=_remarks(rows),
+            latencies=[_histogram(row) for row in rows[:MOST_HISTOGRAMS]],
+            hidden=len(rows) - MOST_HISTOGRAMS,
+            throughput=_throughput(rows),
+            roofline=_roofline(rows, results.peaks or {}),
+            ratios=[_ratio(i, ratio, words) for i, ratio in enumerate(results.ratios, 1)],
+            bars=_bars(results.ratios[:MOST_BARS]) if results.ratios else None,
+        )
+    return page
 
 
-def _header(results: dict[str, Any]) -> str:
-    facts = {"command": results.get("command"), "measured": results.get("created")}
-    facts |= _dict(results.get("environment"))
-    lines_ = [
-        f"<dt>{_text(name.replace('_', ' '))}</dt><dd>{_fact(value)}</dd>"
-        for name, value in facts.items()
-        if value not in (None, "", [], {})
-    ]
-    return f"<h1>esrgan-bench</h1><dl>{''.join(lines_)}</dl>"
+def number(value: float | None) -> str:
+    """Write a number with four digits at most, without an exponent where that can be read; a dash for None."""
+    if value is None:
+        return "–"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    if digits > 7 or abs(value) >= 1e7:
+        return f"{value:.3g}"
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _fact(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{_text(key)} {_fact(one)}" for key, one in value.items() if one not in (None, ""))
+        return ", ".join(f"{key} {_fact(one)}" for key, one in value.items() if one not in (None, ""))
     if isinstance(value, list):
         return "; ".join(_fact(one) for one in value)
-    return _text(number(value) if isinstance(value, float) else value)
+    return number(value) if isinstance(value, float) else str(value)
 
 
-def _warnings(results: dict[str, Any]) -> str:
-    items = [f"<li>{_text(line)}</li>" for line in _list(results.get("warnings"))]
-    return f'<ul class="warnings">{"".join(items)}</ul>' if items else ""
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{_text(title)}</h2>{content}</section>" if content else ""
-
-
-def _speeds(rows: Sequence[dict[str, Any]]) -> str:
-    body, notes = [], []
-    for row in rows:
-        for name, given in _dict(row.get("timings")).items():
-            values = _values(given)
-            if values:
-                body.append(_speed(row, name, values, _dict(given)))
-        notes += [f"{row.get('name')}: {name}: {why}" for name, why in _dict(row.get("notes")).items() if why]
-    if not body:
-        return "<p>Nothing was measured.</p>"
-    qualities = [f"{row.get('name')}: {line}" for row in rows if (line := _quality(row))]
-    remarks = [f"<li>{_text(line)}</li>" for line in dict.fromkeys([*qualities, *notes])]
-    return _table(_HEAD, body) + (f'<ul class="notes">{"".join(remarks)}</ul>' if remarks else "")
-
-
-def _speed(row: dict[str, Any], name: str, values: list[float], given: dict[str, Any]) -> list[str]:
-    timing = Timing(warmups=(), values=tuple(values))
-    memory = _dict(row.get("memory"))
-    held = _number(memory.get("device")) or _number(memory.get("host"))
-    spread = f"{timing.spread:.1%}" + (" unstable" if timing.spread > UNSTABLE else "")
-    provider = ", ".join(str(row[key]) for key in ("precision", "form", "provider") if row.get(key))
+def _speed(row: Row, timing: str) -> list[str]:
+    taken, figures, memory = row.timings[timing], row.figures(timing), row.memory or {}
+    held = memory.get("device") or memory.get("host")
+    kind = ", ".join(word for word in (row.precision, row.form, row.provider) if word)
     return [
-        f"<b>{_text(row.get('name', '?'))}</b><br><small>{_text(provider)}</small>",
-        _text(_where(row)),
-        _text(name),
-        *(_cell(share * 1e3) for share in (timing.median, timing.percentile(0.95), timing.percentile(0.99))),
-        _text(spread),
-        *(_cell(given.get(key)) for key in ("pictures_per_second", "megapixels_per_second", "teraflops")),
-        *(_percent(given.get(key)) for key in ("compute_share", "bandwidth_share")),
-        _cell(held / 2**20 if held is not None else None),
-        _text(_parity(row)),
+        f"{row.name}\n{kind}",
+        point_in_words(row),
+        timing,
+        *(number(taken.percentile(share) * 1e3) for share in (0.5, 0.95, 0.99)),
+        f"{taken.spread:.1%}" + (" unstable" if taken.spread > UNSTABLE else ""),
+        *(number(figures[key]) for key in ("pictures_per_second", "megapixels_per_second", "teraflops")),
+        *(
+            "–" if figures[key] is None else f"{figures[key]:.1%}"
+            for key in ("compute_share", "bandwidth_share")
+        ),
+        number(held and held / 2**20),
+        describe_parity(row),
     ]
 
 
-def _parity(row: dict[str, Any]) -> str:
-    proof = str(row.get("proof", ""))
-    figures = [
-        one for one in _list(row.get("parity")) if _number(_dict(one).get("psnr"), infinite=True) is not None
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    qualities = [
+        f"{row.name}: Y {q['psnr_y']:.4f} dB / {q['ssim_y']:.4f}, RGB {q['psnr_rgb']:.4f} dB / {q['ssim_rgb']:.4f} "
+        f"over {q['pictures']} pictures; {q['arithmetic']}"
+        for row in rows
+        if (q := row.quality)
     ]
-    difference = _number(row.get("difference"))
-    if row.get("kind") == "peer" and difference is not None:
-        return f"{proof}: at most {number(difference * 255)} levels off".lstrip(": ")
-    if not figures:
-        return proof
-    # The least of the comparisons: a good one on another set excuses nothing.
-    worst = min(figures, key=lambda one: float(one["psnr"]))
-    psnr = float(worst["psnr"])
-    level = "equal" if psnr == math.inf else f"{psnr:.1f} dB"
-    return f"{proof}, at least {level} ({str(worst.get('on', '')).split(' ')[0]})"
+    notes = [f"{row.name}: {timing}: {why}" for row in rows for timing, why in row.notes.items()]
+    return list(dict.fromkeys(qualities + notes))
 
 
-def _quality(row: dict[str, Any]) -> str:
-    quality = _dict(row.get("quality"))
-    figures = {name: _number(quality.get(name)) for name in ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb")}
-    if None in figures.values():
-        return ""
-    return (
-        f"Y {figures['psnr_y']:.4f} dB / {figures['ssim_y']:.4f}, RGB {figures['psnr_rgb']:.4f} dB / "
-        f"{figures['ssim_rgb']:.4f} over {quality.get('pictures')} pictures; {quality.get('arithmetic', '')}"
-    )
+def _ratio(place: int, ratio: dict[str, Any], words: dict[Any, str]) -> list[str]:
+    point = tuple(ratio["shape"]), ratio["streams"], ratio["tile"]
+    return [
+        str(place),
+        f"{ratio['name']} over {ratio['to']}",
+        words.get(point, "?"),
+        ratio["timing"],
+        number(ratio["median"]),
+        f"{number(ratio['low'])} to {number(ratio['high'])}",
+    ]
 
 
-def _histograms(rows: Sequence[dict[str, Any]]) -> str:
-    figures = []
-    drawn = [(row, values) for row in rows if (values := _values(_dict(row.get("timings")).get("latency")))]
-    for row, values in drawn[:MOST_HISTOGRAMS]:
-        timing = Timing(warmups=(), values=tuple(value * 1e3 for value in values))
-        marks = [timing.median, timing.percentile(0.95), timing.percentile(0.99)]
-        words = ", ".join(
-            f"{name} {number(mark)}" for name, mark in zip(("p50", "p95", "p99"), marks, strict=True)
-        )
-        name = str(row.get("name", "?"))
-        plot = histogram(timing.values, "milliseconds a batch", marks, title=f"latency of {name}")
-        caption = f"<b>{_text(name)}</b> {_text(_where(row))}<br>{_text(words)} ms, {len(values)} runs"
-        figures.append(f"<figure>{plot}<figcaption>{caption}</figcaption></figure>")
-    more = len(drawn) - len(figures)
-    rest = f"<p>{more} more are in the JSON.</p>" if more > 0 else ""
-    return f'<div class="grid-of-plots">{"".join(figures)}</div>{rest}' if figures else ""
+def _histogram(row: Row) -> _Plot:
+    taken = row.timings["latency"]
+    marks = {f"p{share}": taken.percentile(share / 100) * 1e3 for share in (50, 95, 99)}
+    axes = _axes("milliseconds a batch", "runs", size=(3.6, 2.1))
+    bins = max(4, min(40, math.ceil(math.sqrt(len(taken.values)))))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.hist([value * 1e3 for value in taken.values], bins)
+    for mark, alpha in zip(marks.values(), (1, 0.6, 0.35), strict=True):
+        axes.axvline(mark, color=_INK, alpha=alpha, linestyle="--", linewidth=1)
+    figures = ", ".join(f"{name} {number(mark)}" for name, mark in marks.items())
+    caption = f"{row.name}, {point_in_words(row)}\n{figures} ms, {len(taken.values)} runs"
+    return _Plot(svg=_svg(axes), title=f"latency of {row.name}", caption=caption)
 
 
-def _throughput(rows: Sequence[dict[str, Any]]) -> str:
-    plots = []
+def _throughput(rows: Sequence[Row]) -> list[_Plot]:
+    tiled = [row for row in rows if row.tile is not None]
+    whole = [row for row in rows if row.tile is None]
     # A tile of 0 is the whole picture: its edge is the picture's.
-    tiled = _series((row for row in rows if row.get("tile") is not None), _edge)
-    whole = _series((row for row in rows if row.get("tile") is None), _pixels)
-    for series, label, log in (
-        (tiled, "edge of the tile (LR pixels); uncut: of the picture", False),
-        (whole, "LR pixels a batch", True),
-    ):
-        if any(len(one.points) > 1 for one in series):
-            plots.append(
-                lines(series, label, "LR megapixels/s", title=f"throughput against {label}", log=log)
-            )
-    return "".join(f"<figure>{plot}</figure>" for plot in plots)
+    edge = "edge of the tile (LR pixels); uncut: of the picture"
+    plots = [
+        _lines(tiled, lambda row: row.tile or max(row.shape[1:]), edge, "linear"),
+        _lines(whole, lambda row: row.pixels, "LR pixels a batch", "log"),
+    ]
+    return [plot for plot in plots if plot]
 
 
-def _series(rows: Iterable[dict[str, Any]], place: Any) -> list[Series]:
-    found: dict[str, dict[float, float]] = {}
+def _lines(rows: Sequence[Row], place: Callable[[Row], int], label: str, scale: str) -> _Plot | None:
+    series: dict[str, dict[int, float]] = {}
     for row in rows:
-        timings = _dict(row.get("timings"))
-        given = _dict(timings.get("throughput") or timings.get("latency"))
-        x, y = place(row), _number(given.get("megapixels_per_second"))
-        if x is None or y is None:
-            continue
-        streams = row.get("streams")
-        name = f"{row.get('name', '?')}{f', {streams} in flight' if isinstance(streams, int) and streams > 1 else ''}"
-        at = found.setdefault(name, {})
+        name = row.name + (f", {row.streams} in flight" if row.streams > 1 else "")
+        points, x, y = series.setdefault(name, {}), place(row), row.megapixels_per_second(row.best)
         # Two pictures cut into the same tiles: the faster one stands for the tile.
-        at[x] = max(y, at.get(x, y))
-    return [Series(name=name, points=tuple(points.items())) for name, points in found.items()]
+        points[x] = max(y, points.get(x, y))
+    if all(len(points) < 2 for points in series.values()):
+        return None
+    axes = _axes(label, "LR megapixels/s")
+    axes.set_xscale(scale)
+    for points in series.values():
+        axes.plot(*zip(*sorted(points.items()), strict=True), "o-", markersize=5)
+    axes.set_ylim(bottom=0)
+    return _Plot(svg=_svg(axes), title=f"throughput against {label}", key=_key(series))
 
 
-def _roofline(rows: Sequence[dict[str, Any]], peaks: Any) -> str:
-    compute = _dict(_dict(peaks).get("compute"))
-    copy = _dict(_dict(peaks).get("copy"))
-    roofs = [
-        (name, flops / 1e12)
-        for name, found in compute.items()
-        if (flops := _number(_dict(found).get("flops")))
-    ]
-    bandwidth = _number(copy.get("bytes_per_second"))
-    if not roofs or not bandwidth:
-        return ""
-    points: dict[str, list[tuple[float, float]]] = {}
+def _roofline(rows: Sequence[Row], peaks: dict[str, Any]) -> _Plot | None:
+    """Draw what the machine can do against the operations done for each byte, and where the artefacts are."""
+    compute, copy = peaks.get("compute"), peaks.get("copy")
+    if not compute or not copy:
+        return None
+    bandwidth = copy["bytes_per_second"] / 1e9
+    roofs = {name: found["flops"] / 1e12 for name, found in compute.items()}
+    places: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        flops, moved = _number(row.get("flops_per_pixel")), _number(row.get("bytes_per_pixel"))
-        timings = _dict(row.get("timings"))
-        given = _dict(timings.get("device") or timings.get("throughput") or timings.get("latency"))
-        reached = _number(given.get("teraflops"))
-        if flops and moved and reached:
-            points.setdefault(str(row.get("name", "?")), []).append((flops / moved, reached))
-    how = [
-        f"{name}: {found['how']}"
-        for name, found in {**compute, "copy": copy}.items()
-        if _dict(found).get("how")
-    ]
-    missing = [f"{name} was not measured: {why}" for name, why in _dict(_dict(peaks).get("missing")).items()]
-    if not points:
-        missing.append(
+        reached = row.figures("device" if "device" in row.timings else row.best)["teraflops"]
+        if reached and row.flops_per_pixel and row.bytes_per_pixel:
+            places.setdefault(row.name, []).append((row.flops_per_pixel / row.bytes_per_pixel, reached))
+    ridges = [top * 1e3 / bandwidth for top in roofs.values()]
+    xs = [*ridges, *(x for points in places.values() for x, _ in points)]
+    low, high = min(xs) / 8, max(xs) * 8
+    axes = _axes("operations per byte (FLOP/B)", "TFLOP/s")
+    axes.loglog()
+    for top, ridge in zip(roofs.values(), ridges, strict=True):
+        axes.plot([low, ridge, high], [low * bandwidth / 1e3, top, top])
+    for points in places.values():
+        axes.plot(*zip(*points, strict=True), "o")
+    names = [f"{name}: {number(top)} TFLOP/s, {number(bandwidth)} GB/s" for name, top in roofs.items()]
+    notes = [f"{name}: {found['how']}" for name, found in {**compute, "copy": copy}.items()]
+    notes += [f"{name} was not measured: {why}" for name, why in peaks["missing"].items()]
+    if not places:
+        notes.append(
             "no artefact here declares the bytes that it moves, so that none has a place on this plot"
         )
-    remarks = "".join(f"<li>{_text(line)}</li>" for line in (*how, *missing))
-    series = [Series(name=name, points=tuple(places)) for name, places in points.items()]
-    plot = roofline(roofs, bandwidth / 1e9, series, title="roofline of this machine")
-    return f'<figure>{plot}</figure><ul class="notes">{remarks}</ul>'
+    return _Plot(svg=_svg(axes), title="roofline of this machine", key=_key([*names, *places]), notes=notes)
 
 
-def _ratios(results: dict[str, Any]) -> str:
-    rows, drawn = [], []
-    for ratio in _list(results.get("ratios")):
-        three = [_number(_dict(ratio).get(key)) for key in ("low", "median", "high")]
-        if None in three:
-            continue
-        low, median, high = (float(value or 0) for value in three)
-        drawn.append((low, median, high))
-        what = f"{ratio.get('name', '?')} over {ratio.get('to', '?')}"
-        cells = [str(len(drawn)), what, _where(ratio), str(ratio.get("timing", ""))]
-        rows.append([*map(_text, cells), _cell(median), _text(f"{number(low)} to {number(high)}")])
-    if not rows:
-        return ""
-    label = "times as fast, median and quartiles round by round"
-    plot = bars(drawn[:30], label, title="speed ratios")
-    head = ("no.", "what", "where", "timing", "times as fast", "quartiles")
-    return _table(head, rows) + f"<figure>{plot}</figure>"
+def _bars(ratios: Sequence[dict[str, Any]]) -> _Plot:
+    axes = _axes(
+        "times as fast, median and quartiles round by round", "no.", size=(6.8, 0.7 + 0.26 * len(ratios))
+    )
+    for i, ratio in enumerate(ratios, 1):
+        low, median, high = ratio["low"], ratio["median"], ratio["high"]
+        off = [[median - low], [high - median]]
+        axes.barh(i, median, xerr=off, color=_COLOURS[(i - 1) % len(_COLOURS)], ecolor=_INK, capsize=4)
+    axes.axvline(1, color=_INK, linestyle="--", linewidth=1)
+    axes.set_yticks(range(1, len(ratios) + 1))
+    axes.set_ylim(len(ratios) + 0.6, 0.4)
+    return _Plot(svg=_svg(axes), title="speed ratios")
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    lines_ = ["".join(f"<td>{cell}</td>" for cell in line) for line in body]
-    rows = "".join(f"<tr>{line}</tr>" for line in lines_)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>'
+def _axes(x: str, y: str, *, size: tuple[float, float] = (6.8, 3.3)) -> Any:
+    # Without pyplot, whose figures are the whole process's.
+    figure = require("matplotlib.figure", extra="report").Figure(figsize=size)
+    width, height = size
+    figure.subplots_adjust(
+        left=0.65 / width, right=1 - 0.15 / width, bottom=0.45 / height, top=1 - 0.08 / height
+    )
+    return figure.subplots(subplot_kw={"xlabel": x, "ylabel": y})
 
 
-def _where(row: dict[str, Any]) -> str:
-    shape = "x".join(str(side) for side in _list(row.get("shape"))) or "?"
-    tile, streams = row.get("tile"), row.get("streams")
-    words = f"batch {shape}" if tile is None else f"picture {shape}, tile {tile or 'none'}"
-    return f"{words}, {streams} in flight" if isinstance(streams, int) and streams > 1 else words
+def _key(names: Iterable[str]) -> list[tuple[str, str]]:
+    return [(_COLOURS[i % len(_COLOURS)], name) for i, name in enumerate(names)]
 
 
-def _edge(row: dict[str, Any]) -> float | None:
-    sides = [side for side in map(_number, _list(row.get("shape"))[1:]) if side is not None]
-    return _number(row.get("tile")) or max(sides, default=None)
-
-
-def _pixels(row: dict[str, Any]) -> float | None:
-    sides = [_number(side) for side in _list(row.get("shape"))]
-    return math.prod(side or 0 for side in sides) if len(sides) == 3 and None not in sides else None
-
-
-def _values(given: Any) -> list[float]:
-    found = (_number(value) for value in _list(_dict(given).get("values")))
-    return [value for value in found if value is not None and value > 0]
-
-
-def _cell(value: Any) -> str:
-    found = _number(value)
-    return "–" if found is None else number(found)
-
-
-def _percent(value: Any) -> str:
-    found = _number(value)
-    return "–" if found is None else f"{found:.1%}"
-
-
-def _number(value: Any, *, infinite: bool = False) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    if math.isnan(value) or (math.isinf(value) and not infinite):
-        return None
-    return float(value)
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else []
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+def _svg(axes: Any) -> str:
+    ticker = require("matplotlib.ticker", extra="report")
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(ticker.LogLocator(subs=(1,) if high > 1e3 * low else (1, 2, 5)))
+            axis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_major_formatter(lambda value, _: number(value))
+    file = io.StringIO()
+    axes.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    drawn = file.getvalue()
+    # As a file of its own it has a head, namespaces, and names for its parts that a page would have many times.
+    drawn = re.sub(r' xmlns(:\w+)?="[^"]*"| id="[\w.]+_\d+"', "", drawn[drawn.index("<svg") :])
+    return drawn.replace(_INK, "currentColor")

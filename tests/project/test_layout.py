@@ -134,7 +134,7 @@ def test_the_wheel_holds_what_the_tree_holds(tmp_path):
         prefix = "esrgan_deploy" if room == "base" else f"esrgan_deploy/{room}"
         for path in folder.rglob("*"):
             if (
-                path.suffix in {".py", ".typed", ".onnx", ".safetensors", ".md", ".yaml"}
+                path.suffix in {".py", ".typed", ".onnx", ".safetensors", ".md", ".yaml", ".html"}
                 or path.name == "py.typed"
             ):
                 expected.add(f"{prefix}/{path.relative_to(folder).as_posix()}")
