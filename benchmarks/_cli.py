@@ -234,7 +234,9 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--json", type=output_file, metavar="FILE", help="write every raw value and the environment"
     )
-    out.add_argument("--html", type=output_file, metavar="FILE", help="write a report with plots (extra report)")
+    out.add_argument(
+        "--html", type=output_file, metavar="FILE", help="write a report with plots (extra report)"
+    )
     out.add_argument(
         "--compare", type=Path, metavar="OLD.json", help="exit 1 if something became slower since then"
     )

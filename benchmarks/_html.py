@@ -81,7 +81,7 @@ def html_report(results: Results) -> str:
     )
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     rows = results.rows
-    facts = {"command": results.command, "measured": results.created, **results.environment}
+    facts: dict[str, Any] = {"command": results.command, "measured": results.created, **results.environment}
     words = {row.point: point_in_words(row) for row in rows}
     with matplotlib.rc_context(_STYLE | {"axes.prop_cycle": matplotlib.cycler(color=_COLOURS)}):
         page: str = template.render(

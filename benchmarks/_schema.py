@@ -1,6 +1,6 @@
 """What a benchmark found, and the versioned JSON that holds it.
 
-Schema 2, the dictionary that `Results.to_json` returns and `html_report` takes:
+Schema 2, the dictionary that `Results.to_json` returns:
 
 ```
 schema       2
@@ -26,6 +26,7 @@ bytes_per_second bandwidth_share``. One that was not taken is absent, and ``note
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -225,7 +226,7 @@ def load_results(path: Path) -> Results:
         results = Results.from_json(json.loads(path.read_text(encoding="utf-8")))
         for row in results.rows:
             for name, timing in row.timings.items():
-                if not timing.values or min(timing.values) <= 0:
+                if not timing.values or not all(0 < value < math.inf for value in timing.values):
                     raise ValueError(f"{row.name}: its {name} holds no times above 0")
         return results
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -246,6 +246,16 @@ def test_a_file_that_holds_no_results_is_one_line(tmp_path, capsys, text):
     assert "holds no results" in line
 
 
+def test_a_time_that_is_no_number_is_one_line(measured, tmp_path, capsys):
+    """Its median is none either, and no plot has a place for it."""
+    data = json.loads(json.dumps(measured))
+    data["results"][0]["timings"]["latency"]["values"][0] = float("nan")
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    assert main([str(tmp_path / "x.json"), "--html", str(tmp_path / "x.html")]) == 1
+    assert "holds no times above 0" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
+
+
 def test_another_machine_is_refused_before_anything_is_measured(measured, tmp_path, capsys):
     """Ten seconds of measuring for a refusal that was known before."""
     data = json.loads(json.dumps(measured))
