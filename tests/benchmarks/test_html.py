@@ -3,9 +3,11 @@
 import dataclasses
 import html.parser
 import re
+import sys
 
 import pytest
 
+from esrgan_deploy.benchmarks._cli import main
 from esrgan_deploy.benchmarks._html import html_report, number
 from esrgan_deploy.benchmarks._measure import Timing
 from esrgan_deploy.benchmarks._schema import Results, Row
@@ -131,6 +133,17 @@ def test_the_page_is_one_file_that_loads_nothing(full, page):
     assert "@import" not in page
     assert "prefers-color-scheme:dark" in page
     assert html_report(full) == page
+
+
+@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
+def test_what_the_report_needs_is_asked_for_before_anything_is_measured(
+    module, tmp_path, capsys, monkeypatch
+):
+    """Minutes of measuring end in a line that could have stood there at once."""
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main([str(tmp_path / "gone.onnx"), "--html", str(tmp_path / "r.html")]) == 1
+    assert "Run: pip install 'esrgan-deploy[report]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_artefact_stands_there_with_its_figures_and_its_parity(full, page):
