@@ -4,56 +4,66 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from esrgan_deploy.benchmarks._sweep import Axis
+from esrgan_deploy._command_line import breaches, option, output_file
+from esrgan_deploy._console import STREAMS, THREADS
+from esrgan_deploy.benchmarks._sweep import Axis, parse_axis, parse_shape
 
-__all__ = ["BenchOptions", "ReportOptions"]
+__all__ = ["PEERS", "BenchOptions", "ReportOptions"]
+
+PEERS = ("torch", "torch-compile", "onnxruntime", "openvino", "ncnn")
+"""What `open_peers` opens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What to measure.
+    """What to measure; the help of each field says more. None lets the library choose."""
 
-    Attributes:
-        shape: ``(N, H, W)`` of the batch, in low-resolution pixels.
-        seconds: How long to measure at each point of the sweep, everything together and warm-ups not counted.
-        sweep: Axes; every combination is measured.
-        streams: Batches in flight for the throughput; None lets the session choose.
-        threads: Threads of one operator on the CPU; None lets the library choose.
-        device: Ordinal of the CUDA device.
-        providers: ONNX Runtime execution providers; None lets the runtime choose.
-        precision: Of a checkpoint that PyTorch runs; None means fp32.
-        trust: Whether a plan may be loaded that no manifest vouches for.
-        quality: A folder that holds LR and HR, or None.
-        peers: Other runtimes to measure in the same rounds, by name.
-        seams: Whether to measure the seams against the halo as well.
-        peaks: Whether to measure what the machine itself can do.
-    """
-
-    shape: tuple[int, int, int] = (1, 256, 256)
-    seconds: float = 10.0
-    sweep: tuple[Axis, ...] = ()
-    streams: int | None = None
-    threads: int | None = None
-    device: int = 0
-    providers: tuple[str, ...] | None = None
-    precision: Literal["fp32", "fp16", "bf16"] | None = None
-    trust: bool = False
-    quality: Path | None = None
-    peers: tuple[str, ...] = ()
-    seams: bool = False
-    peaks: bool = True
+    shape: tuple[int, int, int] = option(
+        (1, 256, 256),
+        group="what to measure",
+        type=parse_shape,
+        metavar="NxHxW",
+        help="batch in LR pixels (default: 1x256x256)",
+    )
+    seconds: float = option(
+        10.0, above=0, below=86400, metavar="S", help="how long at each point, warm-ups not counted"
+    )
+    sweep: tuple[Axis, ...] = option(
+        (), type=parse_axis, nargs="+", metavar="AXIS=V,V", help="shape, batch, streams or tile; see below"
+    )
+    streams: int | None = option(
+        None, least=1, most=STREAMS, help="batches in flight (default: the session's own)"
+    )
+    peers: tuple[str, ...] = option((), choices=PEERS, help="other runtimes to measure in the same rounds")
+    quality: Path | None = option(None, metavar="DIR", help="PSNR and SSIM on DIR/LR against DIR/HR")
+    seams: bool = option(False, help="largest difference from the untiled picture by halo")
+    peaks: bool = option(True, help="leave out what the machine itself can do (saves some seconds)")
+    threads: int | None = option(
+        None,
+        group="how to run it",
+        least=1,
+        most=THREADS,
+        help="threads on the CPU (default: the library's choice)",
+    )
+    device: int = option(
+        0, least=0, help="CUDA device, in CUDA's own order; the report says its name and PCI bus id"
+    )
+    providers: tuple[str, ...] | None = option(
+        None,
+        flags="--provider",
+        metavar="NAME[,...]",
+        help="ONNX Runtime execution providers in order of preference, such as cuda,cpu",
+    )
+    precision: Literal["fp32", "fp16", "bf16"] | None = option(
+        None, help="of a .pth in PyTorch (default: fp32)"
+    )
+    trust: bool = option(False, help="load a plan that no manifest vouches for; a plan is code")
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"shape is {self.shape}; it is (N, H, W), each at least 1")
-        if not 0 < self.seconds < 86400:
-            raise ValueError(f"seconds is {self.seconds}; it is more than 0 and less than a day")
-        for name in ("streams", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it is at least 1, or None to let the library choose")
-        if self.device < 0:
-            raise ValueError(f"device is {self.device}; it is 0 or more, in CUDA's own order")
+        for breach in breaches(self):
+            raise ValueError(breach)
         names = [axis.name for axis in self.sweep]
         if len(set(names)) != len(names):
             raise ValueError(f"sweep names an axis twice: {', '.join(names)}")
@@ -63,20 +73,23 @@ class BenchOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """What to do with the results.
+    """What to do with the results."""
 
-    Attributes:
-        json: Where every raw value goes.
-        html: Where the report with plots goes.
-        compare: Earlier results to hold these against.
-        threshold: How much slower is a failure, as a share: 0.05 is a twentieth.
-    """
-
-    json: Path | None = None
-    html: Path | None = None
-    compare: Path | None = None
-    threshold: float = 0.05
+    json: Path | None = option(
+        None,
+        group="what to do with it",
+        type=output_file,
+        metavar="FILE",
+        help="write every raw value and the environment",
+    )
+    html: Path | None = option(None, type=output_file, metavar="FILE", help="write a report with plots")
+    compare: Path | None = option(
+        None, metavar="OLD.json", help="exit 1 if something became slower since then"
+    )
+    threshold: float = option(
+        0.05, least=0, below=10, metavar="SHARE", help="how much slower is a failure, as a share"
+    )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 10:
-            raise ValueError(f"threshold is {self.threshold}; it is a share from 0, such as 0.05")
+        for breach in breaches(self):
+            raise ValueError(breach)

@@ -3,12 +3,17 @@
 Importing this loads neither TensorRT nor onnx; the functions do.
 """
 
-from esrgan_deploy.engines._build import BuildResult, engine_from_onnx
-from esrgan_deploy.engines._explain import explain
-from esrgan_deploy.engines._layers import KernelRow, Layer, Tensor, declared_bytes_per_pixel, kernel_table
-from esrgan_deploy.engines._options import BuildOptions
-from esrgan_deploy.engines._preflight import Preflight, preflight
-from esrgan_deploy.engines._shapes import ShapeRange
+from typing import TYPE_CHECKING
+
+from esrgan_deploy._optional import handed_on
+
+if TYPE_CHECKING:
+    from esrgan_deploy.engines._build import BuildResult, engine_from_onnx
+    from esrgan_deploy.engines._explain import explain
+    from esrgan_deploy.engines._layers import KernelRow, Layer, Tensor, declared_bytes_per_pixel, kernel_table
+    from esrgan_deploy.engines._options import BuildOptions
+    from esrgan_deploy.engines._preflight import Preflight, preflight
+    from esrgan_deploy.engines._shapes import ShapeRange
 
 __all__ = [
     "BuildOptions",
@@ -24,3 +29,15 @@ __all__ = [
     "kernel_table",
     "preflight",
 ]
+
+__getattr__, __dir__ = handed_on(
+    __name__,
+    {
+        "_build": ("BuildResult", "engine_from_onnx"),
+        "_explain": ("explain",),
+        "_layers": ("KernelRow", "Layer", "Tensor", "declared_bytes_per_pixel", "kernel_table"),
+        "_options": ("BuildOptions",),
+        "_preflight": ("Preflight", "preflight"),
+        "_shapes": ("ShapeRange",),
+    },
+)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from esrgan_deploy._command_line import between, option
 from esrgan_deploy._errors import EngineBuildError
 from esrgan_deploy._flavour import FLAVOURS, Flavour
 from esrgan_deploy.engines._shapes import ShapeRange
@@ -12,6 +13,10 @@ from esrgan_deploy.engines._shapes import ShapeRange
 __all__ = ["BuildOptions", "refuse_unavailable", "supported_compute_capabilities"]
 
 HARDWARE_COMPATIBILITY = ("none", "ampere+", "same-compute-capability")
+
+
+def _bytes(gibibytes: str) -> int:
+    return int(between(2**-30, 2**20)(gibibytes) * 2**30)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,16 +46,37 @@ class BuildOptions:
         EngineBuildError: A value is not allowed.
     """
 
-    shapes: ShapeRange = dataclasses.field(default_factory=ShapeRange.default)
-    flavour: str = "auto"
-    workspace: int | None = None
-    optimization_level: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
-    hardware_compatibility: str = "none"
-    version_compatible: bool = False
-    aux_streams: int | None = None
-    timing_cache: Path | None = None
-    memory_limit: int | None = None
+    shapes: ShapeRange = option(
+        factory=ShapeRange.default,
+        group="TensorRT plan",
+        type=ShapeRange.parse,
+        metavar="MIN:OPT:MAX",
+        help="range of a plan, each NxHxW or HxW; one for a static plan (default: 1x16x16:1x256x256:1x512x512)",
+    )
+    flavour: str = option("auto", choices=("auto", *FLAVOURS), help="which TensorRT builds")
+    workspace: int | None = option(
+        None, type=_bytes, metavar="GIB", help="scratch memory that the builder may use (default: no limit)"
+    )
+    optimization_level: int | None = option(
+        None, least=0, most=5, metavar="0..5", help="how long the builder searches (default: TensorRT's own)"
+    )
+    compute_capabilities: tuple[str, ...] = option(
+        (), metavar="X.Y[,...]", help="cards to build for; TensorRT for RTX only"
+    )
+    hardware_compatibility: str = option(
+        "none", choices=HARDWARE_COMPATIBILITY, help="let a full TensorRT plan run on other cards"
+    )
+    version_compatible: bool = option(False, help="let a full TensorRT plan run on later versions")
+    aux_streams: int | None = option(None, least=0, help="streams that one inference may use beside its own")
+    timing_cache: Path | None = option(
+        None, metavar="DIR", help="keep kernel timings here; full TensorRT only"
+    )
+    memory_limit: int | None = option(
+        None,
+        type=_bytes,
+        metavar="GIB",
+        help="refuse a range whose activations need more (default: what the GPU has)",
+    )
 
     def __post_init__(self) -> None:
         _one_of("flavour", self.flavour, ("auto", *FLAVOURS))

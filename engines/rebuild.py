@@ -1,11 +1,12 @@
 """The command ``python -m esrgan_deploy.engines.rebuild out/model.fp16.plan``."""
 
-import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from esrgan_deploy._console import Parser, at_least, note, one_line_errors, say
+from esrgan_deploy._command_line import option, read_options
+from esrgan_deploy._console import note, one_line_errors, say
 from esrgan_deploy._flavour import FLAVOURS
 
 __all__ = ["main"]
@@ -13,48 +14,40 @@ __all__ = ["main"]
 COMMAND = "rebuild"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Command:
+    """Build a plan again, from the graph that its manifest names and as it was built before."""
+
+    plan: Path = option(
+        positional=True, help="a .plan of esrgan-export, with its manifest and its .onnx beside it"
+    )
+    flavour: str | None = option(
+        None,
+        choices=("auto", *FLAVOURS),
+        help="the TensorRT to build with (default: the one that built the plan)",
+    )
+    device: int | None = option(None, least=0, help="the GPU that it has to fit (default: the current one)")
+    force: bool = option(False, help="build although the plan that is there fits")
+
+
 @one_line_errors(COMMAND)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(arguments)
+    prog = f"python -m esrgan_deploy.engines.{COMMAND}"
+    command = read_options(
+        _Command, arguments, prog=prog, epilog=f"example:\n  {prog} out/model.fp16.plan --device 1"
+    )
     # Here, so that --help does not wait for numpy.
     from esrgan_deploy.engines._rebuild import rebuild_plan
 
     made = rebuild_plan(
-        options.plan,
-        flavour=options.flavour or "",
-        device=options.device,
-        force=options.force,
-        say=note,
+        command.plan, flavour=command.flavour or "", device=command.device, force=command.force, say=note
     )
     if made is None:
-        say(f"{options.plan} fits already; nothing was built (--force builds anyway)")
+        say(f"{command.plan} fits already; nothing was built (--force builds anyway)")
     else:
-        say(f"{options.plan}: rebuilt with {made.flavour} {made.flavour_version} in {made.build_seconds} s")
+        say(f"{command.plan}: rebuilt with {made.flavour} {made.flavour_version} in {made.build_seconds} s")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog=f"python -m esrgan_deploy.engines.{COMMAND}",
-        description="Build a plan again, from the graph that its manifest names and as it was built before.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("plan", type=Path, help="a .plan of esrgan-export, with its manifest and its .onnx beside it")
-    add(
-        "--flavour",
-        choices=("auto", *FLAVOURS),
-        help="the TensorRT to build with (default: the one that built the plan)",
-    )
-    add(
-        "--device",
-        type=at_least(0),
-        metavar="N",
-        help="the GPU that it has to fit (default: the current one)",
-    )
-    add("--force", action="store_true", help="build although the plan that is there fits")
-    return parser
 
 
 if __name__ == "__main__":

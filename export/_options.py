@@ -4,16 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from esrgan_deploy._command_line import breaches, option, peaks
 from esrgan_deploy._errors import ExportError, MediaError
 from esrgan_deploy.engines import BuildOptions
 from esrgan_deploy.export._placement import QUANTISED
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
-from esrgan_deploy.runtime import SessionOptions
 
-__all__ = ["FORMS", "OPSETS", "PRECISIONS", "PROCESSOR", "ExportOptions"]
+__all__ = ["FORMS", "PRECISIONS", "PROCESSOR", "ExportOptions"]
 
 FORMS = ("float", "uint8")
-OPSETS = range(17, 24)
 PROCESSOR = "int8-cpu"
 """INT8 as ONNX Runtime and OpenVINO run it on a processor; no TensorRT reads it."""
 
@@ -46,40 +45,79 @@ class ExportOptions:
         force: Whether artefacts that are there already may be replaced.
     """
 
-    precisions: tuple[str, ...] = ("fp16",)
+    force: bool = option(False, help="replace the export that is there, all of it")
+    offline: bool = option(False, help="never download; say what is missing")
+    precisions: tuple[str, ...] = option(
+        ("fp16",),
+        group="graph",
+        flags="--precision",
+        choices=PRECISIONS,
+        help="precisions of the graphs and plans to build (default: fp16). int8 and fp8 are for TensorRT, int8-cpu "
+        "for ONNX Runtime and OpenVINO on a processor",
+    )
+    form: str = option(
+        "float",
+        choices=FORMS,
+        help="input and output of the built graph: NCHW 0..1, or NHWC 0..255 with scaling and rounding inside",
+    )
+    watchdog: bool = option(
+        True, help="leave away the graph's second output, by which a NaN or a blank picture is noticed"
+    )
+    outscale: float | None = option(
+        None, above=0, most=16, help="final size, resized inside the graph (default: the net's)"
+    )
+    scale: int | None = option(
+        None, help="scale of the checkpoint, where its keys leave it open (x3 of old ESRGAN)"
+    )
+    range: int | tuple[int, int] | None = option(
+        None,
+        type=peaks,
+        metavar="1|255|IN:OUT",
+        help="what white is in an .onnx that others made, at its ends or at its input and its output, such as 1:255 "
+        "(default: measured on a few greys)",
+    )
+    layout: Literal["NCHW", "NHWC"] | None = option(
+        None, help="layout of an .onnx that others made (default: read from its shape, or tried)"
+    )
+    output_name: str | None = option(
+        None,
+        metavar="NAME",
+        help="which output of an .onnx that others made is the picture (default: the one that is enlarged)",
+    )
+    opset: int | None = option(
+        None,
+        least=17,
+        most=23,
+        help="ONNX operator set, 17 to 23 (default: 20, which suits TensorRT 10.13 and later)",
+    )
+    denoise_strength: float | None = option(
+        None, metavar="S", help="interpolate with --denoise-with: S of the model, 1-S of the other"
+    )
+    denoise_with: Path | None = option(
+        None, metavar="MODEL", help="checkpoint to interpolate with, a file or an official name"
+    )
     quantise: QuantiseOptions = dataclasses.field(default_factory=QuantiseOptions)
-    form: str = "float"
-    watchdog: bool = True
-    opset: int | None = None
-    outscale: float | None = None
-    images: Path | None = None
-    plan: bool | None = None
+    plan: bool | None = option(
+        None,
+        group="TensorRT plan",
+        help="build plans, or write ONNX only (default: plans where TensorRT is installed)",
+    )
     build: BuildOptions = dataclasses.field(default_factory=BuildOptions)
-    scale: int | None = None
-    denoise_strength: float | None = None
-    denoise_with: Path | None = None
-    offline: bool = False
-    range: int | tuple[int, int] | None = None
-    layout: Literal["NCHW", "NHWC"] | None = None
-    output_name: str | None = None
-    force: bool = False
+    images: Path | None = option(
+        None, group="verification", metavar="DIR", help="verify on these pictures as well"
+    )
 
     def __post_init__(self) -> None:
+        # Here, so that --help does not wait for numpy.
+        from esrgan_deploy.runtime import SessionOptions
+
         SessionOptions(range=self.range, layout=self.layout)
-        unknown = [p for p in self.precisions if p not in PRECISIONS]
-        if unknown or not self.precisions:
-            raise ExportError(
-                f"precision {', '.join(unknown) or '(none)'} is not one of {', '.join(PRECISIONS)}"
-            )
-        if self.form not in FORMS:
-            raise ExportError(f"form {self.form!r} is not one of {', '.join(FORMS)}")
-        if self.opset is not None and self.opset not in OPSETS:
-            raise ExportError(
-                f"opset {self.opset} is not written; 17 to 23 are, and 20 suits TensorRT 10.13 and later"
-            )
+        for breach in breaches(self):
+            raise ExportError(breach)
+        if not self.precisions:
+            raise ExportError(f"precisions is empty; name some of {', '.join(PRECISIONS)}")
+        object.__setattr__(self, "precisions", tuple(dict.fromkeys(self.precisions)))
         if self.images is not None and not self.images.is_dir():
             raise MediaError(
                 f"--images {self.images} is not a folder. Name one that holds .png, .jpg or .webp pictures"
             )
-        if self.outscale is not None and not 0 < self.outscale <= 16:
-            raise ExportError(f"outscale {self.outscale:g} is not above 0 and at most 16")

@@ -1,9 +1,9 @@
 """What to ask of a quantisation."""
 
 import dataclasses
-import math
 from pathlib import Path
 
+from esrgan_deploy._command_line import breaches, option
 from esrgan_deploy._errors import ExportError, MediaError
 
 __all__ = ["METHODS", "PARTS", "ROUNDINGS", "QuantiseOptions"]
@@ -17,6 +17,12 @@ PARTS = {
 }
 """By name, the places of `_structure.Layer`."""
 ROUNDINGS = ("nearest", "corrected", "compensated", "learned")
+
+
+def _per_channel(text: str) -> bool:
+    if text not in ("per-channel", "per-tensor"):
+        raise ValueError(f"{text!r} is neither per-channel nor per-tensor")
+    return text == "per-channel"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,28 +53,59 @@ class QuantiseOptions:
             quantised.
     """
 
-    calibration: Path | None = None
-    budget: float = 0.1
-    method: str | None = None
-    per_channel: bool | None = None
-    equalise: bool = True
-    parts: str | None = None
-    rounding: str | None = None
-    remainders: int | None = None
-    search: bool = True
+    calibration: Path | None = option(
+        None,
+        group="INT8 and FP8",
+        metavar="DIR",
+        help="photographs, taken as high-resolution pictures: most calibrate, the rest judge (default: the scales "
+        "that are there already, else drawn pictures)",
+    )
+    budget: float = option(
+        0.1,
+        above=0,
+        most=10,
+        metavar="DB",
+        help="PSNR-Y against the truth that may be lost on pictures that calibration has not seen; convolutions "
+        "return to fp16 until it holds",
+    )
+    search: bool = option(True, help="quantise all that can be, whatever it costs")
+    method: str | None = option(
+        None,
+        choices=METHODS,
+        help="how a scale follows from the values seen (default: mse for int8, max for fp8)",
+    )
+    per_channel: bool | None = option(
+        None,
+        flags="--weights",
+        type=_per_channel,
+        metavar="per-channel|per-tensor",
+        help="one weight scale for each channel of the output, or for all (default: per-channel for int8, "
+        "per-tensor for fp8)",
+    )
+    rounding: str | None = option(
+        None,
+        choices=ROUNDINGS,
+        help="how weights are rounded; learned takes minutes (default: compensated for int8, learned for fp8)",
+    )
+    remainders: int | None = option(
+        None,
+        least=0,
+        most=16,
+        help="input channels of each fp8 convolution behind the dense blocks that are read twice, rounded and what "
+        "the rounding left (default: 4)",
+    )
+    parts: str | None = option(
+        None,
+        choices=tuple(PARTS),
+        help="what may be quantised: the dense blocks (of an SRVGGNetCompact its middle), inner: all but the first "
+        "and the last convolution, but-first, or all (default: inner; for processors but-first of an RRDBNet)",
+    )
+    equalise: bool = option(True, help="leave the channels as they are")
 
     def __post_init__(self) -> None:
         if self.calibration is not None and not self.calibration.is_dir():
             raise MediaError(
                 f"--calibration {self.calibration} is not a folder. Name one that holds photographs"
             )
-        if not (math.isfinite(self.budget) and 0 < self.budget <= 10):
-            raise ExportError(f"--budget {self.budget:g} is not above 0 and at most 10 dB. Run: --budget 0.1")
-        if self.method not in (None, *METHODS):
-            raise ExportError(f"method {self.method!r} is not one of {', '.join(METHODS)}")
-        if self.remainders is not None and not 0 <= self.remainders <= 16:
-            raise ExportError(f"--remainders {self.remainders} is not 0 to 16")
-        if self.parts not in (None, *PARTS):
-            raise ExportError(f"parts {self.parts!r} is not one of {', '.join(PARTS)}")
-        if self.rounding not in (None, *ROUNDINGS):
-            raise ExportError(f"rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")
+        for breach in breaches(self):
+            raise ExportError(breach)

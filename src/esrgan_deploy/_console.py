@@ -1,15 +1,13 @@
-"""What the commands share: how they read their options, how they fail, and how they speak."""
+"""What the commands share: how they fail, and how they speak."""
 
-import argparse
 import contextlib
 import errno
 import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 from esrgan_deploy._errors import EsrganDeployError
 
@@ -17,13 +15,9 @@ __all__ = [
     "STREAMS",
     "THREADS",
     "OptionError",
-    "Parser",
-    "at_least",
-    "between",
     "note",
     "one_line",
     "one_line_errors",
-    "output_file",
     "say",
     "show",
 ]
@@ -46,80 +40,6 @@ _ADVICE = {
 
 class OptionError(ValueError):
     """An option has a value that cannot be used, which is known only behind the parser: exit status 2."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose refusals are one line on stderr and exit status 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
-        self.exit(2, f"{self.prog}: {one_line(message)}. Run: {self.prog} --help\n")
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        """Parse, after refusing what no path can hold: a shell cannot type it, a program that calls can."""
-        given = sys.argv[1:] if args is None else list(args)
-        if any("\0" in text for text in given):
-            self.error("an argument holds a NUL character")
-        for text in given:
-            # argparse would hand on an empty list as the value.
-            if text.startswith("-") and text.endswith("=--"):
-                self.error(f"{text}: '--' ends the options and is no value")
-        return super().parse_known_args(given, namespace)
-
-
-def peaks(text: str) -> int | tuple[int, int]:
-    """Read ``255``, or ``1:255`` of an input and an output, as the `type` of an option."""
-    whites = tuple(int(part) for part in text.split(":"))
-    return (whites[0], whites[1]) if len(whites) == 2 else int(text)
-
-
-def at_least(least: int, *, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """Return a `type` for an option that takes whole numbers from `least` to `most`."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(
-                f"{value} is under {least}" if value < least else f"{value} is over {most}"
-            )
-        return value
-
-    number.__name__ = "number"
-    return number
-
-
-def between(least: float, most: float) -> Callable[[str], float]:
-    """Return a `type` for an option that takes a number from `least` to `most`."""
-
-    def number(text: str) -> float:
-        value = float(text)
-        # A NaN is within nothing.
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least:g} to {most:g}")
-        return value
-
-    return number
-
-
-def output_file(text: str) -> Path:
-    """Be the `type` of an option that names a file to write: what cannot be one is refused before the work."""
-    path, why = Path(text), ""
-    parent = path.absolute().parent
-    try:
-        if not parent.is_dir():
-            why = f"there is no folder {parent}"
-        else:
-            path.lstat()
-            why = "" if path.is_file() else "that is there and is no file that can be replaced"
-    except FileNotFoundError:
-        why = "" if os.access(parent, os.W_OK) else f"the folder {parent} cannot be written"
-    except OSError as error:
-        why = str(error.strerror)
-    if why:
-        raise argparse.ArgumentTypeError(f"{text}: {why}; give another name")
-    return path
 
 
 def one_line(text: object) -> str:
@@ -206,6 +126,15 @@ def one_line_errors(command: str) -> Callable[[Callable[..., int]], Callable[...
         return wrapped
 
     return decorate
+
+
+def __getattr__(name: str) -> Any:
+    # The studies know these from here, until they stand outside.
+    if name in ("Parser", "at_least", "between", "output_file", "peaks"):
+        from esrgan_deploy import _command_line
+
+        return getattr(_command_line, name)
+    raise AttributeError(name)
 
 
 def _reason(error: Exception) -> str:

@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import esrgan_deploy
+
 # What each is given beside its options: input that is not there, so that no command comes to its work.
 COMMANDS = {
     "runtime._cli": ["in.png", "--model=gone.onnx"],
     "export._cli": ["gone.pth"],
     "benchmarks._cli": ["gone.onnx"],
-    "training._cli": ["gone.yaml"],
+    "training._cli": ["run", "gone.yaml"],
     "engines.rebuild": ["gone.plan"],
     "benchmarks.overhead": ["gone.onnx"],
     "benchmarks.int8_cpu": ["gone.pth"],
@@ -73,12 +75,12 @@ def _run(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> tupl
     return status, said.getvalue()
 
 
-def _flags(main: Callable[[Sequence[str]], int]) -> list[str]:
+def _flags(name: str) -> list[str]:
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-        main(["--help"])
+        _main(name)([*COMMANDS[name], "--help"])
     found = [match[1] for line in shown.getvalue().splitlines() if (match := LINE.fullmatch(line))]
-    return [flag for flag in found if flag != "--help"]
+    return [flag for flag in found if flag not in ("--help", "--version")]
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_line_is_a_traceback(name: str, place: Path) -> None:
     """A typing error answered by a traceback reads like a broken program, and a script takes it for a failure."""
-    main, flags = _main(name), _flags(_main(name))
+    main, flags = _main(name), _flags(name)
     assert len(flags) >= 3
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
@@ -108,3 +110,35 @@ def test_no_command_line_is_a_traceback(name: str, place: Path) -> None:
 
     run()
     assert [path.name for path in place.iterdir()] == ["in.png"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("runtime._cli", "export._cli", "benchmarks._cli", "engines.rebuild", "training._cli"),
+        *("training._cli run", "training._cli recipe", "training._cli interpolate"),
+    ],
+)
+def test_every_command_shows_its_version_and_an_example(command: str) -> None:
+    """Who reports an error is asked for the version first, and who begins copies the example."""
+    module, *sub = command.split()
+    shown = io.StringIO()
+    for flag in ("--version", "--help"):
+        with contextlib.redirect_stdout(shown), pytest.raises(SystemExit, match=r"^0$"):
+            _main(module)([*sub, flag])
+    prog = shown.getvalue().partition(f" {esrgan_deploy.__version__}\n")[0]
+    assert re.search(rf"\nexamples?:\n(.*\n)*  {re.escape(prog)} ", shown.getvalue())
+
+
+def test_a_list_goes_by_comma_and_by_repetition(place: Path) -> None:
+    """Four commands had three ways to give several values, and each the wrong one of another."""
+    for command, line, says in (
+        ("export._cli", "gone.pth --precision fp32,fp64", "'fp64' is not allowed; allowed are fp32"),
+        ("export._cli", "gone.pth --precision=fp16, ", "'fp16,' is no list by comma"),
+        ("runtime._cli", "in.png --device 0,1,0", "device is 0,1,0; name each once"),
+        ("runtime._cli", "in.png --device 1 --device 1", "device is 1,1; name each once"),
+        ("benchmarks._cli", "gone.onnx --peers torch,caffe", "'caffe' is not allowed"),
+        ("training._cli", "run --milestones 5,x", "'x' is not a whole number"),
+    ):
+        status, said = _run(_main(command), line.split())
+        assert (status, says in said) == (2, True), said

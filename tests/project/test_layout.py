@@ -78,14 +78,16 @@ def test_importing_the_package_or_its_runtime_loads_no_heavy_module():
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["export._cli", "runtime._cli", "benchmarks._cli"])
+@pytest.mark.parametrize(
+    "command", ["export._cli", "runtime._cli", "benchmarks._cli", "training._cli", "engines.rebuild"]
+)
 def test_help_loads_no_heavy_module(command):
     """--help has to answer at once."""
     code = (
         "import sys, contextlib, io, importlib\n"
         f"main = importlib.import_module('esrgan_deploy.{command}').main\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main(['--help'])\n"
-        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'av'}\n"
+        "heavy = {'numpy', 'rich', 'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'av'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
