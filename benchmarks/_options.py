@@ -82,7 +82,9 @@ class ReportOptions:
         metavar="FILE",
         help="write every raw value and the environment",
     )
-    html: Path | None = option(None, type=output_file, metavar="FILE", help="write a report with plots")
+    html: Path | None = option(
+        None, type=output_file, metavar="FILE", help="write a report with plots (extra report)"
+    )
     compare: Path | None = option(
         None, metavar="OLD.json", help="exit 1 if something became slower since then"
     )
