@@ -2,19 +2,19 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from esrgan_deploy.training._average import Average
 from esrgan_deploy.training._config import TrainConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Batch", "LossNotFiniteError", "PsnrStage", "Stage", "optimiser_of", "set_rate"]
+__all__ = ["Batch", "LossNotFiniteError", "PsnrStage", "Stage", "averaged", "optimiser_of", "set_rate"]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -30,7 +30,7 @@ class Stage(Protocol):
     """What the training loop asks of a stage."""
 
     net: nn.Module
-    average: Average
+    average: AveragedModel
 
     def step(self, parts: Sequence[Batch], rate: float) -> dict[str, float]:
         """Take one optimiser step.
@@ -58,7 +58,7 @@ class PsnrStage:
         teacher: nn.Module | None = None,
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        self.average = Average(net.to(accelerator.device), config.ema)
+        self.average = averaged(net.to(accelerator.device), config.ema)
         self.net, self.optimiser = accelerator.prepare(net, optimiser_of(net, config))
         self._teacher = teacher.to(accelerator.device) if teacher is not None else None
         accelerator.register_for_checkpointing(self.average)
@@ -115,7 +115,36 @@ class PsnrStage:
         set_rate(self.optimiser, rate)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        self.average.update(self.accelerator.unwrap_model(self.net))
+        self.average.update_parameters(self.accelerator.unwrap_model(self.net))
+
+
+def averaged(net: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential average of a module's weights, which is what a training ships.
+
+    ``average += (1 - decay) · (weights - average)`` after each step. Early on the decay is smaller,
+    ``(1 + n) / (10 + n)`` at update n, so that the random start is forgotten.
+
+    Args:
+        net: The module; the average starts as a copy of it.
+        decay: 0 copies the weights.
+    """
+
+    def follow(average: Any, weights: Any, updates: Tensor | int) -> None:
+        n = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(average, weights, n)
+
+    average = AveragedModel(net, multi_avg_fn=follow, use_buffers=True)
+    # It would copy the weights at update 0.
+    average.n_averaged += 1
+    average.register_load_state_dict_pre_hook(_from_older_state)
+    return average
+
+
+def _from_older_state(_: nn.Module, state: dict[str, Any], *__: object) -> None:
+    # A state of before the average was a module.
+    if "updates" in state:
+        state["n_averaged"] = torch.tensor(state.pop("updates") + 1)
+        state |= {f"module.{name}": value for name, value in state.pop("weights").items()}
 
 
 def optimiser_of(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

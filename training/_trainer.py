@@ -25,7 +25,6 @@ from esrgan_deploy.training._degrade import RealEsrganDegradation
 from esrgan_deploy.training._fake_quant import FakeQuantisation
 from esrgan_deploy.training._gan_stage import GanStage
 from esrgan_deploy.training._generator import generator, generator_of, recompute_blocks, spec_of, teacher
-from esrgan_deploy.training._heap import keep_heap
 from esrgan_deploy.training._pictures import gather
 from esrgan_deploy.training._report import Report
 from esrgan_deploy.training._schedule import learning_rate
@@ -83,8 +82,6 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Trained
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     accelerator = _accelerator(config)
-    if accelerator.device.type == "cpu":
-        keep_heap()
     tell = say if accelerator.is_main_process else _quiet
     state = _state_to_resume(config)
     if config.validate is not None:
@@ -193,7 +190,7 @@ class _Loop:
             self._save_weights(BEST)
 
     def _averaged_net(self) -> nn.Module:
-        weights = self._stage.average.weights
+        weights = self._stage.average.module.state_dict()
         net = generator_of(
             self._config, {key: value.to(self._accelerator.device) for key, value in weights.items()}
         )
@@ -205,9 +202,8 @@ class _Loop:
         if not self._accelerator.is_main_process:
             return
         save_file = require("safetensors.torch", extra="training").save_file
-        weights = {
-            key: value.float().cpu().contiguous() for key, value in self._stage.average.weights.items()
-        }
+        averaged = self._stage.average.module.state_dict()
+        weights = {key: value.float().cpu().contiguous() for key, value in averaged.items()}
         with replaced_atomically(self._config.output / name) as temporary:
             save_file(weights, temporary)
         if self._quantisation is not None:

@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from esrgan_deploy._errors import CheckpointError, TrainingError
 from esrgan_deploy.export._rrdbnet import RRDBNet
-from esrgan_deploy.training._average import Average
 from esrgan_deploy.training._generator import generator, recompute_blocks, teacher
 from esrgan_deploy.training._interpolate import interpolate
 from esrgan_deploy.training._schedule import learning_rate
+from esrgan_deploy.training._stages import averaged
 
 
 def _gradients(net, picture):
@@ -104,14 +104,24 @@ def test_the_average_follows_its_formula():
     """average += (1 - decay) (weights - average), with the smaller decay at the beginning."""
     net = torch.nn.Linear(1, 1, bias=False)
     net.weight.data.fill_(0.0)
-    average = Average(net, 0.5)
+    average = averaged(net, 0.5)
     wanted = 0.0
     for update in range(1, 20):
         net.weight.data.fill_(float(update))
-        average.update(net)
+        average.update_parameters(net)
         decay = min(0.5, (1 + update) / (10 + update))
         wanted = decay * wanted + (1 - decay) * update
-        assert float(average.weights["weight"]) == pytest.approx(wanted, rel=1e-5)
+        assert average.module.weight.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_average_of_an_older_state_is_gone_on_with():
+    """A training of weeks must not begin anew because of how its state was kept."""
+    net = torch.nn.Linear(1, 1, bias=False)
+    average = averaged(net, 0.5)
+    average.load_state_dict({"updates": 3, "weights": {"weight": torch.tensor([[2.0]])}})
+    net.weight.data.fill_(0.0)
+    average.update_parameters(net)
+    assert average.module.weight.item() == pytest.approx(2.0 * 5 / 14)
 
 
 def test_interpolation_mixes_weight_by_weight(small, tmp_path):
