@@ -7,7 +7,7 @@ from pathlib import Path
 from esrgan_deploy._errors import EngineBuildError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._flavour import Flavour, open_flavour
-from esrgan_deploy.engines._compile import Compiled, compile_graph
+from esrgan_deploy.engines._compile import Compiled, TimingCache, compile_graph
 from esrgan_deploy.engines._device import Device, current_device
 from esrgan_deploy.engines._graph import Graph, read_graph
 from esrgan_deploy.engines._layers import Layer, convolution_dtypes
@@ -15,7 +15,6 @@ from esrgan_deploy.engines._monitor import Progress
 from esrgan_deploy.engines._options import BuildOptions, refuse_unavailable
 from esrgan_deploy.engines._preflight import preflight
 from esrgan_deploy.engines._shapes import ShapeRange
-from esrgan_deploy.engines._timing_cache import CacheKey, TimingCache
 
 __all__ = ["BuildResult", "check_sizes", "engine_from_onnx", "refuse_other_precision"]
 
@@ -187,16 +186,17 @@ def _timing_cache(
 ) -> TimingCache | None:
     if options.timing_cache is None or device is None:
         return None
-    key = CacheKey(
-        gpu=device.name,
-        compute_capability=device.compute_capability,
-        tensorrt=flavour.version,
-        driver=device.driver,
-        runtime=device.runtime,
-        workspace=options.workspace,
-        hardware_compatibility=options.hardware_compatibility,
-    )
-    return TimingCache(options.timing_cache, key, warn=warnings.append)
+    # Everything that a timing depends on; TensorRT's own key leaves out what a kernel may use.
+    key = {
+        "gpu": device.name,
+        "compute_capability": device.compute_capability,
+        "tensorrt": flavour.version,
+        "driver": device.driver,
+        "runtime": device.runtime,
+        "workspace": options.workspace,
+        "hardware_compatibility": options.hardware_compatibility,
+    }
+    return TimingCache(options.timing_cache, "timing", key, warn=warnings.append)
 
 
 def _memory_warning(built: Compiled, options: BuildOptions) -> list[str]:

@@ -5,6 +5,7 @@ import threading
 import time
 from typing import Any
 
+from esrgan_deploy._cache import KeyedFile
 from esrgan_deploy._errors import EngineBuildError
 from esrgan_deploy._flavour import Flavour
 from esrgan_deploy.engines._diagnose import diagnose
@@ -12,9 +13,8 @@ from esrgan_deploy.engines._graph import Graph
 from esrgan_deploy.engines._layers import Layer, parse_layers
 from esrgan_deploy.engines._monitor import BuildLog, Progress, Stop, progress_monitor, stopped_by_ctrl_c
 from esrgan_deploy.engines._options import BuildOptions
-from esrgan_deploy.engines._timing_cache import TimingCache
 
-__all__ = ["Compiled", "compile_graph"]
+__all__ = ["Compiled", "TimingCache", "compile_graph"]
 
 # All builders of a process log to one logger, which cannot tell them apart.
 _ONE_BUILD = threading.Lock()
@@ -40,6 +40,30 @@ class Compiled:
     scratch_bytes: int | None
     weights_bytes: int | None
     warnings: tuple[str, ...]
+
+
+class TimingCache(KeyedFile):
+    """Kernel timings of full TensorRT, kept between builds; TensorRT for RTX times nothing while it builds.
+
+    Never run so far, for want of full TensorRT: the names are those of the 10.13 and 11.4 bindings.
+    """
+
+    def attach(self, config: Any) -> None:
+        """Give the builder's configuration the timings on disk, or an empty cache to fill."""
+        cache = config.create_timing_cache(self.load())
+        if not config.set_timing_cache(cache, False):
+            self.warn(f"TensorRT does not accept timing cache {self.path}; building without it")
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    def collect(self, config: Any) -> None:
+        """Merge what the build timed into the file, keeping what another build wrote meanwhile."""
+        cache = config.get_timing_cache()
+        if cache is None:
+            return
+        on_disk = self.load()
+        if on_disk and not cache.combine(config.create_timing_cache(on_disk), False):
+            self.warn(f"TensorRT does not merge timing cache {self.path}; replacing it")
+        self.save(bytes(memoryview(cache.serialize())))
 
 
 def compile_graph(

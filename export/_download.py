@@ -1,33 +1,19 @@
 """Official checkpoints, downloaded once and checked each time."""
 
-import contextlib
-import fcntl
-import http.client
-import io
-import os
-import re
-import shutil
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from esrgan_deploy._cache import cache_folder
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import CheckpointError
-from esrgan_deploy._files import cache_folder, sha256_of
+from esrgan_deploy._files import locked, sha256_of, temporary_folder
+from esrgan_deploy._optional import require
 from esrgan_deploy.export._names import OFFICIAL, Release, near_misses, official_release
 
-__all__ = ["cache_folder", "fetch", "resolve_checkpoint"]
+__all__ = ["fetch", "resolve_checkpoint"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes that there will be."""
-
-_CHUNK = 256 * 1024
-
-
-class _TryAgainError(Exception):
-    """What went wrong may go right at the next attempt."""
 
 
 def resolve_checkpoint(
@@ -62,14 +48,12 @@ def fetch(
     offline: bool = False,
     progress: Progress | None = None,
     stall_seconds: float = 30.0,
-    attempts: int = 5,
-    pause_seconds: float = 1.0,
+    retries: int = 2,
 ) -> Path:
     """Return the file of an official checkpoint, from the cache or from its release page.
 
-    Size and SHA-256 are compared before the path is returned, those of a cached file as well. What an
-    interrupted download left (``NAME.part``) is gone on with, where the server can; two processes at once
-    download once.
+    Size and SHA-256 are compared before the path is returned, those of a cached file as well. Two processes at once
+    download once, and what a killed one left is removed.
 
     Args:
         name: An official name, or a file of your own to download.
@@ -77,12 +61,12 @@ def fetch(
         offline: Use the cache alone.
         progress: Called now and then while downloading.
         stall_seconds: How long the line may give nothing.
-        attempts: How often to connect in all.
-        pause_seconds: Wait before the second attempt, doubled before each further one.
+        retries: How often to begin anew.
 
     Raises:
         CheckpointError: The name is not official, the file is missing and ``offline`` is set, the line
             fails, the cache cannot be written, or what came is not the file that was released.
+        MissingDependencyError: The extra ``export`` is not installed.
     """
     release = name if isinstance(name, Release) else official_release(name)
     if release is None:
@@ -97,17 +81,25 @@ def fetch(
             f"{target} is {state} and --offline forbids the download; put {release.url} ({release.size} "
             f"bytes, sha256 {release.sha256}) there, or run without --offline"
         )
-    with _cannot_write(folder):
+    failed = require("requests.exceptions", extra="export").RequestException
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / f"{release.name}.lock").open("ab")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # Another process may have brought it while this one waited.
-        if not _is_whole(target, release):
-            part = folder / f"{release.name}.part"
-            _download(release, part, progress, stall_seconds, attempts, pause_seconds)
-            with _cannot_write(folder):
-                part.replace(target)
+        with locked(folder / f"{release.name}.lock"), temporary_folder(folder) as own:
+            # Another process may have brought it while this one waited.
+            if not _is_whole(target, release):
+                _download(release, own, progress, stall_seconds, retries).replace(target)
+    except failed as error:
+        if error.response is not None:
+            error.response.close()
+        raise CheckpointError(
+            f"{release.url} could not be downloaded in {retries + 1} attempts ({one_line(error)}); run the same "
+            f"command again, or download {release.name} by hand and give its path"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror or error}); "
+            "make room, or set ESRGAN_DEPLOY_CACHE to a folder that can be"
+        ) from error
     return target
 
 
@@ -121,154 +113,49 @@ def _is_whole(path: Path, release: Release) -> bool:
 
 
 def _download(
-    release: Release,
-    part: Path,
-    progress: Progress | None,
-    stall_seconds: float,
-    attempts: int,
-    pause_seconds: float,
-) -> None:
-    for attempt in range(1, attempts + 1):
-        try:
-            resumed = _attempt(release, part, progress, stall_seconds)
-            _check(release, part, resumed)
-            return
-        except _TryAgainError as error:
-            if attempt == attempts:
-                have = part.stat().st_size if part.exists() else 0
-                raise CheckpointError(
-                    f"{release.url} could not be downloaded in {attempts} attempts ({error}; {have} of "
-                    f"{release.size} bytes are here); run the same command again to go on from there"
-                ) from error
-            time.sleep(pause_seconds * 2 ** (attempt - 1))
+    release: Release, folder: Path, progress: Progress | None, stall_seconds: float, retries: int
+) -> Path:
+    pooch = require("pooch", extra="export")
+    # It says on stderr what is said here already.
+    pooch.get_logger().setLevel("ERROR")
 
+    def attempt(url: str, output: str, caller: object) -> None:
+        bar = False if progress is None else _Bar(progress, release.size)
+        pooch.HTTPDownloader(bar, chunk_size=2**18, timeout=stall_seconds)(url, output, caller)
 
-def _attempt(release: Release, part: Path, progress: Progress | None, stall_seconds: float) -> bool:
-    """Bring the part file to its full length; return whether an earlier attempt had begun it."""
-    have = part.stat().st_size if part.exists() else 0
-    if have > release.size:
-        part.unlink()
-        have = 0
-    if have == release.size:
-        return True
-    free = shutil.disk_usage(part.parent).free
-    if free < release.size - have:
-        raise CheckpointError(
-            f"{part.parent} has {free} bytes free and {release.size - have} are needed; make room"
-        )
-    with _request(release, have, stall_seconds, part) as response:
-        begun = _agreed_start(response, release, have, part)
-        with _cannot_write(part.parent):
-            # Unbuffered, so that closing after a failed write has nothing left that could fail once more.
-            file = part.open("ab" if begun else "wb", buffering=0)
-        with file:
-            for chunk in _chunks(response, begun, release.size, progress, stall_seconds):
-                with _cannot_write(part.parent):
-                    _write_whole(file, chunk)
-            with _cannot_write(part.parent):
-                os.fsync(file.fileno())
-    return begun > 0
-
-
-def _chunks(
-    response: http.client.HTTPResponse,
-    have: int,
-    size: int,
-    progress: Progress | None,
-    stall_seconds: float,
-) -> Iterator[bytes]:
-    while True:
-        if progress is not None:
-            progress(have, size)
-        if have == size:
-            return
-        try:
-            # read1 and not read: what has come counts, however slowly the rest follows.
-            chunk = response.read1(min(_CHUNK, size - have))
-        except (OSError, http.client.HTTPException) as error:
-            raise _TryAgainError(_cause(error, stall_seconds)) from error
-        if not chunk:
-            raise _TryAgainError("the line broke off")
-        yield chunk
-        have += len(chunk)
-
-
-def _write_whole(file: io.FileIO, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-def _request(release: Release, have: int, stall_seconds: float, part: Path) -> http.client.HTTPResponse:
-    headers = {"User-Agent": "esrgan-deploy"} | ({"Range": f"bytes={have}-"} if have else {})
-    # The address is from the table of releases or the caller's own, never from a file or a server.
-    request = urllib.request.Request(release.url, headers=headers)  # noqa: S310
+    source = pooch.create(
+        folder,
+        base_url="",
+        registry={release.name: f"sha256:{release.sha256}"},
+        urls={release.name: release.url},
+        retry_if_failed=retries,
+    )
     try:
-        response = urllib.request.urlopen(request, timeout=stall_seconds)  # noqa: S310
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:
-            part.unlink(missing_ok=True)
-            raise _TryAgainError("the server has no such range") from error
-        if error.code in {408, 425, 429} or error.code >= 500:
-            raise _TryAgainError(f"the server answered {error.code} {error.reason}") from error
+        path = Path(source.fetch(release.name, downloader=attempt))
+    except ValueError as error:
         raise CheckpointError(
-            f"{release.url} answers {error.code} {error.reason}; "
+            f"{release.url} gave a file whose sha256 is not {release.sha256}; it was removed. It was changed on the "
+            "way (a log-in page?), or the release was replaced: "
             f"download {release.name} by hand and give its path"
         ) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _TryAgainError(_cause(error, stall_seconds)) from error
-    assert isinstance(response, http.client.HTTPResponse)
-    return response
+    # It is made for its owner alone, and the cache may be shared.
+    path.chmod(0o644)
+    return path
 
 
-def _agreed_start(response: http.client.HTTPResponse, release: Release, have: int, part: Path) -> int:
-    """Return the byte that the answer begins with: ``have``, or 0 where the server ignored the range."""
-    if response.status == 206:
-        span = response.headers.get("Content-Range", "")
-        # The range may end early, as some servers cut it: what is missing is then asked for again.
-        if not re.fullmatch(rf"bytes {have}-[0-9]+/({release.size}|\*)", span):
-            part.unlink(missing_ok=True)
-            raise _TryAgainError(f"the server answered with the range {span!r}")
-        return have
-    length = response.headers.get("Content-Length")
-    if response.status != 200 or (length is not None and length != str(release.size)):
-        raise CheckpointError(
-            f"{release.url} answers {response.status} with {length} bytes of "
-            f"{response.headers.get_content_type()} and the file has {release.size}; "
-            "see whether the line leads to a log-in page, or download it by hand and give its path"
-        )
-    return 0
+class _Bar:
+    """What pooch moves in the place of a progress bar of tqdm."""
 
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.total, self._progress, self._size, self._done = total, progress, total, 0
 
-def _check(release: Release, part: Path, resumed: bool) -> None:
-    digest = sha256_of(part)
-    if digest == release.sha256:
-        return
-    part.unlink()
-    if resumed:
-        # The beginning may stem from another day or another server: once more from the start.
-        raise _TryAgainError("the parts do not make the file that was released")
-    raise CheckpointError(
-        f"{release.url} gave a file whose sha256 is {digest} and not {release.sha256}; it was removed. "
-        "It was changed on the way, or the release was replaced: "
-        f"download {release.name} by hand and give its path"
-    )
+    def update(self, count: int) -> None:
+        # The last chunk is counted as a whole one.
+        self._done = min(self._done + count, self._size)
+        self._progress(self._done, self._size)
 
+    def reset(self) -> None:
+        self._done = 0
 
-def _cause(error: Exception, stall_seconds: float) -> str:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, TimeoutError):
-        return f"nothing came for {stall_seconds:g} seconds"
-    return one_line(reason) or type(reason).__name__
-
-
-@contextlib.contextmanager
-def _cannot_write(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror or error}); "
-            "set ESRGAN_DEPLOY_CACHE to a folder that can be"
-        ) from error
+    def close(self) -> None:
+        pass

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
+from esrgan_deploy._cache import cache_folder
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy._files import cache_folder
 from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.export._artefacts import Interchange, write_graph
 from esrgan_deploy.export._golden import noise_pictures
@@ -172,7 +172,7 @@ def search_state(folder: Path, precision: str) -> Path:
     Not in the folder of the export, in which a failure leaves nothing.
     """
     name = hashlib.sha256(f"{folder.resolve()} {precision}".encode()).hexdigest()[:16]
-    return cache_folder() / "searches" / f"{name}.json"
+    return cache_folder("searches") / f"{name}.json"
 
 
 def _write(

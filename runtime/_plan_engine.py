@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from esrgan_deploy._cache import KeyedFile, cache_folder
 from esrgan_deploy._errors import EngineMismatchError, ExportError, InferenceError
 from esrgan_deploy._manifest import find_manifest, load_manifest
 from esrgan_deploy._spec import ModelSpec
@@ -22,7 +23,6 @@ from esrgan_deploy.runtime._cuda_device import Device
 from esrgan_deploy.runtime._fault_texts import fault_of
 from esrgan_deploy.runtime._faults import DeviceLostError, OutOfMemoryError
 from esrgan_deploy.runtime._plan_fit import rebuild_command
-from esrgan_deploy.runtime._runtime_cache import CacheKey, RuntimeCache
 from esrgan_deploy.runtime._session import SLOTS_ON_GPU, SessionInfo
 from esrgan_deploy.runtime._trust import Admitted
 
@@ -64,7 +64,7 @@ class PlanEngine:
         captures_itself = hasattr(config, "cuda_graph_strategy")
         self.captured = cuda_graph and not captures_itself
         self._cache: Any = None
-        self._disk: RuntimeCache | None = None
+        self._disk: KeyedFile | None = None
         self._saved = b""
         if hasattr(config, "create_runtime_cache"):
             self._open_cache(config, device)
@@ -268,13 +268,15 @@ class PlanEngine:
 
     def _open_cache(self, config: Any, device: Device) -> None:
         traits = device.traits()
-        key = CacheKey(
-            plan=hashlib.sha256(self._admitted.content).hexdigest(),
-            version=self.flavour.version,
-            gpu=traits.name,
-            driver=traits.driver,
-        )
-        self._disk, self._cache = RuntimeCache(key), config.create_runtime_cache()
+        # Everything that compiled kernels depend on.
+        key = {
+            "plan": hashlib.sha256(self._admitted.content).hexdigest(),
+            "version": self.flavour.version,
+            "gpu": traits.name,
+            "driver": traits.driver,
+        }
+        self._disk = KeyedFile(cache_folder("kernels"), "kernels", key)
+        self._cache = config.create_runtime_cache()
         kernels = self._disk.load()
         # False is what TensorRT says of another card or version: it compiles, and the file is replaced.
         if kernels and self._cache.deserialize(kernels):

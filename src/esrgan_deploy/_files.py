@@ -12,7 +12,20 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-__all__ = ["cache_folder", "locked", "replaced_atomically", "sha256_of", "temporary_folder"]
+__all__ = [
+    "CHECKPOINTS",
+    "PICTURES",
+    "PLANS",
+    "locked",
+    "picture_files",
+    "replaced_atomically",
+    "sha256_of",
+    "temporary_folder",
+]
+
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+PLANS = (".plan", ".engine", ".trt")
 
 # The longest suffix by which anything here chooses a format is ".safetensors".
 LONGEST_SUFFIX = 16
@@ -72,18 +85,26 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file, which is made where it is not there; others wait, in any process.
 
-    The file stays: removed, a process that waits for it and one that comes later would hold two different
-    locks. The system releases the lock of a process that dies.
+    The file stays, and the system releases the lock of a process that dies.
 
     Raises:
         OSError: The file cannot be made.
     """
-    # Not on every system that can import this.
-    import fcntl
+    import filelock
 
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with filelock.FileLock(path):
         yield
+
+
+def picture_files(folder: Path, *, deep: bool = False) -> list[Path]:
+    """Return the picture files of a folder in order of their paths, with those of the folders in it where ``deep``.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    found = folder.rglob("*") if deep else folder.iterdir()
+    # A pipe would be waited for.
+    return sorted(path for path in found if path.suffix.lower() in PICTURES and path.is_file())
 
 
 def sha256_of(path: Path) -> str:
@@ -94,20 +115,6 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cache_folder() -> Path:
-    """Return the folder of what can be had again: downloaded checkpoints, compiled kernels.
-
-    ``$ESRGAN_DEPLOY_CACHE``, else ``esrgan-deploy`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
-    """
-    own = os.environ.get("ESRGAN_DEPLOY_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has a relative path ignored.
-    base = Path(shared) if Path(shared).is_absolute() else Path("~/.cache").expanduser()
-    return base / "esrgan-deploy"
 
 
 # A temporary belongs to the process that holds the lock on it, or on this file in it. The system releases the locks
