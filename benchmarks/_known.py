@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy._files import sha256_of
+from esrgan_deploy._files import CHECKPOINTS, sha256_of
 from esrgan_deploy._manifest import Artefact, find_manifest, load_manifest
 from esrgan_deploy.runtime import SessionInfo
 
 __all__ = ["Known", "known_of"]
-
-CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

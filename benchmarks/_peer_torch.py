@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
+from esrgan_deploy._files import CHECKPOINTS
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks._peer import Peer, PeerTask, version_of
 from esrgan_deploy.benchmarks._rebuild import module_from_graph
-from esrgan_deploy.runtime._open_session import CHECKPOINTS
 
 if TYPE_CHECKING:
     from torch import nn

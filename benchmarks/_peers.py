@@ -11,9 +11,9 @@ import numpy as np
 
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import ExportError, InferenceError, MissingDependencyError
+from esrgan_deploy._files import CHECKPOINTS
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks._peer import Peer, PeerTask
-from esrgan_deploy.runtime._open_session import CHECKPOINTS
 
 __all__ = ["PEERS", "Peer", "open_peers"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from esrgan_deploy._files import PLANS
 from esrgan_deploy._optional import require
 from esrgan_deploy._quality import Quality, measure_pairs
 from esrgan_deploy.runtime import Upscaler, open_session
-from esrgan_deploy.runtime._open_session import PLANS
 
 __all__ = ["measure_quality"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import BenchmarkError, InferenceError, MediaError
-from esrgan_deploy._files import sha256_of
+from esrgan_deploy._files import picture_files, sha256_of
 from esrgan_deploy._judge import Pan, Shown, Upscale, judge, remembered
 from esrgan_deploy._optional import require
 from esrgan_deploy._quality import paired_pictures
@@ -21,8 +21,6 @@ from esrgan_deploy.benchmarks._quantisation_peers import PeerGraph
 __all__ = ["compare", "name_of", "pictures_of"]
 
 SCHEMA = 1
-
-_SUFFIXES = {".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".webp"}
 
 
 def compare(
@@ -120,8 +118,7 @@ def pictures_of(folder: Path, scale: int, *, most: int | None = None) -> list[Sh
             f"--sets {folder} is not a folder. Give one with LR and HR in it, or with HR pictures"
         )
     found = []
-    pictures = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file()]
-    for path in sorted(pictures)[:most]:
+    for path in picture_files(folder)[:most]:
         truth = read(path)
         height, width = (side // scale * scale for side in truth.shape[:2])
         truth = truth[:height, :width]

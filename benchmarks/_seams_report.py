@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from esrgan_deploy._errors import InferenceError, MediaError
+from esrgan_deploy._files import PICTURES, picture_files
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks._subject import session_options
@@ -19,8 +20,6 @@ from esrgan_deploy.runtime._tiling import EDGES
 from esrgan_deploy.runtime._tiling_store import store_tiling
 
 __all__ = ["run_seams", "seams_table"]
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 # Against the black that convolutions pad with, a saturated colour shows the widest rim, and grey one of its own.
 FLAT = ((0.5, 0.5, 0.5), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -123,9 +122,7 @@ def _keep(path: Path, curve: SeamCurve, choice: TileChoice) -> str:
 
 def _read(pictures: Path) -> dict[str, Any]:
     require("PIL", extra="media")
-    files = [pictures]
-    if pictures.is_dir():
-        files = sorted(file for file in pictures.iterdir() if file.suffix.lower() in SUFFIXES)
+    files = picture_files(pictures) if pictures.is_dir() else [pictures]
     if not files:
-        raise MediaError(f"{pictures} holds no picture; it needs {', '.join(SUFFIXES)}")
+        raise MediaError(f"{pictures} holds no picture; it needs {', '.join(PICTURES)}")
     return {file.name: read_picture(file).pixels for file in files}

@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 from pathlib import PurePath
 
+from esrgan_deploy._files import CHECKPOINTS
+
 __all__ = ["OFFICIAL", "Release", "folder_name", "is_official_name", "near_misses", "official_release"]
 
 
@@ -79,9 +81,6 @@ OFFICIAL = {
 }
 """Each official checkpoint by its name without ``.pth``."""
 
-SUFFIXES = ("pth", "pt", "ckpt", "safetensors", "onnx")
-"""What the files that can be exported end in."""
-
 _FOLDED = {name.casefold(): release for name, release in OFFICIAL.items()}
 
 
@@ -102,9 +101,8 @@ def folder_name(model: str | None) -> str:
     """
     if model is None:
         return "default"
-    name = PurePath(model).name
-    stem, _, suffix = name.rpartition(".")
-    return stem if stem and suffix.lower() in SUFFIXES else name
+    path = PurePath(model)
+    return path.stem if path.suffix.lower() in (*CHECKPOINTS, ".onnx") else path.name
 
 
 def near_misses(text: str) -> list[str]:

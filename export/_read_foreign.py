@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from esrgan_deploy._console import one_line
+from esrgan_deploy._files import PLANS
 
 __all__ = ["few", "globals_named", "what_else"]
 
@@ -45,7 +46,7 @@ def what_else(data: bytes, path: Path) -> str:
     # An ONNX file begins with its version of the format (field 1) and goes on with one of these fields.
     if path.suffix == ".onnx" or (head[0] == 8 and head[1:2] < b"\x20" and head[2:3] in _ONNX_FIELDS):
         return "is an ONNX graph, not a checkpoint; hand it over under a name that ends in .onnx"
-    if path.suffix in {".plan", ".engine", ".trt"}:
+    if path.suffix in PLANS:
         return "is a TensorRT plan, which holds no weights that could be exported; give the checkpoint"
     if head[257:262] == b"ustar":
         return "is a tar archive: unpack it first; if torch wrote it, before 2017, save its weights again"

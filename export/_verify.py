@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from esrgan_deploy._errors import MediaError, ParityError
+from esrgan_deploy._files import picture_files
 from esrgan_deploy._optional import require
 from esrgan_deploy._parity import Comparer, Comparison, Pairs, planar
 from esrgan_deploy.export._graph import to_bytes
@@ -149,11 +150,7 @@ def pictures_in(folder: Path, channels: int, multiple: int) -> dict[str, npt.NDA
         )
     image = require("PIL.Image", extra="media")
     found: dict[str, npt.NDArray[np.uint8]] = {}
-    for path in sorted(folder.iterdir()):
-        # A pipe would be waited for.
-        suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-        if path.suffix.lower() not in suffixes or not path.is_file():
-            continue
+    for path in picture_files(folder):
         try:
             with image.open(path) as opened:
                 picture = np.asarray(opened.convert("L" if channels == 1 else "RGB"))

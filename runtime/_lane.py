@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._open_session import PLANS, open_session
+from esrgan_deploy._files import PLANS
+from esrgan_deploy.runtime._open_session import open_session
 from esrgan_deploy.runtime._session import Session, SessionInfo, SessionOptions, Slot
 
 __all__ = ["Lane", "borrowed_lanes", "close_quietly", "open_lanes", "refuse_idle"]

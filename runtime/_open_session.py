@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from esrgan_deploy._errors import EsrganDeployError, InferenceError
+from esrgan_deploy._files import CHECKPOINTS, PLANS
 from esrgan_deploy._flavour import flavour_is_installed
 from esrgan_deploy._manifest import load_manifest
 from esrgan_deploy.runtime._cuda import cuda_device_count
@@ -13,8 +14,6 @@ from esrgan_deploy.runtime._session import Session, SessionOptions
 
 __all__ = ["default_model", "model_path", "open_session"]
 
-CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
-PLANS = (".plan", ".engine", ".trt")
 REGISTRY = "esrgan_deploy.sessions"
 
 

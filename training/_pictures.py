@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._errors import TrainingError
-from esrgan_deploy._files import replaced_atomically
+from esrgan_deploy._files import PICTURES, replaced_atomically
 from esrgan_deploy._optional import require
 
 __all__ = ["Pair", "gather"]
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
+SUFFIXES = (*PICTURES, ".ppm")
 
 Picture = npt.NDArray[np.uint8]
 

@@ -12,16 +12,16 @@ import numpy.typing as npt
 
 from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._errors import MediaError
+from esrgan_deploy._files import PICTURES, picture_files
 from esrgan_deploy.export.quantisation._coverage import features
 from esrgan_deploy.runtime._picture_reader import read_picture
 
-__all__ = ["LEAST_SIDE", "MOST_PICTURES", "SUFFIXES", "Cutting", "Look", "Source", "View", "find", "look_at"]
+__all__ = ["LEAST_SIDE", "MOST_PICTURES", "Cutting", "Look", "Source", "View", "find", "look_at"]
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 """Top, left, height and width in LR pixels."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 LEAST_SIDE = 24
 MOST_PICTURES = 200
 MOST_CROPS = 4096
@@ -144,10 +144,10 @@ def find(folder: Path) -> tuple[list[Source], int]:
     """
     if not folder.is_dir():
         raise MediaError(
-            f"{folder} is not a folder; --calibration takes a folder of pictures ({', '.join(SUFFIXES)}), or "
+            f"{folder} is not a folder; --calibration takes a folder of pictures ({', '.join(PICTURES)}), or "
             "leave it away for the pictures that ship"
         )
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = picture_files(folder, deep=True)
     beyond = max(0, len(paths) - MOST_PICTURES)
     if beyond:
         # By size, and not by name, so that what is chosen depends on what the files hold.

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import ExportError, MediaError
+from esrgan_deploy._files import PICTURES
 from esrgan_deploy.export.quantisation._candidates import (
     LEAST_SIDE,
     MOST_PICTURES,
-    SUFFIXES,
     Cutting,
     Look,
     Source,
@@ -130,7 +130,7 @@ def _look(folder: Path | None, cutting: Cutting) -> Look:
     if len(look.views) < 2:
         raise MediaError(
             f"nothing under {folder} can be calibrated on ({', '.join(look.left_out) or 'no picture'}); wanted "
-            f"are {', '.join(SUFFIXES)} of at least {LEAST_SIDE * cutting.scale} pixels a side, twice as wide "
+            f"are {', '.join(PICTURES)} of at least {LEAST_SIDE * cutting.scale} pixels a side, twice as wide "
             "where it is one alone. Give another folder with --calibration, or leave it away for the pictures "
             "that ship"
         )

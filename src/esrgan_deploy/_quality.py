@@ -13,6 +13,7 @@ from esrgan_deploy._optional import require
 
 __all__ = ["Quality", "measure_pairs", "paired_pictures"]
 
+# Lossless: what JPEG changed is no truth.
 _SUFFIXES = {".png", ".bmp", ".tif", ".tiff"}
 
 Picture = npt.NDArray[np.uint8]
