@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from esrgan_deploy._console import aligned
 from esrgan_deploy.benchmarks._measure import UNSTABLE
 from esrgan_deploy.benchmarks._schema import Results, Row, point_in_words
 
@@ -43,11 +44,7 @@ def table(results: Results) -> str:
     cells = [[cell(row) for _, cell in columns] for row in rows]
     shown = [i for i in range(len(columns)) if any(line[i] for line in cells)]
     body = [[columns[i][0] for i in shown], *([line[i] or "-" for i in shown] for line in cells)]
-    widths = [max(len(line[i]) for line in body) for i in range(len(shown))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in body
-    ]
+    lines = aligned(body)
     if not several:
         lines.append(point_in_words(rows[0]))
     lines += _runners(rows)

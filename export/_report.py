@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from esrgan_deploy._console import aligned
 from esrgan_deploy._manifest import Artefact
 
 __all__ = ["parity_table"]
@@ -24,10 +25,7 @@ def parity_table(artefacts: Sequence[Artefact]) -> str:
             where = arithmetic.setdefault(figures["arithmetic"], [])
             if artefact.file not in where:
                 where.append(artefact.file)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = aligned(rows)
     lines.append(
         "on: noise, drawn pictures (golden), your --images, dynamic shapes; =0 =1 >1: share of 8-bit samples "
         "that many levels off; shift: of a colour, in levels"

@@ -4,12 +4,21 @@ import dataclasses
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from esrgan_deploy._command_line import option, peaks, read_options
-from esrgan_deploy._console import STREAMS, THREADS, OptionError, note, one_line, one_line_errors, say
+from esrgan_deploy._console import (
+    STREAMS,
+    THREADS,
+    OptionError,
+    note,
+    one_line,
+    one_line_errors,
+    progress,
+    say,
+)
 from esrgan_deploy.runtime._formats import MAX_PIXELS, OUTPUT_FORMATS
 from esrgan_deploy.runtime._tiling import Edge, TileOptions, TilePlan
 
@@ -154,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if upscaler.info.form == "uint8" and picture.pixels.dtype.itemsize > 1:
             notes = ("the model computes on 8 bits: use one of the float form to keep 16", *notes)
         started = time.perf_counter()
-        enlarged = picture.with_pixels(upscaler.upscale(picture.pixels, progress=_progress()))
+        with progress("tile") as show:
+            enlarged = picture.with_pixels(upscaler.upscale(picture.pixels, progress=show))
         summary = _summary(output, upscaler, plan, time.perf_counter() - started)
     # The model is closed by now: encoders hold a second copy of the picture.
     write_picture(output, enlarged, force=command.force)
@@ -195,20 +205,6 @@ def _summary(output: Path, upscaler: "Upscaler", plan: TilePlan, seconds: float)
         f"{output}: {plan.width}x{plan.height} -> {width}x{height} with {info.name} "
         f"(x{float(info.scale):g}, {info.provider}), {tiles}, {seconds:.1f} s"
     )
-
-
-def _progress() -> Callable[[int, int], None] | None:
-    if sys.stderr is None or not sys.stderr.isatty():
-        return None
-    started = time.perf_counter()
-
-    def show(done: int, total: int) -> None:
-        left = (time.perf_counter() - started) * (total - done) / done
-        line = f"{100 * done // total:3d} %, tile {done} of {total}, {left:.0f} s left"
-        # The line is cleared by its own end, so that what follows starts on a clean one.
-        print(f"\r{line:<60}\r" if done < total else f"\r{'':<60}\r", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 if __name__ == "__main__":

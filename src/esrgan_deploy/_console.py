@@ -6,7 +6,7 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from esrgan_deploy._errors import EsrganDeployError
@@ -15,9 +15,11 @@ __all__ = [
     "STREAMS",
     "THREADS",
     "OptionError",
+    "aligned",
     "note",
     "one_line",
     "one_line_errors",
+    "progress",
     "say",
     "show",
 ]
@@ -81,6 +83,50 @@ def note(line: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress(noun: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield what takes how many are done and how many there are, and moves a bar; None where stderr is no terminal.
+
+    Args:
+        noun: What is counted.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    counted = f"{noun} {{task.completed}} of {{task.total}},"
+    columns = (TaskProgressColumn(), BarColumn(), counted, TimeRemainingColumn(), "left")
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, whose first row is its head.
+
+    Where stdout is a terminal, a table that is wider folds within its columns and not across them.
+    """
+    if sys.stdout is None or not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    head = [Column(name, overflow="fold") for name in rows[0]]
+    table = Table(*head, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for row in rows[1:]:
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False, emoji=False)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().splitlines()
 
 
 def one_line_errors(command: str) -> Callable[[Callable[..., int]], Callable[..., int]]:

@@ -197,12 +197,14 @@ def test_progress_is_shown_on_a_terminal_only(make: Make, lr: Path) -> None:
     piped = subprocess.run(command, capture_output=True, check=True)
     assert piped.stderr == b""
     leader, follower = pty.openpty()
-    subprocess.run(command, stderr=follower, stdout=subprocess.DEVNULL, check=True)
+    terminal = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    subprocess.run(command, stderr=follower, stdout=subprocess.DEVNULL, check=True, env=terminal)
     os.close(follower)
     seen = os.read(leader, 65536).decode()
     os.close(leader)
-    assert "tile 1 of 12" in seen
-    assert seen.endswith("\r")
+    assert "tile 12 of 12" in seen
+    # Cleared, so that what follows starts on a clean line.
+    assert seen.endswith("\x1b[2K")
 
 
 @pytest.mark.parametrize("name", ["out.png", "out.tif", "out.jpg", "out.webp", "out.bmp"])
