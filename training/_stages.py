@@ -131,12 +131,13 @@ def averaged(net: nn.Module, decay: float) -> AveragedModel:
 
     def follow(average: Any, weights: Any, updates: Tensor | int) -> None:
         n = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(average, weights, n)
+        step = get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))  # type: ignore[no-untyped-call]
+        step(average, weights, n)
 
     average = AveragedModel(net, multi_avg_fn=follow, use_buffers=True)
     # It would copy the weights at update 0.
     average.n_averaged += 1
-    average.register_load_state_dict_pre_hook(_from_older_state)
+    average.register_load_state_dict_pre_hook(_from_older_state)  # type: ignore[no-untyped-call]
     return average
 
 

@@ -48,7 +48,7 @@ class KeyedFile:
         self,
         folder: Path,
         kind: str,
-        key: Mapping[str, str | int | None],
+        key: Mapping[str, object],
         *,
         warn: Callable[[str], None] = lambda line: None,
     ) -> None:
