@@ -27,17 +27,12 @@ ACTIVATIONS = "equalised, mse, activations alone"
 
 WAYS: dict[str, dict[str, Any]] = {
     "max, nearest": {"equalise": False, "method": "max", "rounding": "nearest"},
-    "percentile 99.99, nearest": {"equalise": False, "method": "percentile", "rounding": "nearest"},
     "mse, nearest": {"equalise": False, "method": "mse", "rounding": "nearest"},
-    "entropy, nearest": {"equalise": False, "method": "entropy", "rounding": "nearest"},
     "equalised, max, nearest": {"method": "max", "rounding": "nearest"},
     "equalised, mse, nearest": {"method": "mse", "rounding": "nearest"},
     ACTIVATIONS: {"method": "mse", "rounding": "nearest"},
-    "equalised, mse, corrected": {"method": "mse", "rounding": "corrected"},
     "equalised, max, compensated": {"method": "max", "rounding": "compensated"},
-    "equalised, percentile 99.99, compensated": {"method": "percentile", "rounding": "compensated"},
     "equalised, mse, compensated": {"method": "mse", "rounding": "compensated"},
-    "equalised, entropy, compensated": {"method": "entropy", "rounding": "compensated"},
     "equalised, mse, learned": {"method": "mse", "rounding": "learned"},
 }
 """By name, the fields of `QuantiseOptions`."""
@@ -85,7 +80,7 @@ def compare_ways(
         precision: ``"int8"`` or ``"fp8"``.
         calibration: A folder of photographs; None for the pictures that ship.
         sets: Folders that hold LR and HR.
-        ways: Of `WAYS`. Entropy means nothing for FP8 and is left out there.
+        ways: Of `WAYS`.
         pictures: Of each set, at most.
 
     Raises:
@@ -111,8 +106,6 @@ def compare_ways(
     judges = {name_of(folder): _judge(folder, spec.scale, net, pictures) for folder in sets}
     rows = []
     for way in ways:
-        if precision == "fp8" and WAYS[way]["method"] == "entropy":
-            continue
         started = time.perf_counter()
         module = copy.deepcopy(net)
         work = Preparation(

@@ -11,8 +11,8 @@ from esrgan_deploy.export._artefacts import refuse_breaches
 from esrgan_deploy.export._export import MANIFEST, export_model
 from esrgan_deploy.export._names import folder_name
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
-from esrgan_deploy.export._quantised_explain import explain_quantised
 from esrgan_deploy.export._report import parity_table
+from esrgan_deploy.export.quantisation._explain import explain_quantised
 
 __all__ = ["run"]
 

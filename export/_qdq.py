@@ -10,10 +10,10 @@ import onnx_ir as ir
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy.export._graph import constant, drop_unused
 from esrgan_deploy.export._placement import LARGEST
-from esrgan_deploy.export.quantisation._recipe import Recipe, storable
+from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._structure import Layer, Quantised, counted
 
-__all__ = ["apply_parameters_to_graph", "quantise", "recipe_of_scales"]
+__all__ = ["apply_parameters_to_graph", "quantise"]
 
 _STORED = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
 _LEAST_OPSET = 19
@@ -93,31 +93,6 @@ def apply_parameters_to_graph(
         # In double precision and rounded once, as `fold_scales` does.
         scaled = (array.astype(np.float64) * folds[name]).astype(np.float32)
         value.const_value = ir.tensor(scaled, name=name)
-
-
-def recipe_of_scales(
-    model: ir.Model, layers: Sequence[Layer], precision: str, scales: Mapping[str, float]
-) -> Recipe:
-    """Return the recipe of a net trained with fake quantisation: its body, and each channel's largest weight.
-
-    Args:
-        model: The rewritten fp32 graph.
-        layers: All convolutions of the net.
-        precision: ``"int8"`` or ``"fp8"``.
-        scales: By group, the real value of one step of its activations.
-
-    Raises:
-        ExportError: The graph lacks a convolution.
-    """
-    convolutions = _convolutions(model.graph)
-    weights = {}
-    for layer in layers:
-        if layer.place != "body":
-            continue
-        _refuse_missing(layer.name, convolutions)
-        largest = np.abs(_weights_of(convolutions[layer.name])).max(axis=(1, 2, 3))
-        weights[layer.name] = storable(largest / LARGEST[precision] / layer.fold, layer.fold)
-    return Recipe(formats=dict.fromkeys(weights, precision), activations=dict(scales), weights=weights)
 
 
 class _Pass:

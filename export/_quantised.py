@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,20 @@ from esrgan_deploy.export._golden import noise_pictures
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._ort import run
 from esrgan_deploy.export._placement import QUANTISED
-from esrgan_deploy.export._qdq import apply_parameters_to_graph, quantise, recipe_of_scales
+from esrgan_deploy.export._qdq import apply_parameters_to_graph, quantise
 from esrgan_deploy.export._reference import reference_pairs
-from esrgan_deploy.export._scales import load_scales, scales_beside
+from esrgan_deploy.export._scales import scales_beside, trained_recipe
 from esrgan_deploy.export._source import Source
 from esrgan_deploy.export._verify import graph_input, verify_graph, verifying_session
 from esrgan_deploy.export.quantisation._loss import HeldLoss, Loss
 from esrgan_deploy.export.quantisation._processor import quantise_for_processor
 from esrgan_deploy.export.quantisation._quantise import (
     FLOOR,
-    Net,
     Quantisation,
     quantise_net,
     reusable,
 )
-from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe
+from esrgan_deploy.export.quantisation._recipe_file import Net
 from esrgan_deploy.export.quantisation._remainders import add_remainders
 from esrgan_deploy.export.quantisation._structure import Quantised, layers, share_of
 from esrgan_deploy.export.quantisation._watched import tensor_of
@@ -304,10 +302,10 @@ def _quantisation_of(
     net = Net(module=source.module, spec=source.spec)
     old = None if anew else reusable(folder / f"model.{precision}.scales.json", net, kind, asked, say)
     if old is None and precision != PROCESSOR and asked.calibration is None and source.weights is not None:
-        trained = scales_beside(source.weights)
-        if os.path.isfile(trained):  # noqa: PTH113 - Path.is_file raises where the name is too long
-            say(f"scales of a training are taken from {trained.name}")
-            return _trained(source, base, kind)
+        trained = trained_recipe(source.weights, net, kind)
+        if trained is not None:
+            say(f"scales of a training are taken from {scales_beside(source.weights).name}")
+            return Quantisation(kept=trained, layers=layers(source.spec), pictures=None, reused=True)
     return quantise_net(
         net,
         kind,
@@ -317,19 +315,6 @@ def _quantisation_of(
         state=search_state(folder, precision),
         say=say,
     )
-
-
-def _trained(source: Source, base: Interchange, kind: str) -> Quantisation:
-    assert source.weights is not None
-    found = layers(source.spec)
-    recipe = recipe_of_scales(base.graph, found, kind, load_scales(source.weights, kind))
-    assert source.module is not None
-    kept = KeptRecipe(
-        recipe=recipe,
-        weights_sha256=Net(module=source.module, spec=source.spec).sha256,
-        asked={"format": kind, "training": True},
-    )
-    return Quantisation(kept=kept, layers=found, pictures=None, reused=True)
 
 
 def _planar(out: npt.NDArray[np.generic]) -> torch.Tensor:

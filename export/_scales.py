@@ -1,14 +1,21 @@
-"""The scales of a quantised net: a readable file beside the weights that they belong to."""
+"""What a training with fake quantisation leaves beside its weights: the recipe that an export then writes."""
 
-import json
-import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from esrgan_deploy._errors import CheckpointError
-from esrgan_deploy._files import replaced_atomically, sha256_of
-from esrgan_deploy.export._names import folder_name
+import numpy as np
+from torch import nn
 
-__all__ = ["load_scales", "save_scales", "scales_beside"]
+from esrgan_deploy._errors import CheckpointError
+from esrgan_deploy.export._checkpoint import load_checkpoint
+from esrgan_deploy.export._names import folder_name
+from esrgan_deploy.export._placement import LARGEST
+from esrgan_deploy.export.quantisation._recipe import Recipe, storable
+from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, Net, load_recipe, save_recipe
+from esrgan_deploy.export.quantisation._structure import Layer, layers
+
+__all__ = ["recipe_of_scales", "save_scales", "scales_beside", "trained_recipe"]
 
 
 def scales_beside(weights: Path) -> Path:
@@ -16,46 +23,66 @@ def scales_beside(weights: Path) -> Path:
     return weights.with_name(f"{folder_name(weights.name)}.scales.json")
 
 
-def save_scales(weights: Path, precision: str, scales: dict[str, float]) -> None:
-    """Write the activation scales of a checkpoint beside it.
+def save_scales(weights: Path, precision: str, scales: Mapping[str, float]) -> None:
+    """Write the recipe of a trained checkpoint beside it.
 
     Args:
         weights: The checkpoint, which is there.
         precision: ``"int8"`` or ``"fp8"``.
         scales: By group of `placement`: the real value of one quantisation step.
     """
-    facts = {"precision": precision, "weights_sha256": sha256_of(weights), "activations": scales}
-    with replaced_atomically(scales_beside(weights)) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    checkpoint = load_checkpoint(weights)
+    net = Net(module=checkpoint.module(), spec=checkpoint.spec)
+    kept = KeptRecipe(
+        recipe=recipe_of_scales(net.module, layers(net.spec), precision, scales),
+        weights_sha256=net.sha256,
+        asked={"format": precision, "training": True},
+    )
+    save_recipe(scales_beside(weights), kept)
 
 
-def load_scales(weights: Path, precision: str) -> dict[str, float]:
-    """Read the activation scales of a checkpoint.
+def trained_recipe(weights: Path, net: Net, precision: str) -> KeptRecipe | None:
+    """Read what a training left beside a checkpoint; None where it left nothing.
+
+    Args:
+        weights: The checkpoint.
+        net: What it holds.
+        precision: ``"int8"`` or ``"fp8"``.
 
     Raises:
-        CheckpointError: There are none, they are of another precision or of other weights, or no numbers.
+        CheckpointError: It is of another precision or of other weights.
+        ExportError: It is no file of scales.
     """
     path = scales_beside(weights)
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{precision} needs activation scales and {path} is not there. Run: "
-            f"esrgan-export --precision {precision} --calibration DIR, or make them with: esrgan-train --start "
-            f"{weights} --teacher {weights} --quantize {precision} and the net's own keys"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as scales: {error}") from error
-    if not isinstance(facts, dict) or facts.get("precision") != precision:
-        found = facts.get("precision") if isinstance(facts, dict) else None
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where the name is too long
+        return None
+    kept = load_recipe(path)
+    found = kept.asked.get("format")
+    if found != precision:
         raise CheckpointError(f"{path} holds scales for {found}; {precision} was asked for")
-    if facts.get("weights_sha256") != sha256_of(weights):
+    if kept.weights_sha256 != net.sha256:
         raise CheckpointError(
             f"{path} belongs to other weights than {weights.name} holds now; make them again"
         )
-    scales = facts.get("activations")
-    if not isinstance(scales, dict) or not all(
-        isinstance(value, float) and math.isfinite(value) and value > 0 for value in scales.values()
-    ):
-        raise CheckpointError(f"{path}: activations is a table of numbers above 0; make it again")
-    return scales
+    return kept
+
+
+def recipe_of_scales(
+    module: nn.Module, found: Sequence[Layer], precision: str, scales: Mapping[str, float]
+) -> Recipe:
+    """Return the recipe of a net trained with fake quantisation: its body, and each channel's largest weight.
+
+    Args:
+        module: The net, fp32.
+        found: Its convolutions.
+        precision: ``"int8"`` or ``"fp8"``.
+        scales: By group, the real value of one step of its activations.
+    """
+    steps = {}
+    for layer in found:
+        if layer.place == "body":
+            weight = module.get_submodule(layer.name).get_parameter("weight").detach().numpy()
+            # As `fold_scales` rounds it.
+            largest = (np.abs(weight).max(axis=(1, 2, 3)).astype(np.float64) * layer.fold).astype(np.float32)
+            steps[layer.name] = storable(largest / LARGEST[precision] / layer.fold, layer.fold)
+    return Recipe(formats=dict.fromkeys(steps, precision), activations=dict(scales), weights=steps)

@@ -5,6 +5,6 @@
 `_clips`) turns what is seen there into scales. `_equalise`, `_bias`, `_compensate`, `_reconstruct` and `_remainders`
 rewrite the weights. `_simulation` computes in PyTorch what the graph will; `_loss`, `_sensitivity` and `_search`
 decide what stays in half precision, each choice with weights rounded for it. `_recipe` keeps it all, and the export's
-`_qdq` writes it into the graph; `_processor` writes the graph for processors. `_explain` names what errs by more than
-rounding does.
+`_qdq` writes it into the graph; `_processor` writes the graph for processors. `_explain` lists what each
+convolution adds to the error.
 """

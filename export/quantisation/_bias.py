@@ -1,15 +1,13 @@
-"""Bias correction: what quantisation moves each channel by, on the mean, is taken back."""
+"""The fp32 and the quantised net side by side, convolution by convolution."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._simulation import (
     convolution_of,
@@ -17,11 +15,9 @@ from esrgan_deploy.export.quantisation._simulation import (
     quantised_output,
     rounded,
 )
-from esrgan_deploy.export.quantisation._structure import Layer, layers
+from esrgan_deploy.export.quantisation._structure import Layer
 
-__all__ = ["Seen", "correct_bias", "side_by_side"]
-
-Array = npt.NDArray[np.float32]
+__all__ = ["Seen", "side_by_side"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,38 +51,6 @@ class Seen:
             self.conv.stride,
             self.conv.padding,
         )
-
-
-def correct_bias(
-    module: nn.Module, spec: ModelSpec, recipe: Recipe, pictures: Iterable[Tensor]
-) -> dict[str, Array]:
-    """Return biases that leave the mean of every channel where it is in fp32.
-
-    In the order in which they run, with everything before them quantised and corrected, the mean over pictures
-    and pixels of the fp32 output less the quantised one is added to the bias of each quantised convolution
-    (arXiv:1906.04721, section 4.2, measured instead of derived). One pass over the net, both nets side by side.
-
-    Args:
-        module: The generator in fp32 with `Recipe.parameters` that are exact applied; it is not changed.
-        spec: What it is.
-        recipe: Formats and steps.
-        pictures: See `side_by_side`.
-
-    Returns:
-        ``NAME.bias`` of each quantised convolution, float32.
-    """
-    found: dict[str, Array] = {}
-
-    def change(seen: Seen) -> Tensor:
-        weight, bias = seen.conv.weight.detach(), seen.conv.bias
-        assert bias is not None
-        out = seen.run(weight, bias)
-        off = (seen.wanted - out).mean((0, 2, 3))
-        found[f"{seen.layer.name}.bias"] = (bias + off).numpy()
-        return out + off.reshape(1, -1, 1, 1)
-
-    side_by_side(module, layers(spec), recipe, pictures, change)
-    return found
 
 
 @torch.no_grad()

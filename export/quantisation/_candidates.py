@@ -16,7 +16,7 @@ from esrgan_deploy._files import PICTURES, picture_files
 from esrgan_deploy.export.quantisation._coverage import features
 from esrgan_deploy.runtime._picture_reader import read_picture
 
-__all__ = ["LEAST_SIDE", "MOST_PICTURES", "Cutting", "Look", "Source", "View", "find", "look_at"]
+__all__ = ["LEAST_SIDE", "MOST_PICTURES", "Cutting", "Look", "PictureSource", "View", "find", "look_at"]
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -31,7 +31,7 @@ MOST_PIXELS = 2**26
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
+class PictureSource:
     """A picture that can be had again.
 
     Attributes:
@@ -52,7 +52,7 @@ class Cutting:
     multiple: int
     crop: int
 
-    def hr(self, source: Source) -> Pixels:
+    def hr(self, source: PictureSource) -> Pixels:
         """Return a picture as ``(H, W, C)`` uint8, each side a multiple of ``scale * multiple``."""
         pixels = _of_channels(source.load(), self.channels)
         step = self.scale * self.multiple
@@ -91,7 +91,7 @@ class View:
         features: Of each crop, ``(N, F)``.
     """
 
-    source: Source
+    source: PictureSource
     digest: str
     boxes: Sequence[Box]
     crops: Sequence[Pixels]
@@ -106,7 +106,7 @@ class Look:
     left_out: tuple[str, ...]
 
 
-def look_at(sources: Sequence[Source], cutting: Cutting, *, left_out: Iterable[str] = ()) -> Look:
+def look_at(sources: Sequence[PictureSource], cutting: Cutting, *, left_out: Iterable[str] = ()) -> Look:
     """Cut every picture; those that cannot be read, are too small or are there already are counted."""
     most = max(1, min(MOST_CROPS_OF_ONE, MOST_CROPS // max(len(sources), 1)))
     unreadable = small = 0
@@ -133,7 +133,7 @@ def look_at(sources: Sequence[Source], cutting: Cutting, *, left_out: Iterable[s
     return Look(views=[views[digest] for digest in sorted(views)], left_out=(*left_out, *words))
 
 
-def find(folder: Path) -> tuple[list[Source], int]:
+def find(folder: Path) -> tuple[list[PictureSource], int]:
     """Find the pictures under a folder; of more than 200, those evenly spread over the sizes of their files.
 
     Returns:
@@ -153,7 +153,9 @@ def find(folder: Path) -> tuple[list[Source], int]:
         # By size, and not by name, so that what is chosen depends on what the files hold.
         paths.sort(key=lambda path: path.stat().st_size)
         paths = [paths[number] for number in _spread(len(paths) - 1, MOST_PICTURES)]
-    return [Source(name=path.relative_to(folder).as_posix(), load=_Reading(path)) for path in paths], beyond
+    return [
+        PictureSource(name=path.relative_to(folder).as_posix(), load=_Reading(path)) for path in paths
+    ], beyond
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,7 +170,7 @@ class Moments:
 
 
 def compensate(
-    weight: Tensor, bias: Tensor, steps: Array, moments: Moments, kind: str, *, follow: bool = True
+    weight: Tensor, bias: Tensor, steps: Array, moments: Moments, kind: str
 ) -> tuple[Tensor, Tensor]:
     """Return weights on the grid of their steps, and a bias, that keep a convolution's output.
 
@@ -185,7 +185,6 @@ def compensate(
         steps: ``(C_out,)`` or ``()``, see `_recipe.storable`.
         moments: Of the convolution's inputs.
         kind: ``"int8"`` or ``"fp8"``.
-        follow: Fit to the quantised inputs; else only the weights' own error is compensated.
 
     Returns:
         Weights that are multiples of the steps in the format, and the bias, float32.
@@ -194,10 +193,9 @@ def compensate(
     target = torch.cat([weight.flatten(1), bias[:, None]], 1).to(torch.float64)
     diagonal = own.diagonal()
     diagonal += _DAMPING * diagonal.mean()
-    if follow:
-        # What damping adds on both sides draws the fit to the weights as they are.
-        wanted = target @ (moments.cross + torch.diag(diagonal - moments.own.diagonal()))
-        target = torch.linalg.solve(own, wanted.T).T
+    # What damping adds on both sides draws the fit to the weights as they are.
+    wanted = target @ (moments.cross + torch.diag(diagonal - moments.own.diagonal()))
+    target = torch.linalg.solve(own, wanted.T).T
     # The bias is not rounded: it comes last and takes up what is left.
     order = torch.cat([torch.argsort(diagonal[:-1], descending=True), torch.tensor([len(diagonal) - 1])])
     step = torch.from_numpy(np.asarray(steps, np.float32)).reshape(-1, 1)

@@ -13,7 +13,7 @@ from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._placement import LARGEST
 from esrgan_deploy.export.quantisation._structure import Layer, Rescaling, layers, rescalings
 
-__all__ = ["Observed", "equalise", "factors", "observe", "rescaled"]
+__all__ = ["NoiseGains", "equalise", "factors", "noise_gains", "rescaled"]
 
 Array = npt.NDArray[np.float32]
 
@@ -34,7 +34,7 @@ _NORM = 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Observed:
+class NoiseGains:
     """What a net sees, and what errors in it do to the picture.
 
     Attributes:
@@ -53,7 +53,7 @@ class Observed:
 def equalise(
     module: nn.Module,
     spec: ModelSpec,
-    observed: Observed,
+    gains: NoiseGains,
     *,
     kind: str,
     per_channel: bool = True,
@@ -69,7 +69,7 @@ def equalise(
     Args:
         module: The generator in fp32; it is not changed.
         spec: What it is.
-        observed: See `observe`.
+        gains: See `noise_gains`.
         kind: ``"int8"`` or ``"fp8"``.
         per_channel: Whether weights have one step for each output channel.
         names: The convolutions that will be quantised; all but the first and the last by default.
@@ -81,11 +81,11 @@ def equalise(
     Raises:
         ExportError: The architecture is not one whose convolutions are known.
     """
-    found = factors(module, spec, observed, kind=kind, per_channel=per_channel, names=names)
+    found = factors(module, spec, gains, kind=kind, per_channel=per_channel, names=names)
     return rescaled(module, rescalings(spec), found)
 
 
-def observe(module: nn.Module, spec: ModelSpec, pictures: Iterable[Tensor]) -> Observed:
+def noise_gains(module: nn.Module, spec: ModelSpec, pictures: Iterable[Tensor]) -> NoiseGains:
     """Run pictures through a net and back, and keep what equalisation needs.
 
     What comes back from signs at random on the picture has the mean square that the errors' energies need
@@ -101,7 +101,7 @@ def observe(module: nn.Module, spec: ModelSpec, pictures: Iterable[Tensor]) -> O
         ExportError: The architecture is not one whose convolutions are known.
     """
     found = layers(spec)
-    watches = {layer.group: _Watch() for layer in found}
+    watches = {layer.group: _Gain() for layer in found}
     convolutions = [module.get_submodule(layer.name) for layer in found]
     hooks = [
         conv.register_forward_pre_hook(watches[layer.group])
@@ -133,7 +133,7 @@ def observe(module: nn.Module, spec: ModelSpec, pictures: Iterable[Tensor]) -> O
             hook.remove()
         for parameter, value in zip(parameters, asked, strict=True):
             parameter.requires_grad_(value)
-    return Observed(
+    return NoiseGains(
         largest={group: watch.largest for group, watch in watches.items()},
         inputs={group: watch.energy for group, watch in watches.items()},
         weights={layer.name: total for layer, total in zip(found, sums, strict=True)},
@@ -143,7 +143,7 @@ def observe(module: nn.Module, spec: ModelSpec, pictures: Iterable[Tensor]) -> O
 def factors(
     module: nn.Module,
     spec: ModelSpec,
-    observed: Observed,
+    gains: NoiseGains,
     *,
     kind: str,
     per_channel: bool = True,
@@ -154,14 +154,14 @@ def factors(
     With x/s in place of x, the inputs of a group are rounded in steps of ``max(largest / s) / levels``, and the
     error of a channel reaches the output of a reader through its weights times s; the weights of a row are
     rounded in steps of ``max(|w| s) / levels``, and the error meets x/s. Errors are taken as independent, of
-    variance step²/12, and weighted by `Observed.gain`. All of it is a sum of products of powers of s under
+    variance step²/12, and weighted by `NoiseGains`. All of it is a sum of products of powers of s under
     maxima, so it is convex in log s, and descent finds the one minimum.
     """
     sets = rescalings(spec)
     everything = layers(spec)
     quantised = set(names) if names is not None else {layer.name for layer in everything[1:-1]}
     used = [layer for layer in everything if layer.name in quantised]
-    problem = _Problem(module, used, sets, observed, levels=_LEVELS[kind], per_channel=per_channel)
+    problem = _Problem(module, used, sets, gains, levels=_LEVELS[kind], per_channel=per_channel)
     logs = [start.requires_grad_(True) for start in problem.start()]
     free = [log for log, known in zip(logs, sets, strict=True) if _readers_in(known, quantised)]
     if not free:
@@ -217,13 +217,13 @@ class _Problem:
         module: nn.Module,
         used: list[Layer],
         sets: tuple[Rescaling, ...],
-        observed: Observed,
+        gains: NoiseGains,
         *,
         levels: float,
         per_channel: bool,
     ) -> None:
         self._sets, self._levels, self._per_channel = sets, levels, per_channel
-        self._observed = observed
+        self._gains = gains
         self._groups: dict[str, list[_Reader]] = {}
         made = {maker: number for number, known in enumerate(sets) for maker in known.makers}
         for layer in used:
@@ -242,7 +242,7 @@ class _Problem:
                     .detach()
                     .abs()
                     .amax((2, 3)),
-                    energy=observed.weights[layer.name],
+                    energy=gains.weights[layer.name],
                 )
             )
 
@@ -254,7 +254,7 @@ class _Problem:
             sizes = [self._sets[number].channels for number in parts]
             if not parts:
                 continue
-            logs = torch.split(self._observed.largest[group].clamp_min(1e-6).log(), sizes)
+            logs = torch.split(self._gains.largest[group].clamp_min(1e-6).log(), sizes)
             for number, log in zip(parts, logs, strict=True):
                 seen[number].append(log)
         return [
@@ -268,7 +268,7 @@ class _Problem:
         for group, readers in self._groups.items():
             # The last reader reads all that the group rounds.
             scales = [self._scale(reader, logs) for reader in readers]
-            largest, energy = self._observed.largest[group], self._observed.inputs[group]
+            largest, energy = self._gains.largest[group], self._gains.inputs[group]
             step = _smooth((largest / scales[-1]), 0) / self._levels
             total = total + step.square() * (scales[-1].square() * energy).sum()
             for reader, scale in zip(readers, scales, strict=True):
@@ -299,7 +299,7 @@ class _Reader:
     energy: Tensor
 
 
-class _Watch:
+class _Gain:
     """Follows what one group's convolutions read: forward its range, backward the energy of an error in it."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from esrgan_deploy._errors import ExportError, MediaError
 
 __all__ = ["METHODS", "PARTS", "ROUNDINGS", "QuantiseOptions"]
 
-METHODS = ("max", "percentile", "mse", "entropy")
+METHODS = ("max", "mse")
 PARTS = {
     "dense": ("body",),
     "inner": ("body", "tail"),
@@ -16,7 +16,7 @@ PARTS = {
     "all": ("first", "body", "tail", "last"),
 }
 """By name, the places of `_structure.Layer`."""
-ROUNDINGS = ("nearest", "corrected", "compensated", "learned")
+ROUNDINGS = ("nearest", "compensated", "learned")
 
 
 def _per_channel(text: str) -> bool:
@@ -43,10 +43,9 @@ class QuantiseOptions:
         per_channel: One weight scale for each channel of the output, or one for all; None takes one for each
             channel in INT8 and one for all in FP8, which moves fewest bytes.
         equalise: Whether to equalise channels first, which is exact.
-        rounding: ``"nearest"``, ``"corrected"`` (the mean error of each channel is taken back),
-            ``"compensated"`` (each column's rounding error is made good by those that
-            follow) or ``"learned"`` (block by block against the fp32 outputs, minutes); None takes compensated in
-            INT8 and learned in FP8.
+        rounding: ``"nearest"``, ``"compensated"`` (each column's rounding error is made good by those that follow)
+            or ``"learned"`` (block by block against the fp32 outputs, minutes); None takes compensated in INT8 and
+            learned in FP8.
         remainders: Input channels of each FP8 convolution behind the dense blocks that are read twice, rounded and
             what the rounding left; None takes 4, 0 none.
         search: Whether to return convolutions to fp16 until the budget holds; without it, all that may be are

@@ -10,12 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from esrgan_deploy._errors import ExportError
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export.quantisation._recipe import UNSIGNED, unsigned_grid
 from esrgan_deploy.export.quantisation._structure import Layer, rescalings
-from esrgan_deploy.export.quantisation._watched import run_watched
+from esrgan_deploy.export.quantisation._watched import finite_ends, run_watched
 
 __all__ = ["aligned", "output_ranges"]
 
@@ -46,7 +45,7 @@ def output_ranges(
     Raises:
         ExportError: There is no picture, or an output is not a finite number.
     """
-    watches = {layer.name: _Watch(layer.name) for layer in layers}
+    watches = {layer.name: _OutputRange(layer.name) for layer in layers}
     hooks = [module.get_submodule(name).register_forward_hook(watch) for name, watch in watches.items()]
     run_watched(module, hooks, pictures)
     ranges = {name: watch.range(_slopes_behind(module, name)) for name, watch in watches.items()}
@@ -93,7 +92,7 @@ def aligned(
     return read, made
 
 
-class _Watch:
+class _OutputRange:
     """Extremes and a sample of what one convolution gives, as a hook behind it."""
 
     def __init__(self, name: str) -> None:
@@ -102,12 +101,7 @@ class _Watch:
         self._samples: list[Tensor] = []
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> None:
-        low, high = (float(value) for value in torch.aminmax(out))
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ExportError(
-                f"the output of {self._name} holds {low if not np.isfinite(low) else high} on a calibration "
-                "picture: the net overflows in fp32, or its checkpoint is damaged"
-            )
+        low, high = finite_ends(out, f"the output of {self._name}")
         self._low, self._high = min(self._low, low), max(self._high, high)
         pixels = out[0].flatten(1)
         self._samples.append(pixels[:, :: -(-pixels.shape[1] // _SAMPLES)].clone())

@@ -17,7 +17,7 @@ from esrgan_deploy.export.quantisation._candidates import (
     MOST_PICTURES,
     Cutting,
     Look,
-    Source,
+    PictureSource,
     View,
     find,
     look_at,
@@ -117,7 +117,9 @@ def calibration_pictures(
 
 def _look(folder: Path | None, cutting: Cutting) -> Look:
     if folder is None:
-        sources = [Source(name=f"drawn {scene}", load=functools.partial(draw, scene)) for scene in SCENES]
+        sources = [
+            PictureSource(name=f"drawn {scene}", load=functools.partial(draw, scene)) for scene in SCENES
+        ]
         return look_at(sources, cutting)
     sources, beyond = find(folder)
     left_out = (f"{beyond} beyond {MOST_PICTURES} of all file sizes",) if beyond else ()
@@ -137,14 +139,14 @@ def _look(folder: Path | None, cutting: Cutting) -> Look:
     return look
 
 
-def _half(source: Source, side: int, cutting: Cutting) -> Source:
+def _half(source: PictureSource, side: int, cutting: Cutting) -> PictureSource:
     def load() -> Pixels:
         whole = cutting.hr(source)
         step = cutting.scale * cutting.multiple
         middle = whole.shape[1] // step // 2 * step
         return whole[:, middle:] if side else whole[:, :middle]
 
-    return Source(name=source.name, load=load)
+    return PictureSource(name=source.name, load=load)
 
 
 def _divided(views: Sequence[View]) -> tuple[list[View], list[View]]:

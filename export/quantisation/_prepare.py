@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation import _equalise, _ranges
-from esrgan_deploy.export.quantisation._bias import correct_bias
 from esrgan_deploy.export.quantisation._compensate import compensated, fitted_last
 from esrgan_deploy.export.quantisation._options import PARTS, QuantiseOptions
 from esrgan_deploy.export.quantisation._output_ranges import aligned, output_ranges
@@ -90,7 +89,7 @@ class Preparation:
         parameters: dict[str, npt.NDArray[np.float32]] = {}
         if options.equalise:
             self.say("equalising channels")
-            seen = _equalise.observe(self.module, self.spec, map(tensor_of, self.pictures))
+            seen = _equalise.noise_gains(self.module, self.spec, map(tensor_of, self.pictures))
             inner = [layer.name for layer in candidates if layer.place == "body" or not self.unsigned]
             parameters = _equalise.equalise(
                 self.module, self.spec, seen, kind=kind, per_channel=per_channel, names=inner
@@ -139,16 +138,12 @@ class Preparation:
         if self.rounding == "learned":
             self.say("learning which way weights are rounded")
             return reconstruct(self.module, self.layers, recipe, self.pictures, say=self.say)
-        tensors = self._tensors()
-        if self.rounding == "corrected":
-            self.say("taking back what rounding moves each channel by")
-            return _with(recipe, correct_bias(self.module, self.spec, recipe, tensors))
         self.say("rounding weights, each making up for those before it")
         # A dense block loses nothing to speak of, and rounding all of it takes most of the time.
         dense = self.spec.architecture == "rrdbnet"
         names = [layer.name for layer in self.layers if not (dense and layer.place == "body")]
         changed = compensated(
-            self.module, self.spec, recipe, tensors, names=names, pixels=_PIXELS, alone=alone
+            self.module, self.spec, recipe, self._tensors(), names=names, pixels=_PIXELS, alone=alone
         )
         return _with(recipe, changed) if alone else self._last_fitted(_with(recipe, changed))
 

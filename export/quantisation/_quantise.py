@@ -2,14 +2,11 @@
 
 import copy
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from esrgan_deploy._errors import ExportError
@@ -19,7 +16,7 @@ from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._pictures import CalibrationPictures, calibration_pictures
 from esrgan_deploy.export.quantisation._prepare import Preparation
 from esrgan_deploy.export.quantisation._recipe import Recipe
-from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, load_recipe
+from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, Net, load_recipe
 from esrgan_deploy.export.quantisation._search import (
     Point,
     SearchOptions,
@@ -33,7 +30,6 @@ from esrgan_deploy.export.quantisation._structure import Layer, layers, share_of
 
 __all__ = [
     "FLOOR",
-    "Net",
     "Quantisation",
     "pictures_for",
     "quantise_net",
@@ -52,32 +48,6 @@ _FEW, _FEW_POINTS = 14, 3
 
 _SEARCH = 1e13
 """Floating-point operations that measuring every convolution alone may cost: minutes on two cores."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Net:
-    """What is to be quantised.
-
-    Attributes:
-        module: The generator in fp32, in eval mode; it is not changed.
-        spec: What it is.
-    """
-
-    module: nn.Module
-    spec: ModelSpec
-
-    @property
-    def sha256(self) -> str:
-        """Digest of what decides what it computes, 64 hexadecimal digits: its weights, and what is made of them.
-
-        A file's own digest is not enough: two files may be interpolated, and a scale be asked for.
-        """
-        facts = {**dataclasses.asdict(self.spec), "source_sha256": ""}
-        found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
-            array = np.ascontiguousarray(tensor.numpy())
-            found.update(f"{name} {array.dtype}{array.shape}".encode() + array.tobytes())
-        return found.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +211,7 @@ def pictures_for(spec: ModelSpec, options: QuantiseOptions) -> CalibrationPictur
 
 
 def _asked_of_search(options: QuantiseOptions, rounding: str) -> SearchOptions:
-    few = {"evaluations": _FEW, "points": _FEW_POINTS} if rounding in ("compensated", "corrected") else {}
+    few = {"evaluations": _FEW, "points": _FEW_POINTS} if rounding == "compensated" else {}
     return SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH, **few)
 
 

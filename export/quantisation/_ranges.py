@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy.export._placement import LARGEST, LEAST_STEP
-from esrgan_deploy.export.quantisation._clips import entropy_clip, least_error_clip, percentile_clip
+from esrgan_deploy.export.quantisation._clips import least_error_clip
 from esrgan_deploy.export.quantisation._options import METHODS
 from esrgan_deploy.export.quantisation._recipe import storable
 from esrgan_deploy.export.quantisation._structure import Layer
-from esrgan_deploy.export.quantisation._watched import run_watched
+from esrgan_deploy.export.quantisation._watched import finite_ends, run_watched
 
 __all__ = ["BINS", "Observed", "activation_steps", "low_high", "observe", "step"]
 
@@ -35,14 +35,12 @@ class Observed:
         top: A power of two above the largest magnitude, so that the histogram is that of any order of pictures.
         low: The lowest value.
         high: The highest value.
-        channels: ``(C_in,)`` float32, the largest magnitude in each channel.
     """
 
     counts: npt.NDArray[np.int64]
     top: float
     low: float
     high: float
-    channels: npt.NDArray[np.float32]
 
     @property
     def largest(self) -> float:
@@ -51,11 +49,7 @@ class Observed:
 
 
 def observe(
-    module: nn.Module,
-    layers: Iterable[Layer],
-    pictures: Sequence[npt.NDArray[np.uint8]],
-    *,
-    groups: Collection[str] | None = None,
+    module: nn.Module, layers: Iterable[Layer], pictures: Sequence[npt.NDArray[np.uint8]]
 ) -> dict[str, Observed]:
     """Run a net on pictures and keep the statistics of what its convolutions read.
 
@@ -66,37 +60,32 @@ def observe(
         module: The generator, fp32, in eval mode.
         layers: Its convolutions, as `_structure.layers` gives them.
         pictures: ``(1, H, W, C)`` uint8 each.
-        groups: Which to watch; None for all.
 
     Raises:
         ExportError: There is no picture, or an activation is not a finite number.
     """
-    watched: dict[str, tuple[nn.Conv2d, _Watch]] = {}
+    watched: dict[str, tuple[nn.Conv2d, _Histogram]] = {}
     for layer in layers:
-        if groups is not None and layer.group not in groups:
-            continue
         conv = module.get_submodule(layer.name)
         assert isinstance(conv, nn.Conv2d)
         if layer.group not in watched or conv.in_channels > watched[layer.group][0].in_channels:
-            watched[layer.group] = conv, _Watch(layer.group, conv.in_channels)
+            watched[layer.group] = conv, _Histogram(layer.group)
     hooks = [conv.register_forward_pre_hook(watch) for conv, watch in watched.values()]
     run_watched(module, hooks, pictures)
     return {group: watch.observed() for group, (_, watch) in watched.items()}
 
 
-def step(observed: Observed, kind: str, method: str, percentile: float = 99.99) -> float:
+def step(observed: Observed, kind: str, method: str) -> float:
     """Return the real value of one quantisation step of a group; fp16 holds it exactly.
 
     Args:
         observed: Its activations.
         kind: ``"int8"`` or ``"fp8"``.
-        method: ``"max"``: nothing is clipped. ``"percentile"``: of the magnitudes. ``"mse"``: the clip with the least
-            squared error of rounding and clipping. ``"entropy"``: the clip with the least loss of information
-            (Migacz, "8-bit inference with TensorRT", GTC 2017), for INT8 alone.
-        percentile: 0..100.
+        method: ``"max"``: nothing is clipped. ``"mse"``: the clip with the least squared error of rounding and
+            clipping.
 
     Raises:
-        ExportError: The method is none of these, or has no meaning for the format.
+        ExportError: The method is none of these.
     """
     if method not in METHODS:
         raise ExportError(f"{method!r} is no way to choose a scale; {', '.join(METHODS)} are")
@@ -104,22 +93,13 @@ def step(observed: Observed, kind: str, method: str, percentile: float = 99.99) 
         return LEAST_STEP
     if method == "max":
         clip = observed.largest
-    elif method == "percentile":
-        clip = percentile_clip(observed.counts, observed.top, observed.largest, percentile)
-    elif method == "mse":
-        clip = least_error_clip(observed.counts, observed.top, observed.largest, kind)
-    elif kind != "int8":
-        raise ExportError(
-            f"entropy chooses between the range and the fineness of equal steps, and {kind} has the same relative "
-            "fineness over 15 octaves. Run: --method max, percentile or mse"
-        )
     else:
-        clip = entropy_clip(observed.counts, observed.top, observed.largest)
+        clip = least_error_clip(observed.counts, observed.top, observed.largest, kind)
     return float(storable(np.array(clip / LARGEST[kind])))
 
 
 def activation_steps(
-    observed: Mapping[str, Observed], formats: Mapping[str, str], method: str, percentile: float = 99.99
+    observed: Mapping[str, Observed], formats: Mapping[str, str], method: str
 ) -> dict[str, float]:
     """Return the step of each group.
 
@@ -127,7 +107,6 @@ def activation_steps(
         observed: By group.
         formats: By group, ``"int8"`` or ``"fp8"``; the groups that are wanted.
         method: See `step`.
-        percentile: See `step`.
 
     Raises:
         ExportError: A group was not observed, or see `step`.
@@ -135,7 +114,7 @@ def activation_steps(
     missing = sorted(set(formats) - set(observed))
     if missing:
         raise ExportError(f"nothing was observed of {', '.join(missing)}; observed are {', '.join(observed)}")
-    return {group: step(observed[group], kind, method, percentile) for group, kind in formats.items()}
+    return {group: step(observed[group], kind, method) for group, kind in formats.items()}
 
 
 def low_high(observed: Observed) -> tuple[float, float]:
@@ -143,36 +122,27 @@ def low_high(observed: Observed) -> tuple[float, float]:
     return min(observed.low, 0.0), max(observed.high, 0.0)
 
 
-class _Watch:
+class _Histogram:
     """Collects the statistics of one group, as a hook in front of its convolution."""
 
-    def __init__(self, group: str, channels: int) -> None:
+    def __init__(self, group: str) -> None:
         self._group = group
         self._counts = np.zeros(BINS, np.int64)
         self._top = _LEAST_TOP
         self._low, self._high = math.inf, -math.inf
-        self._channels = np.zeros(channels, np.float32)
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         x: Tensor = inputs[0].detach()
-        low, high = (float(value) for value in torch.aminmax(x))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ExportError(
-                f"the input of {self._group} holds {low if not math.isfinite(low) else high} on a calibration "
-                "picture: the net overflows in fp32, or its checkpoint is damaged"
-            )
+        low, high = finite_ends(x, f"the input of {self._group}")
         self._low, self._high = min(self._low, low), max(self._high, high)
         magnitudes = x.abs()
-        self._channels = np.maximum(self._channels, magnitudes.amax((0, 2, 3)).numpy(force=True))
         self._grow(max(-low, high))
         # The width of a bin is a power of two, so that dividing by it is exact.
         bins = magnitudes.mul_(BINS / self._top).to(torch.int32).flatten()
         self._counts += torch.bincount(bins, minlength=BINS).numpy(force=True)
 
     def observed(self) -> Observed:
-        return Observed(
-            counts=self._counts, top=self._top, low=self._low, high=self._high, channels=self._channels
-        )
+        return Observed(counts=self._counts, top=self._top, low=self._low, high=self._high)
 
     def _grow(self, largest: float) -> None:
         while self._top <= largest:

@@ -1,6 +1,7 @@
 """A recipe on disk: a readable file of scales, and beside it the parameters that were rewritten."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+from torch import nn
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import replaced_atomically, sha256_of
+from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.quantisation._recipe import Array, Recipe
 
-__all__ = ["KeptRecipe", "load_recipe", "parameters_beside", "save_recipe"]
+__all__ = ["KeptRecipe", "Net", "load_recipe", "parameters_beside", "save_recipe"]
 
 SCHEMA = 2
 
@@ -26,7 +29,7 @@ class KeptRecipe:
 
     Attributes:
         recipe: What is quantised and how.
-        weights_sha256: Digest of the checkpoint that it belongs to.
+        weights_sha256: Digest of the net that it belongs to, `Net.sha256`.
         asked: What decided it: the options, and the digest of the pictures.
         facts: What was found on the way: pictures, sensitivity, frontier, the loss that was measured.
     """
@@ -35,6 +38,32 @@ class KeptRecipe:
     weights_sha256: str
     asked: Mapping[str, Any]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Net:
+    """What is to be quantised.
+
+    Attributes:
+        module: The generator in fp32, in eval mode; it is not changed.
+        spec: What it is.
+    """
+
+    module: nn.Module
+    spec: ModelSpec
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what decides what it computes, 64 hexadecimal digits: its weights, and what is made of them.
+
+        A file's own digest is not enough: two files may be interpolated, and a scale be asked for.
+        """
+        facts = {**dataclasses.asdict(self.spec), "source_sha256": ""}
+        found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            array = np.ascontiguousarray(tensor.numpy())
+            found.update(f"{name} {array.dtype}{array.shape}".encode() + array.tobytes())
+        return found.hexdigest()
 
 
 def parameters_beside(path: Path) -> Path:
@@ -87,7 +116,7 @@ def load_recipe(path: Path) -> KeptRecipe:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise ValueError(f"its schema is not {SCHEMA}")
+            raise ValueError(f"it is none, or an earlier version wrote it: its schema is not {SCHEMA}")
         recipe = Recipe(
             formats=dict(data["formats"]),
             activations={group: float(step) for group, step in data["activations"].items()},

@@ -80,13 +80,6 @@ class Simulation:
         finally:
             self._on = before
 
-    def change(self, recipe: Recipe) -> None:
-        """Take other steps for the same convolutions; the weights are rounded again when next used."""
-        if set(recipe.formats) != set(self._convolutions):
-            raise KeyError("another set of convolutions")
-        self.recipe = recipe
-        self._rounded.clear()
-
     def forget(self, name: str) -> None:
         """Round the weights of a convolution again: they have changed in the module."""
         self._rounded.pop(name, None)

@@ -1,5 +1,6 @@
 """Calibration pictures through a net that hooks watch."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._parity import planar
 
-__all__ = ["run_watched", "tensor_of"]
+__all__ = ["finite_ends", "run_watched", "tensor_of"]
 
 
 def run_watched(
@@ -38,6 +39,25 @@ def run_watched(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def finite_ends(x: Tensor, name: str) -> tuple[float, float]:
+    """Return the least and the largest value of a tensor that a hook sees.
+
+    Args:
+        x: Any shape.
+        name: What it is, for the error.
+
+    Raises:
+        ExportError: One of them is not a finite number.
+    """
+    low, high = (float(value) for value in torch.aminmax(x))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ExportError(
+            f"{name} holds {low if not math.isfinite(low) else high} on a calibration picture: the net overflows in "
+            "fp32, or its checkpoint is damaged"
+        )
+    return low, high
 
 
 def tensor_of(picture: npt.NDArray[np.uint8]) -> Tensor:

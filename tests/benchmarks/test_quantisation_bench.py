@@ -23,9 +23,10 @@ from esrgan_deploy.benchmarks.quantisation import main
 from esrgan_deploy.export._graph import save
 from esrgan_deploy.export._placement import placement
 from esrgan_deploy.export._precision import to_precision
-from esrgan_deploy.export._qdq import quantise, recipe_of_scales
+from esrgan_deploy.export._qdq import quantise
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export._scales import recipe_of_scales
 from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export.quantisation._structure import layers
 
@@ -39,13 +40,17 @@ def _scene(height, width, seed=0):
     return (128 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def _traced(spec):
+def _module(spec):
     torch.manual_seed(0)
     module = RRDBNet(spec).eval().requires_grad_(False)
     for name, parameter in module.named_parameters():
         if name.endswith("weight"):
             parameter *= 3
     module.conv_last.bias += 0.5
+    return module
+
+
+def _traced(module, spec):
     graph = trace(module, spec)
     nest_concats(graph)
     fold_scales(graph)
@@ -57,11 +62,12 @@ def net(tmp_path_factory, rrdb_spec):
     """A tiny RRDBNet whose output is a picture, as fp32, fp16 and int8 graphs."""
     folder = tmp_path_factory.mktemp("net")
     spec = rrdb_spec(blocks=1)
-    graph = _traced(spec)
+    module = _module(spec)
+    graph = _traced(module, spec)
     save(graph, folder / "model.onnx")
     save(to_precision(graph, "fp16"), folder / "model.fp16.onnx")
     # Two of the dense blocks; what is left is known.
-    recipe = recipe_of_scales(graph, layers(spec), "int8", dict.fromkeys(placement(spec).values(), 0.02))
+    recipe = recipe_of_scales(module, layers(spec), "int8", dict.fromkeys(placement(spec).values(), 0.02))
     chosen = [name for name in recipe.formats if "rdb3" not in name]
     assert quantise(graph, layers(spec), recipe.only(chosen)).convolutions == 10
     half = to_precision(graph, "int8")
@@ -253,7 +259,8 @@ def test_modelopt_quantises_the_same_graph_by_its_defaults(rrdb_spec, sets, tmp_
     crops = [one.lr[None] for one in pictures_of(sets[1], 4)]
     # Convolutions of few channels it leaves alone.
     model = tmp_path / "model.onnx"
-    save(_traced(rrdb_spec(features=32, growth=32, blocks=1)), model)
+    spec = rrdb_spec(features=32, growth=32, blocks=1)
+    save(_traced(_module(spec), spec), model)
     made = peer_graphs(["modelopt"], model, crops, tmp_path, threads=1)
     assert [peer.why for peer in made] == [""] * 3
     shares = [quantised_share(onnx.load(peer.path)) for peer in made]

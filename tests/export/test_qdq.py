@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from esrgan_deploy._errors import CheckpointError, ExportError
 from esrgan_deploy.export import ExportOptions, export_model
@@ -16,10 +16,10 @@ from esrgan_deploy.export._graph import clone, save
 from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._placement import placement
 from esrgan_deploy.export._precision import to_precision
-from esrgan_deploy.export._qdq import apply_parameters_to_graph, quantise, recipe_of_scales
+from esrgan_deploy.export._qdq import apply_parameters_to_graph, quantise
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._rrdbnet import RRDBNet
-from esrgan_deploy.export._scales import load_scales, save_scales, scales_beside
+from esrgan_deploy.export._scales import save_scales, scales_beside
 from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters, rounded
@@ -42,7 +42,18 @@ def _scales(spec, step=0.02):
 
 
 def _recipe(spec, graph, precision, step=0.02):
-    return recipe_of_scales(graph, layers(spec), precision, _scales(spec, step))
+    body = [layer for layer in layers(spec) if layer.place == "body"]
+    weights = {layer.name: graph.graph.initializers[f"{layer.name}.weight"].const_value for layer in body}
+    return Recipe(
+        formats=dict.fromkeys(weights, precision),
+        activations=_scales(spec, step),
+        weights={
+            layer.name: weight_steps(
+                weights[layer.name].numpy() / layer.fold, layer, precision, per_channel=True
+            )
+            for layer in body
+        },
+    )
 
 
 def _everything(net, spec, formats, *, per_channel=True, step=0.0625):
@@ -326,29 +337,35 @@ def checkpoint(traced, tmp_path, rrdb_weights):
     return spec, path
 
 
-def test_scales_are_kept_beside_the_weights_and_go_with_them(checkpoint):
-    """Scales of other weights would clip or waste the range, and nothing would say so."""
+def test_scales_of_another_precision_or_of_other_weights_are_refused(checkpoint, tmp_path):
+    """They would clip or waste the range, and nothing would say so."""
     spec, path = checkpoint
-    with pytest.raises(
-        CheckpointError,
-        match=r"int8 needs activation scales and .*model\.scales\.json is not there.*--quantize int8",
-    ):
-        load_scales(path, "int8")
+    lines = []
+
+    def export(precision):
+        options = ExportOptions(precisions=(precision,), plan=False)
+        export_model(path, tmp_path / "out", options, say=lines.append)
+
     save_scales(path, "int8", _scales(spec))
-    assert load_scales(path, "int8") == _scales(spec)
     with pytest.raises(CheckpointError, match="holds scales for int8; fp8 was asked for"):
-        load_scales(path, "fp8")
-    facts = json.loads(scales_beside(path).read_text())
-    scales_beside(path).write_text(json.dumps(facts | {"activations": {"body.0.rdb1": -1.0}}))
-    with pytest.raises(CheckpointError, match="activations is a table of numbers above 0"):
-        load_scales(path, "int8")
-    scales_beside(path).write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read as scales"):
-        load_scales(path, "int8")
-    save_scales(path, "int8", _scales(spec))
-    path.write_bytes(path.read_bytes() + b" ")
+        export("fp8")
+    written = scales_beside(path).read_text()
+    # As versions before the one format of scales wrote it.
+    facts = {"precision": "int8", "weights_sha256": "0" * 64, "activations": _scales(spec)}
+    for damaged in ("{", json.dumps(facts), written.replace('"body.0.rdb1": 0.02', '"body.0.rdb1": -1.0')):
+        scales_beside(path).write_text(damaged)
+        with pytest.raises(
+            ExportError,
+            match=r"model\.scales\.json cannot be used as scales .*Remove it, and calibrate again",
+        ):
+            export("int8")
+    scales_beside(path).write_text(written)
+    weights = load_file(path)
+    weights["conv_last.bias"] += 1
+    save_file(weights, path)
     with pytest.raises(CheckpointError, match="belongs to other weights"):
-        load_scales(path, "int8")
+        export("int8")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])

@@ -19,10 +19,11 @@ from esrgan_deploy.export._ort import run, session_of
 from esrgan_deploy.export._outscale import resize_output, resize_ratio
 from esrgan_deploy.export._placement import QUANTISED, placement
 from esrgan_deploy.export._precision import to_precision
-from esrgan_deploy.export._qdq import quantise, recipe_of_scales
+from esrgan_deploy.export._qdq import quantise
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._rounding import rounding_model
 from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export._scales import recipe_of_scales
 from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export._watchdog import watch
 from esrgan_deploy.export.quantisation._structure import layers
@@ -70,7 +71,9 @@ def _built(net, spec, precision, form, *, watched):
     graph = clone(net)
     if precision in QUANTISED:
         scales = dict.fromkeys(placement(spec).values(), 0.02)
-        quantise(graph, layers(spec), recipe_of_scales(graph, layers(spec), precision, scales))
+        torch.manual_seed(1)
+        module = RRDBNet(spec)
+        quantise(graph, layers(spec), recipe_of_scales(module, layers(spec), precision, scales))
     graph = to_precision(graph, precision)
     if watched:
         watch(graph)

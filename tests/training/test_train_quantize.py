@@ -12,10 +12,11 @@ from esrgan_deploy._errors import TrainingError
 from esrgan_deploy.export import ExportOptions, export_model, load_checkpoint
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
-from esrgan_deploy.export._qdq import quantise, recipe_of_scales
+from esrgan_deploy.export._qdq import quantise
 from esrgan_deploy.export._rewrite import fold_scales, nest_concats
-from esrgan_deploy.export._scales import load_scales
+from esrgan_deploy.export._scales import scales_beside
 from esrgan_deploy.export._trace import trace
+from esrgan_deploy.export.quantisation._recipe_file import load_recipe
 from esrgan_deploy.export.quantisation._structure import layers
 from esrgan_deploy.training._fake_quant import FakeQuantisation, rounded
 from esrgan_deploy.training._generator import generator
@@ -78,11 +79,11 @@ def test_the_export_computes_what_was_trained(small, tmp_path, precision, archit
     graph = next(artefact for artefact in manifest.artefacts if artefact.precision == precision)
     assert graph.verified, graph.parity
     checkpoint = load_checkpoint(trained.weights)
-    scales = load_scales(trained.weights, precision)
+    recipe = load_recipe(scales_beside(trained.weights)).recipe
     net = checkpoint.module()
     # As the trainer makes it: with the factors that the graph's weights carry.
     quantisation = _quantisation(config)
-    quantisation.load_state_dict({"steps": scales})
+    quantisation.load_state_dict({"steps": recipe.activations})
     quantisation.attach(net)
     picture = np.random.default_rng(0).random((1, 3, 24, 20), np.float32)
     with torch.no_grad():
@@ -92,8 +93,7 @@ def test_the_export_computes_what_was_trained(small, tmp_path, precision, archit
     traced = trace(checkpoint.module(), checkpoint.spec, opset=20)
     nest_concats(traced)
     fold_scales(traced)
-    found = layers(checkpoint.spec)
-    quantise(traced, found, recipe_of_scales(traced, found, precision, scales))
+    quantise(traced, layers(checkpoint.spec), recipe)
     made = run(session_of(to_bytes(traced)), picture)[0]
     assert np.abs(made - wanted).mean() < 0.05 * np.abs(exact - wanted).mean()
 
@@ -118,11 +118,11 @@ def test_the_scales_are_measured_once_and_kept_in_the_state(small, start):
     """Measured anew at a resume they would be those of other weights."""
     config = small(start=start, quantize="int8")
     weights = train(config, say=lambda _: None).weights
-    before = load_scales(weights, "int8")
+    before = load_recipe(scales_beside(weights)).recipe.activations
     assert len(before) == 3
     assert all(0 < scale < 1 for scale in before.values())
     train(small(start=start, quantize="int8", steps=9, resume=True), say=lambda _: None)
-    assert load_scales(weights, "int8") == before
+    assert load_recipe(scales_beside(weights)).recipe.activations == before
 
 
 def test_calibration_takes_the_percentile_and_not_the_outlier(small):

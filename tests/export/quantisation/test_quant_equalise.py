@@ -6,7 +6,7 @@ import torch
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._compact import SRVGGNetCompact
 from esrgan_deploy.export._rrdbnet import RRDBNet
-from esrgan_deploy.export.quantisation._equalise import equalise, factors, observe, rescaled
+from esrgan_deploy.export.quantisation._equalise import equalise, factors, noise_gains, rescaled
 from esrgan_deploy.export.quantisation._recipe import Recipe
 from esrgan_deploy.export.quantisation._simulation import apply_parameters
 from esrgan_deploy.export.quantisation._structure import rescalings
@@ -64,9 +64,9 @@ def test_equalised_channels_are_flatter_and_the_function_the_same(net):
     spread = [torch.exp2(torch.rand(known.channels, generator=random) * 6 - 3) for known in sets]
     _with(module, rescaled(module, sets, spread))
     pictures = _pictures()
-    before, observed = module(pictures[0]), observe(module, spec, pictures)
+    before, observed = module(pictures[0]), noise_gains(module, spec, pictures)
     _with(module, equalise(module, spec, observed, kind="int8"))
-    after = observe(module, spec, pictures)
+    after = noise_gains(module, spec, pictures)
     error = float((module(pictures[0]) - before).abs().max() / before.abs().max())
     assert error < 1e-5, error
     groups = [
@@ -83,7 +83,7 @@ def test_equalised_channels_are_flatter_and_the_function_the_same(net):
 def test_channels_that_nothing_quantised_reads_keep_their_scale(net):
     """The last convolution stays in half precision: its inputs have nothing to gain."""
     module, spec = net
-    found = factors(module, spec, observe(module, spec, _pictures()), kind="int8")
+    found = factors(module, spec, noise_gains(module, spec, _pictures()), kind="int8")
     assert bool((found[-1] == 1.0).all())
     assert not bool((found[0] == 1.0).all())
 
@@ -91,7 +91,7 @@ def test_channels_that_nothing_quantised_reads_keep_their_scale(net):
 def test_observing_leaves_no_trace(net):
     """A net whose weights ask for gradients afterwards, or that keeps hooks, is another net."""
     module, spec = net
-    observe(module, spec, _pictures(1))
+    noise_gains(module, spec, _pictures(1))
     assert not any(parameter.requires_grad for parameter in module.parameters())
     assert not any(part._forward_pre_hooks for part in module.modules())
 
@@ -102,7 +102,7 @@ def test_energies_are_those_of_small_noise(net):
     picture = _pictures(1)[0]
     name = "conv_body" if spec.architecture == "rrdbnet" else "body.2"
     # The estimate of one draw of signs is noisy: many of the same picture.
-    observed = observe(module, spec, [picture] * 6)
+    observed = noise_gains(module, spec, [picture] * 6)
     conv, before = module.get_submodule(name), module(picture)
     random = torch.Generator().manual_seed(4)
     energies = []

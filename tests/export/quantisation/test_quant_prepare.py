@@ -14,6 +14,7 @@ from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._prepare import Preparation
 from esrgan_deploy.export.quantisation._processor_weights import LARGEST_PAIR, pairs_of
 from esrgan_deploy.export.quantisation._recipe import unsigned_grid
+from esrgan_deploy.export.quantisation._recipe_file import Net
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
 from esrgan_deploy.export.quantisation._structure import layers, share_of
 
@@ -102,7 +103,7 @@ def test_every_picture_has_its_say_in_the_equalisation(prepared):
         ("int8", False, None, "compensated"),
         ("fp8", False, None, "learned"),
         ("int8", True, None, "compensated"),
-        ("fp8", False, "corrected", "corrected"),
+        ("fp8", False, "compensated", "compensated"),
     ],
 )
 def test_each_format_is_rounded_as_serves_it_best(prepared, kind, unsigned, asked, wanted):
@@ -111,11 +112,8 @@ def test_each_format_is_rounded_as_serves_it_best(prepared, kind, unsigned, aske
 
 
 def test_each_rounding_changes_what_it_says(prepared):
-    """Corrected moves biases alone; compensated rounds the weights of the tail and fits the last convolution."""
+    """Compensated rounds the weights of the tail and fits the last convolution."""
     nearest = prepared("int8", rounding="nearest")
-    corrected = _changed(prepared("int8", rounding="corrected"), nearest)
-    assert corrected
-    assert {name.rsplit(".", 1)[1] for name in corrected} == {"bias"}
     recipe = prepared("int8", rounding="compensated")
     compensated = _changed(recipe, nearest)
     assert {name.rsplit(".", 1)[0] for name in compensated} == TAIL | {"conv_last"}
@@ -197,7 +195,7 @@ def test_weights_are_rounded_again_for_what_the_search_leaves(
     spec = rrdb_spec(features=8, blocks=1, growth=4)
     module = RRDBNet(spec).eval().requires_grad_(False)
     module.load_state_dict(rrdb_weights(spec))
-    net = _quantise.Net(module=module, spec=spec)
+    net = Net(module=module, spec=spec)
     options = QuantiseOptions(calibration=photographs)
     searched = _quantise.search
 
@@ -229,7 +227,7 @@ def test_a_search_measures_what_would_be_written(rrdb_spec, rrdb_weights, photog
     spec = rrdb_spec(features=8, blocks=1, growth=4)
     module = RRDBNet(spec).eval().requires_grad_(False)
     module.load_state_dict(rrdb_weights(spec))
-    net = _quantise.Net(module=module, spec=spec)
+    net = Net(module=module, spec=spec)
     state = tmp_path / "search.json"
     options = QuantiseOptions(calibration=photographs, rounding="learned", budget=0.02)
     made = _quantise.quantise_net(net, "int8", options, state=state)
