@@ -23,15 +23,18 @@ def scales_beside(weights: Path) -> Path:
     return weights.with_name(f"{folder_name(weights.name)}.scales.json")
 
 
-def save_scales(weights: Path, precision: str, scales: Mapping[str, float]) -> None:
+def save_scales(
+    weights: Path, precision: str, scales: Mapping[str, float], *, scale: int | None = None
+) -> None:
     """Write the recipe of a trained checkpoint beside it.
 
     Args:
         weights: The checkpoint, which is there.
         precision: ``"int8"`` or ``"fp8"``.
         scales: By group of `placement`: the real value of one quantisation step.
+        scale: See `load_checkpoint`.
     """
-    checkpoint = load_checkpoint(weights)
+    checkpoint = load_checkpoint(weights, scale=scale)
     net = Net(module=checkpoint.module(), spec=checkpoint.spec)
     kept = KeptRecipe(
         recipe=recipe_of_scales(net.module, layers(net.spec), precision, scales),

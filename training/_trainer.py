@@ -207,7 +207,12 @@ class _Loop:
         with replaced_atomically(self._config.output / name) as temporary:
             save_file(weights, temporary)
         if self._quantisation is not None:
-            save_scales(self._config.output / name, self._config.quantize, self._quantisation.scales)
+            save_scales(
+                self._config.output / name,
+                self._config.quantize,
+                self._quantisation.scales,
+                scale=self._config.scale,
+            )
 
     def _parts(self, first: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         config, accelerator = self._config, self._accelerator
