@@ -14,8 +14,8 @@ from typing import Any
 
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks._measure import UNSTABLE
-from esrgan_deploy.benchmarks._schema import Results, Row
-from esrgan_deploy.benchmarks._table import describe_parity, point_in_words
+from esrgan_deploy.benchmarks._schema import Results, Row, point_in_words
+from esrgan_deploy.benchmarks._table import describe_parity
 
 __all__ = ["html_report", "number", "require_report"]
 

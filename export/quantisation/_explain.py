@@ -182,9 +182,8 @@ def _kind(value: ir.Value | None) -> str | None:
     node = _producer(value)
     while node is not None and node.op_type == "Concat":
         node = _producer(node.inputs[0])
-    if node is None or node.op_type != "DequantizeLinear" or node.inputs[2] is None:
-        return None
-    return _KINDS[ir.DataType(node.inputs[2].dtype)]
+    zero = node.inputs[2] if node is not None and node.op_type == "DequantizeLinear" else None
+    return None if zero is None or zero.dtype is None else _KINDS[zero.dtype]
 
 
 def _convolved(conv: ir.Node, x: Array) -> Array:
