@@ -9,18 +9,18 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._console import one_line
-from esrgan_deploy._errors import BenchmarkError, MissingDependencyError
+from esrgan_deploy._console import note, one_line
+from esrgan_deploy._errors import MissingDependencyError
 from esrgan_deploy._optional import require
 from esrgan_deploy._parity import planar
-from esrgan_deploy.benchmarks._quantisation_graphs import quantised_share
+from studies.quantisation.graphs import quantised_share
 
 __all__ = ["MODELOPT_PYTHON", "PEERS", "PeerGraph", "peer_graphs"]
 
@@ -89,7 +89,6 @@ def peer_graphs(
     *,
     modelopt_python: Path | None = None,
     threads: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> list[PeerGraph]:
     """Let other quantisers work on a graph.
 
@@ -100,30 +99,21 @@ def peer_graphs(
         folder: Where they write.
         modelopt_python: The interpreter that has nvidia-modelopt; None takes the variable `MODELOPT_PYTHON`.
         threads: Of the other interpreter's libraries; None lets them choose.
-        say: Receives one line before each.
 
     Returns:
         One for each way that each peer has; one that is not installed, or fails, says why.
-
-    Raises:
-        BenchmarkError: A name is unknown.
     """
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise BenchmarkError(f"there is no peer {', '.join(unknown)}; the peers are {', '.join(PEERS)}")
     batches = [planar(crop) for crop in crops]
     found: list[PeerGraph] = []
     if "onnxruntime" in names:
-        found += [
-            _onnxruntime(model, batches, folder, method, note, say) for method, note in _ONNXRUNTIME.items()
-        ]
+        found += [_onnxruntime(model, batches, folder, method, said) for method, said in _ONNXRUNTIME.items()]
     if "modelopt" in names:
         python = modelopt_python or os.environ.get(MODELOPT_PYTHON)
         if python is None:
             why = f"no interpreter has it: name one by --modelopt-python or {MODELOPT_PYTHON}"
             found.append(PeerGraph(name="nvidia-modelopt", why=why))
         else:
-            found += _modelopt(Path(python), model, batches, folder, threads, say)
+            found += _modelopt(Path(python), model, batches, folder, threads)
     return [_checked(peer) for peer in found]
 
 
@@ -143,16 +133,15 @@ def _onnxruntime(
     batches: list[npt.NDArray[np.float32]],
     folder: Path,
     method: str,
-    note: str,
-    say: Callable[[str], None],
+    said: str,
 ) -> PeerGraph:
     try:
         ort = require("onnxruntime", extra="cpu")
         quantisation = require("onnxruntime.quantization", extra="cpu")
     except MissingDependencyError as error:
         return PeerGraph(name="onnxruntime.quantization", why=one_line(error))
-    name = _called(f"onnxruntime.quantization {ort.__version__}", "int8", method, note)
-    say(f"calibrating {name}")
+    name = _called(f"onnxruntime.quantization {ort.__version__}", "int8", method, said)
+    note(f"calibrating {name}")
     path = folder / f"onnxruntime.{method.lower()}.onnx"
     source = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"]).get_inputs()[0].name
 
@@ -181,19 +170,18 @@ def _modelopt(
     batches: list[npt.NDArray[np.float32]],
     folder: Path,
     threads: int | None,
-    say: Callable[[str], None],
 ) -> list[PeerGraph]:
     onnx = require("onnx", extra="export")
     source = onnx.load(model, load_external_data=False).graph.input[0].name
     crops = folder / "crops.npz"
     np.savez(crops, **{f"{number:04}": batch for number, batch in enumerate(batches)})  # type: ignore[arg-type]
     found = []
-    for kind, method, note in _MODELOPT:
-        say(f"calibrating {_called('nvidia-modelopt', kind, method, note)}")
+    for kind, method, said in _MODELOPT:
+        note(f"calibrating {_called('nvidia-modelopt', kind, method, said)}")
         path = folder / f"modelopt.{kind}.{method}.onnx"
         task = {"format": kind, "method": method, "crops": str(crops), "input": source, "output": str(path)}
         version, why = _run(python, model, task, threads)
-        name = _called(f"nvidia-modelopt{version}", kind, method, note)
+        name = _called(f"nvidia-modelopt{version}", kind, method, said)
         found.append(PeerGraph(name=name, why=why) if why else PeerGraph(name=name, path=path))
     return found
 
@@ -234,5 +222,5 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _called(peer: str, kind: str, method: str, note: str) -> str:
-    return f"{peer} {kind}, {method}" + (f" ({note})" if note else "")
+def _called(peer: str, kind: str, method: str, said: str) -> str:
+    return f"{peer} {kind}, {method}" + (f" ({said})" if said else "")

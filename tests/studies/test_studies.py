@@ -1,0 +1,234 @@
+"""Each study runs, as small as it can, and its figures are of what it claims."""
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from esrgan_deploy._bicubic import bicubic_downscale
+from esrgan_deploy.export._rrdbnet import RRDBNet
+from studies.__main__ import NAMES, main
+from studies.int8_cpu import has_vnni
+from studies.leak import slope
+from studies.quantisation_methods import WAYS
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def run(tmp_path, capfd) -> Run:
+    """Run a study and return its exit status and what it wrote."""
+
+    def once(name: str, *options: object) -> tuple[int, dict[str, Any]]:
+        written = tmp_path / f"{name}.json"
+        status = main([name, *map(str, options), "--json", str(written)])
+        figures = json.loads(written.read_text())
+        assert figures["command"].startswith(f"python -m studies {name} ")
+        assert figures["environment"]["cores"]
+        assert capfd.readouterr().out.strip()
+        return status, figures
+
+    return once
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, rrdb_spec) -> Path:
+    """A checkpoint of one block whose output is a picture."""
+    path = tmp_path_factory.mktemp("studies") / "net.pth"
+    torch.manual_seed(0)
+    net = RRDBNet(rrdb_spec(blocks=1))
+    with torch.no_grad():
+        net.conv_last.weight.mul_(20)
+        net.conv_last.bias.add_(0.5)
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def test_every_study_is_cited_with_its_command():
+    """A figure whose program nobody names cannot be made again, and a program without a figure is of no use."""
+    documents = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    assert set(re.findall(r"python -m studies (\w+)", documents)) == set(NAMES)
+    for path in (ROOT / "studies" / "results").glob("*.json"):
+        assert path.stem.startswith(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_typed_wrongly_is_one_line(name, capsys):
+    """Hours of measuring are started by one line."""
+    for arguments, status in ([name, "--help"], 0), ([name, "--no-such-option"], 2):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == status
+        said = capsys.readouterr()
+        assert (f"python -m studies {name}" in said.out) == (status == 0)
+        assert len(said.err.splitlines()) == (status != 0)
+
+
+def test_the_list_names_every_study(capsys):
+    """Whoever looks for a program finds it there."""
+    assert main([]) == 0
+    listed = re.findall(r"^  (\w+) +\S.*[.?]$", capsys.readouterr().out, re.MULTILINE)
+    assert listed == list(NAMES)
+    assert main(["tea"]) == 2
+    assert "there is no study 'tea'" in capsys.readouterr().err
+
+
+def test_graph_forms(run, checkpoint):
+    """The default form is chosen by these figures."""
+    options = ("--side", 16, "--seconds", 0.1, "--threads", 1)
+    status, figures = run("graph_forms", checkpoint, *options)
+    forms, times = figures["forms"], figures["times"]["processor"]["forms"]
+    assert status == 0
+    assert forms.keys() == times.keys() == {"flat", "nested", "nested, 0.2 folded"}
+    assert forms["nested"]["bytes_per_pixel"] < forms["flat"]["bytes_per_pixel"]
+    assert figures["difference"]["nested"] == 0 < figures["largest_output"]
+    assert times["flat"]["of_flat"] == 1
+    assert len({len(form["seconds"]) for form in times.values()}) == 1
+
+
+def test_int8_cpu(run, checkpoint):
+    """Speed without parity beside it shows nothing."""
+    options = ("--shape", "1x16x16", "--seconds", 0.1, "--threads", 1)
+    status, figures = run("int8_cpu", checkpoint, *options)
+    seconds = figures["seconds"]["onnxruntime"]
+    fast = statistics.median(a / b for a, b in zip(seconds["fp32"], seconds["int8-cpu"], strict=True))
+    assert status == (1 if figures["vnni"] and fast < 2.3 else 0)
+    assert (figures["convolutions"], figures["of"]) == (20, 21)
+    assert figures["measured"]["to_fp32_db"] > 30
+
+
+def test_vnni_is_read_from_the_flags(tmp_path):
+    """The bar is judged by it: read wrongly, a machine without VNNI fails or one with it is excused."""
+    for flags, wanted in (("avx2 avx512_vnni", True), ("avx2 avx_vnni", True), ("avx2 avx512f", False)):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: fpu {flags}\n")
+        assert has_vnni(tmp_path / "cpuinfo") is wanted
+    assert has_vnni(tmp_path / "none") is None
+
+
+def test_large_picture(run):
+    """In this process, which holds torch, the peak would be that of the heaviest test before."""
+    status, figures = run("large_picture", "--size", "40x70", "--tile", 48, "--map")
+    assert (status, figures["size"], figures["memory map"]) == (0, [70, 40], True)
+    assert figures["tiles"] > 1
+    assert 0.05 < figures["peak_gib"] < 0.4
+
+
+def test_leak(run, small_net):
+    """A generator that ends early would show no growth whatever leaks."""
+    _, figures = run("leak", small_net, "--calls", 100)
+    assert figures["ways"].keys() == {"upscale", "submit", "stream"}
+    for way in figures["ways"].values():
+        assert (way["readings"][0][0], way["readings"][-1][0]) == (0, 100)
+        assert way["files"][0] == way["files"][1]
+        assert way["threads"][0] == way["threads"][1]
+        # A picture that is kept weighs 800 bytes at the least; buffers still find their size here.
+        assert way["readings"][-1][1] > 2**20
+
+
+def test_a_leak_is_the_slope_of_the_readings():
+    """The difference of the ends would take one spike for a leak."""
+    rising = [(calls, 1000 + 3 * calls) for calls in range(0, 1000, 10)]
+    assert slope(rising) == pytest.approx(3)
+    assert abs(slope([(calls, 5000 + calls % 20) for calls in range(0, 1000, 10)])) < 0.01
+    # One step of the heap in the middle is none; a step every hundred calls is one.
+    assert slope([(calls, 700_000 * (calls > 400)) for calls in range(0, 1000, 10)]) == 0
+    assert slope([(calls, calls // 100 * 4096) for calls in range(0, 1000, 10)]) == pytest.approx(41, rel=0.1)
+
+
+def test_overhead(run, small_net):
+    """A ratio alone says nothing of a tiny frame, and microseconds alone nothing of a large one."""
+    options = ("--sizes", "16x16", "50x40", "--tile", 32, "--halo", 4, "--threads", 1, "--seconds", 0.1)
+    status, figures = run("overhead", small_net, *options)
+    assert [size["size"] for size in figures["sizes"]] == [[16, 16], [50, 40]]
+    assert [size["tiles"] > 1 for size in figures["sizes"]] == [False, True]
+    for size in figures["sizes"]:
+        pairs = list(zip(size["seconds"]["upscale"], size["seconds"]["bare"], strict=True))
+        assert size["over_bare"]["median"] == pytest.approx(statistics.median(a / b for a, b in pairs))
+        extra = statistics.median((a - b) * 1e6 for a, b in pairs)
+        assert size["microseconds"]["median"] == pytest.approx(extra, abs=1e-6)
+        allowed = max(0.03 * statistics.median(b for _, b in pairs), 50e-6) * 1e6
+        assert size["allowed_microseconds"] == pytest.approx(allowed)
+        assert size["within"] == (extra <= allowed)
+    assert status == (0 if all(size["within"] for size in figures["sizes"]) else 1)
+
+
+def test_overlap(run):
+    """If one slot took less than three stages, the session would not sleep and the figure would mean nothing."""
+    options = ("--stage", 0.02, "--frames", 8, "--rounds", 1, "--slots", 1, 2)
+    _, figures = run("overlap", *options)
+    one, two = (figures["stages_per_frame"][slots][0] for slots in ("1", "2"))
+    assert one >= 3 > two
+
+
+def test_quantisation_methods(run, checkpoint, tmp_path, photographs):
+    """A table whose rows saw other pictures compares nothing, and a way that changes nothing is none."""
+    for name in ("LR", "HR"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    with Image.open(photographs / "astronaut.png") as opened:
+        hr = np.asarray(opened)[:66, :64]
+    Image.fromarray(hr).save(tmp_path / "set" / "HR" / "a.png")
+    Image.fromarray(bicubic_downscale(hr[:64], 4)).save(tmp_path / "set" / "LR" / "a.png")
+    ways = ("max, nearest", "equalised, mse, nearest", "equalised, mse, activations alone")
+    _, figures = run("quantisation_methods", checkpoint, "--sets", tmp_path / "set", "--ways", *ways)
+    assert figures["fp32"]["set"]["pictures"] == 1
+    assert tuple(row["way"] for row in figures["ways"]) == ways
+    assert all(0.8 < row["share"] < 1 for row in figures["ways"])
+    _, nearest, alone = fidelities = [row["sets"]["set"]["to_fp32_db"] for row in figures["ways"]]
+    assert alone > nearest > 30
+    assert len(set(fidelities)) == 3
+
+
+def test_ways_are_ones_that_the_export_knows():
+    """A row that nobody can ask of the export is of no use."""
+    from esrgan_deploy.export.quantisation._options import QuantiseOptions
+
+    for fields in WAYS.values():
+        QuantiseOptions(**fields)
+
+
+def test_training_cost(run):
+    """Every figure of the table comes from a training that ran."""
+    small = {"features": 8, "blocks": 1, "growth": 4, "batch": 2, "crop": 8, "steps": 3, "rounds": 1}
+    options = [f"--{key}={value}" for key, value in small.items()]
+    _, figures = run("training_cost", *options, "--variants", "fp32, checkpointing")
+    ratio = figures["ratio_to_bare_loop"]
+    assert ratio["median"] == ratio["trainer"][0] / ratio["bare"][0]
+    (cost,) = figures["variants"].values()
+    assert cost["images_per_second"] > 0
+    assert 0 <= cost["waited"] < 1
+    assert cost["peak_mib"] > 50
+    assert figures["loader_images_per_second"].keys() == {"bicubic", "realesrgan"}
+
+
+@pytest.fixture(scope="module")
+def small_net(tmp_path_factory) -> Path:
+    """A net of two small convolutions that enlarges two times."""
+    import onnx
+    from onnx import helper
+
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in ((8, 3, 3, 3), (12, 8, 3, 3))]
+    nodes = [
+        helper.make_node("Conv", ["input", "w0"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("LeakyRelu", ["a"], ["b"], alpha=0.2),
+        helper.make_node("Conv", ["b", "w1"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("DepthToSpace", ["c"], ["output"], blocksize=2, mode="CRD"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, f"{name}h", f"{name}w"])
+        for name in ("input", "output")
+    ]
+    stored = [onnx.numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], stored)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path = tmp_path_factory.mktemp("overhead") / "net.onnx"
+    onnx.save(proto, path)
+    return path
