@@ -3,7 +3,7 @@
 Installs this package beside whatever the machine has (nothing is fetched), and with it the wheels in DIR, whose
 parts (NAME.whl.part00, NAME.whl.part01, ...) are joined first. Then one step after the other, each a process of its
 own, the most telling first; the first that hangs ends it all, with every thread's stack on standard error. gpu.json
-in --out (default: $OUT, else benchmarks/results) is written anew after each step. With ESRGAN_GPU_SUITE=rehearse it
+in --out (default: $OUT, else studies/results) is written anew after each step. With ESRGAN_GPU_SUITE=rehearse it
 all runs on a processor, which shows that the steps work and nothing of a GPU.
 """
 
@@ -74,9 +74,7 @@ def main() -> int:
     parser.add_argument(
         "--wheels", type=Path, metavar="DIR", help="wheels, or parts of them, that are missing here"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path(os.environ.get("OUT", ROOT / "benchmarks" / "results"))
-    )
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ROOT / "studies" / "results")))
     parser.add_argument("--site", type=Path, help="where to install (default: a temporary folder)")
     parser.add_argument("--only", metavar="TEXT", help="the steps whose name holds TEXT")
     args = parser.parse_args()
@@ -86,7 +84,9 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="esrgan-gpu-"))
     site = (args.site or work / "site").resolve()
     install(site, args.wheels)
-    environment = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    # The studies are no part of the package.
+    path = os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     environment |= {"ESRGAN_GPU_WORK": str(work), "ESRGAN_GPU_LIMIT": str(HUNG)}
     report: dict[str, Any] = {"schema": 2, "command": "python3 scripts/gpu.py", "steps": {}}
     path = out / ("gpu_rehearsal.json" if REHEARSAL else "gpu.json")
@@ -134,7 +134,7 @@ def speed(name: str, work: Path, environment: dict[str, str], limit: float) -> d
     side, seconds = ("32", "1") if REHEARSAL else ("256", "8")
     bench = [sys.executable, "-m", "esrgan_deploy.benchmarks._cli", str(net), "--precision", "fp16"]
     bench += ["--seconds", seconds, "--json", str(figures)]
-    forms = [sys.executable, "-m", "esrgan_deploy.benchmarks.graph_forms", str(net)]
+    forms = [sys.executable, "-m", "studies", "graph_forms", str(net)]
     tiles = [*bench, "--no-peaks", "--shape", "1x48x48" if REHEARSAL else "1x540x960"]
     commands = {
         SPEED[0]: [*bench, "--shape", f"1x{side}x{side}"],

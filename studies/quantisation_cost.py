@@ -43,7 +43,8 @@ def table(figures: Figures) -> str:
     done, plan = figures["quantised"], figures["plan"]
     return (
         f"{figures['blocks']} blocks, {figures['precision']}: {figures['minutes']:.1f} minutes (bar "
-        f"{BAR_MINUTES:g}), peak {figures['peak_gib']:.2f} GiB (bar {BAR_GIB:g}), {done['convolutions']} of {done['of']} convolutions, "
+        f"{BAR_MINUTES:g}), peak {figures['peak_gib']:.2f} GiB (bar {BAR_GIB:g}), "
+        f"{done['convolutions']} of {done['of']} convolutions, "
         f"{done['share']:.1%} of the multiply-adds; kernels of the plan: {plan['dtypes'] if plan else 'not built'}"
     )
 

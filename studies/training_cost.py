@@ -100,7 +100,7 @@ def _ratio_to_bare_loop(keys: dict[str, Any], rounds: int) -> dict[str, Any]:
     }
 
 
-def _speed_of_loader(keys: dict[str, Any], seconds: float = 3.0) -> dict[str, float]:
+def _speed_of_loader(keys: dict[str, Any], seconds: float = 1.0) -> dict[str, float]:
     """Cut crops on one core and throw them away: what a GPU may take before it waits, for each worker."""
     from esrgan_deploy.training import read_config
     from esrgan_deploy.training._trainer import crops_of

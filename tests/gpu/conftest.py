@@ -5,7 +5,7 @@ that is not there, or does not take this card, is skipped with the reason, and t
 
 With ESRGAN_GPU_SUITE=rehearse the same tests run without a GPU, on the processor: PyTorch and ONNX Runtime there, and
 TensorRT for RTX up to the building of a plan. That shows that the suite works, and nothing of a GPU; its report
-says so. ESRGAN_GPU_RESULTS names the folder of the report; the default is benchmarks/results. ESRGAN_GPU_WORK names a
+says so. ESRGAN_GPU_RESULTS names the folder of the report; the default is studies/results. ESRGAN_GPU_WORK names a
 folder where artefacts stay between runs, and ESRGAN_GPU_LIMIT the seconds after which a test has hung: every thread's
 stack is printed then, and the process ends.
 """
@@ -39,7 +39,7 @@ SHAPES = "1x16x16:1x128x128:4x256x256"
 
 @dataclasses.dataclass
 class Report:
-    """What the suite saw, for benchmarks/results/gpu.json."""
+    """What the suite saw, for studies/results/gpu.json."""
 
     shown: dict[str, Any] = dataclasses.field(default_factory=dict)
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -89,7 +89,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def _write(config: pytest.Config, status: int | None) -> None:
     if not (REPORT.shown or REPORT.skipped) or hasattr(config, "workerinput"):
         return
-    folder = Path(os.environ.get("ESRGAN_GPU_RESULTS", ROOT / "benchmarks" / "results"))
+    folder = Path(os.environ.get("ESRGAN_GPU_RESULTS", ROOT / "studies" / "results"))
     if REHEARSAL and "ESRGAN_GPU_RESULTS" not in os.environ:
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,17 +21,6 @@ COMMANDS = {
     "benchmarks._cli": ["gone.onnx"],
     "training._cli": ["run", "gone.yaml"],
     "engines.rebuild": ["gone.plan"],
-    "benchmarks.overhead": ["gone.onnx"],
-    "benchmarks.int8_cpu": ["gone.pth"],
-    "benchmarks.graph_forms": ["gone.pth"],
-    "benchmarks.quantisation_methods": ["gone.pth", "--sets=gone"],
-    "benchmarks.quantisation": ["--reference=gone.onnx", "--sets=gone"],
-    # These need no input: an option that is none keeps them from their work.
-    "benchmarks.leak": ["--no-such-option"],
-    "benchmarks.large_picture": ["--no-such-option"],
-    "benchmarks.overlap": ["--no-such-option"],
-    "benchmarks.quantisation_cost": ["--no-such-option"],
-    "benchmarks.training_cost": ["--no-such-option"],
 }
 
 LINE = re.compile(r"  (?:-\w(?: \S+)?, )?(--[\w-]+)(?:,? \S.*?)?(?:  .*)?")

@@ -141,6 +141,7 @@ def test_the_wheel_holds_what_the_tree_holds(tmp_path):
             ):
                 expected.add(f"{prefix}/{path.relative_to(folder).as_posix()}")
     assert inside == expected
+    assert not [name for name in inside if "studies" in name]
 
 
 def test_no_module_outgrows_its_room():

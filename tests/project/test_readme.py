@@ -39,7 +39,7 @@ def test_what_was_measured_has_its_results_and_no_gaps():
     for name in ("performance.md", "quantisation.md"):
         page = (ROOT / "docs" / name).read_text()
         assert re.findall(r"@[A-Z]+@", page) == []
-        for target in re.findall(r"\]\(\.\./(benchmarks/results/[^)]+)\)", page):
+        for target in re.findall(r"\]\(\.\./(studies/results/[^)]+)\)", page):
             assert (ROOT / target).is_file(), target
 
 

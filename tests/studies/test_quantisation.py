@@ -1,7 +1,6 @@
 """Quantised graphs and peers side by side: what is counted, what is judged, and what is left out."""
 
 import json
-import os
 import sys
 
 import numpy as np
@@ -12,14 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from esrgan_deploy._bicubic import bicubic_downscale
-from esrgan_deploy._errors import BenchmarkError, MediaError
-from esrgan_deploy._judge import Pan
 from esrgan_deploy._metrics import psnr
-from esrgan_deploy.benchmarks._quantisation_bench import compare, pictures_of
-from esrgan_deploy.benchmarks._quantisation_graphs import opened, quantised_share
-from esrgan_deploy.benchmarks._quantisation_peers import MODELOPT_PYTHON, PeerGraph, peer_graphs
-from esrgan_deploy.benchmarks._quantisation_table import markdown, text
-from esrgan_deploy.benchmarks.quantisation import main
 from esrgan_deploy.export._graph import save
 from esrgan_deploy.export._placement import placement
 from esrgan_deploy.export._precision import to_precision
@@ -29,8 +21,9 @@ from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export._scales import recipe_of_scales
 from esrgan_deploy.export._trace import trace
 from esrgan_deploy.export.quantisation._structure import layers
-
-PAN = Pan(side=14, margin=2)
+from studies.__main__ import main
+from studies.quantisation.graphs import opened, quantised_share
+from studies.quantisation.peers import MODELOPT_PYTHON, peer_graphs
 
 
 def _scene(height, width, seed=0):
@@ -40,55 +33,41 @@ def _scene(height, width, seed=0):
     return (128 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def _module(spec):
+@pytest.fixture(scope="module")
+def net(tmp_path_factory, rrdb_spec):
+    """A tiny RRDBNet whose output is a picture, as fp32, fp16 and int8 graphs."""
+    folder = tmp_path_factory.mktemp("net")
+    spec = rrdb_spec(blocks=1)
     torch.manual_seed(0)
     module = RRDBNet(spec).eval().requires_grad_(False)
     for name, parameter in module.named_parameters():
         if name.endswith("weight"):
             parameter *= 3
     module.conv_last.bias += 0.5
-    return module
-
-
-def _traced(module, spec):
     graph = trace(module, spec)
     nest_concats(graph)
     fold_scales(graph)
-    return graph
-
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory, rrdb_spec):
-    """A tiny RRDBNet whose output is a picture, as fp32, fp16 and int8 graphs."""
-    folder = tmp_path_factory.mktemp("net")
-    spec = rrdb_spec(blocks=1)
-    module = _module(spec)
-    graph = _traced(module, spec)
     save(graph, folder / "model.onnx")
     save(to_precision(graph, "fp16"), folder / "model.fp16.onnx")
     # Two of the dense blocks; what is left is known.
     recipe = recipe_of_scales(module, layers(spec), "int8", dict.fromkeys(placement(spec).values(), 0.02))
     chosen = [name for name in recipe.formats if "rdb3" not in name]
     assert quantise(graph, layers(spec), recipe.only(chosen)).convolutions == 10
-    half = to_precision(graph, "int8")
-    save(half, folder / "model.int8.onnx")
+    save(to_precision(graph, "int8"), folder / "model.int8.onnx")
     return folder
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    """A set with LR and HR, in a folder for its scale, and a folder of HR pictures alone."""
-    folder = tmp_path_factory.mktemp("sets")
-    paired, plain = folder / "Pairs" / "x4", folder / "Plain"
-    for inner in (paired / "LR", paired / "HR", plain):
-        inner.mkdir(parents=True)
-    for number in range(3):
-        truth = _scene(64, 72, number)
-        Image.fromarray(truth).save(paired / "HR" / f"{number}.png")
-        Image.fromarray(bicubic_downscale(truth, 4)).save(paired / "LR" / f"{number}.png")
-        # No multiple of four.
-        Image.fromarray(_scene(67, 75, 10 + number)).save(plain / f"{number}.png")
-    return paired, plain
+def paired(tmp_path_factory):
+    """A set with LR and HR, in a folder for its scale."""
+    folder = tmp_path_factory.mktemp("sets") / "Pairs" / "x4"
+    for inner in ("LR", "HR"):
+        (folder / inner).mkdir(parents=True)
+    for number in range(2):
+        truth = _scene(164, 172, number)
+        Image.fromarray(truth).save(folder / "HR" / f"{number}.png")
+        Image.fromarray(bicubic_downscale(truth, 4)).save(folder / "LR" / f"{number}.png")
+    return folder
 
 
 def _made(nodes, weights, *, dtype=TensorProto.FLOAT):
@@ -175,73 +154,76 @@ def test_a_half_precision_graph_is_really_rounded(tmp_path):
     assert levels.tolist() == [0, 32, 64, 96, 128, 159, 191, 223, 255]
 
 
-def test_sets_are_read_in_pairs_or_made_from_hr(sets):
-    """LR made otherwise than the benchmark's would make every figure incomparable."""
-    paired, plain = sets
-    found = pictures_of(paired, 4, most=2)
-    assert [one.name for one in found] == ["0.png", "1.png"]
-    np.testing.assert_array_equal(found[1].truth, _scene(64, 72, 1))
-    np.testing.assert_array_equal(found[1].lr, bicubic_downscale(_scene(64, 72, 1), 4))
-    made = pictures_of(plain, 4)
-    assert [one.truth.shape for one in made] == [(64, 72, 3)] * 3
-    np.testing.assert_array_equal(made[2].lr, bicubic_downscale(_scene(67, 75, 12)[:64, :72], 4))
-    with pytest.raises(MediaError, match="holds no pictures"):
-        pictures_of(plain.parent, 4)
-    with pytest.raises(MediaError, match="is not a folder"):
-        pictures_of(plain / "none", 4)
-
-
-def test_graphs_are_judged_on_every_set_against_the_reference(net, sets):
-    """A row under the wrong set or the wrong graph is worse than none."""
-    graphs = {"half": net / "model.fp16.onnx", "ours": net / "model.int8.onnx"}
-    gone = PeerGraph(name="gone", why="not installed")
-    figures = compare(net / "model.onnx", graphs, sets, peers=[gone], pictures=2, pan=PAN, threads=1)
-    assert {name: one["pictures"] for name, one in figures["sets"].items()} == {"Pairs": 2, "Plain": 2}
-    half, ours, peer = figures["methods"]
-    assert (half["name"], ours["name"], peer) == (
-        "half",
-        "ours",
-        {"name": "gone", "left_out": "not installed"},
-    )
-    assert ours["share"]["formats"] == {"int8": 10}
+def test_graphs_and_peers_are_judged_against_the_reference(net, paired, tmp_path, capsys, monkeypatch):
+    """A row under the wrong graph is worse than none; without a word on a missing peer it would seem complete."""
+    monkeypatch.delenv(MODELOPT_PYTHON, raising=False)
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    for number in range(2):
+        Image.fromarray(_scene(120, 120, 20 + number)).save(seen / f"{number}.png")
+    given = f"--reference {net}/model.onnx --graph ours={net}/model.int8.onnx --graph {net}/model.fp16.onnx"
+    given += f" --sets {paired} --threads 1 --peers modelopt --calibration {seen} --panned 1"
+    assert main(["quantisation", *given.split(), "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["sets"]["Pairs"]["pictures"] == 2
+    assert "from the folder seen" in figures["calibration"]
+    ours, half, peer = figures["methods"]
+    assert [one["name"] for one in (ours, half, peer)] == ["ours", "model.fp16", "nvidia-modelopt"]
     assert ours["arithmetic"].startswith("fp32 sums of int8 inputs and weights")
-    assert half["sets"]["Plain"]["to_reference"]["psnr"] > ours["sets"]["Plain"]["to_reference"]["psnr"]
+    found = {one["name"]: one["sets"]["Pairs"] for one in (ours, half)}
+    assert found["model.fp16"]["to_reference"]["psnr"] > found["ours"]["to_reference"]["psnr"]
     with opened(net / "model.onnx", threads=1) as fine, opened(net / "model.int8.onnx", threads=1) as coarse:
-        shown = pictures_of(sets[1], 4, most=2)
-        a, b = (np.concatenate([graph.upscale(one.lr) for one in shown]) for graph in (fine, coarse))
-    for figure, expected in [("psnr", psnr(a, b)), ("bias", (b.astype(float) - a).mean(axis=(0, 1)))]:
-        assert ours["sets"]["Plain"]["to_reference"][figure] == pytest.approx(expected, abs=1e-6)
-    assert ours["sets"]["Pairs"]["flicker"] > 0
-    assert ours["sets"]["Pairs"]["loss"] == pytest.approx(
-        figures["sets"]["Pairs"]["psnr_y"] - ours["sets"]["Pairs"]["psnr_y"], abs=1e-9
+        shown = [np.asarray(Image.open(path)) for path in sorted((paired / "LR").iterdir())]
+        a, b = (np.concatenate([graph.upscale(lr) for lr in shown]) for graph in (fine, coarse))
+    assert found["ours"]["to_reference"]["psnr"] == pytest.approx(psnr(a, b), abs=1e-6)
+    assert found["ours"]["flicker"] > 0
+    loss = figures["sets"]["Pairs"]["psnr_y"] - found["ours"]["psnr_y"]
+    assert found["ours"]["loss"] == pytest.approx(loss, abs=1e-9)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"| ours | {ours['share']['macs']:.1%} | {loss:+.3f} |" in said
+    assert "| nvidia-modelopt | – | – |" in said
+    assert (
+        f"nvidia-modelopt: left out, no interpreter has it: name one by --modelopt-python or {MODELOPT_PYTHON}"
+        in said
+    )
+    assert (
+        "ours: 10 of 21 convolutions quantised (10 with int8 inputs), all but conv_first, 5 in body, conv_body"
+        in said
     )
 
 
-def test_the_reference_is_the_fp32_graph(net, sets):
+@pytest.mark.parametrize(
+    ("options", "status", "why"),
+    [
+        ("--reference {net}/model.int8.onnx --sets {paired}", 1, "the reference is the fp32 graph"),
+        ("--reference {net}/model.onnx --sets {paired} {paired}", 2, "give each set once"),
+        ("--reference {net}/model.onnx --sets {paired} --graph a=x --graph a=y", 2, "one name twice"),
+        ("--reference {paired}/HR/0.png --sets {paired}", 1, "no ONNX graph"),
+        ("--reference {net}/model.onnx --sets {paired} --peers tensorflow", 2, "there is no tensorflow"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(net, paired, capsys, options, status, why):
     """Against a graph that is quantised itself, every other would look perfect or damned by chance."""
-    for name in ("model.int8.onnx", "model.fp16.onnx"):
-        with pytest.raises(BenchmarkError, match="the reference is the fp32 graph"):
-            compare(net / name, {}, sets)
-    with pytest.raises(BenchmarkError, match="give each set once"):
-        compare(net / "model.onnx", {}, [sets[0], sets[0]])
-    (sets[0].parent / "text.onnx").write_text("no graph")
-    with pytest.raises(BenchmarkError, match="no ONNX graph"):
-        compare(sets[0].parent / "text.onnx", {}, sets)
+    try:
+        ended = main(["quantisation", *options.format(net=net, paired=paired).split()])
+    except SystemExit as stopped:
+        ended = stopped.code
+    assert ended == status
+    assert why in capsys.readouterr().err
 
 
-def test_onnxruntime_quantises_the_same_graph_by_its_defaults(net, sets, tmp_path):
+def test_onnxruntime_quantises_the_same_graph_by_its_defaults(net, tmp_path):
     """A peer that is set up otherwise than its users do is a straw man."""
-    crops = [one.lr[None] for one in pictures_of(sets[1], 4)]
-    said = []
-    made = peer_graphs(["onnxruntime"], net / "model.onnx", crops, tmp_path, say=said.append)
+    crops = [_scene(16, 18, number)[None] for number in range(3)]
+    made = peer_graphs(["onnxruntime"], net / "model.onnx", crops, tmp_path)
     assert [peer.name.split(", ")[1] for peer in made] == ["MinMax (its default)", "Entropy", "Percentile"]
     assert [peer.why for peer in made] == [""] * 3
-    assert len(said) == 3
-    share = quantised_share(onnx.load(made[0].path))
+    model = onnx.load(made[0].path)
+    share = quantised_share(model)
     assert (share.quantised, share.formats) == (21, {"int8": 21})
     # The step of the input is that of the crops: it was calibrated on them, and on all of them.
-    model = onnx.load(made[0].path)
     step = next(one for one in model.graph.initializer if one.name == "input_scale")
+<<<<<<< HEAD
     low, high = min(crop.min() for crop in crops), max(crop.max() for crop in crops)
     assert low > 0
     assert numpy_helper.to_array(step) == pytest.approx(high / 255 / 255, rel=1e-5)
@@ -272,6 +254,9 @@ def test_modelopt_quantises_the_same_graph_by_its_defaults(rrdb_spec, sets, tmp_
     for row in figures["methods"]:
         assert row["arithmetic"].startswith("fp32 sums of")
         assert 15 < row["sets"]["Pairs"]["to_reference"]["psnr"] < 70
+=======
+    assert numpy_helper.to_array(step) == pytest.approx(np.max(crops) / 255 / 255, rel=1e-5)
+>>>>>>> 4641ac0 (Test the studies at their smallest, and cite them by their commands)
 
 
 @pytest.mark.parametrize(
@@ -283,87 +268,19 @@ def test_modelopt_quantises_the_same_graph_by_its_defaults(rrdb_spec, sets, tmp_
             "exit status 1: ImportError: no modelopt",
         ),
         ("echo modelopt 9.9", "it reports success and has written nothing"),
+        # Seen of nvidia-modelopt: a success without one Q/DQ node, which then loses nothing at all.
+        ("{copy} && echo modelopt 9.9", "it reports success and has quantised no convolution"),
     ],
 )
 def test_a_peer_that_fails_is_a_line_in_the_table(net, tmp_path, script, why):
     """One broken environment must not cost an hour of figures of all the others."""
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
-    crops = [_scene(16, 16)[None]]
-    made = peer_graphs(["modelopt"], net / "model.onnx", crops, tmp_path, modelopt_python=python)
-    assert [(peer.path, peer.why) for peer in made] == [(None, why)] * 3
-
-
-def test_a_peer_that_quantised_nothing_is_left_out(net, tmp_path):
-    """Seen of nvidia-modelopt: a success without one Q/DQ node, which then loses nothing at all."""
-    python = tmp_path / "python"
     copy = (
         "import json, shutil, sys; task = json.loads(sys.argv[3]); shutil.copy(task['model'], task['output'])"
     )
-    python.write_text(f'#!/bin/sh\n{sys.executable} -c "{copy}" "$@" && echo modelopt 9.9\n')
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n" + script.replace("{copy}", f'{sys.executable} -c "{copy}" "$@"') + "\n")
     python.chmod(0o755)
-    made = peer_graphs(
-        ["modelopt"], net / "model.onnx", [_scene(16, 16)[None]], tmp_path, modelopt_python=python
-    )
-    assert {peer.why for peer in made} == {"it reports success and has quantised no convolution"}
-    assert made[0].name == "nvidia-modelopt 9.9 int8, entropy (its default)"
-
-
-def test_a_peer_that_is_not_here_says_how_to_get_it(net, tmp_path, monkeypatch):
-    """Without a word the table would seem complete."""
-    monkeypatch.delenv(MODELOPT_PYTHON, raising=False)
-    (peer,) = peer_graphs(["modelopt"], net / "model.onnx", [], tmp_path)
-    assert peer.path is None
-    assert MODELOPT_PYTHON in peer.why
-    with pytest.raises(BenchmarkError, match="no peer tensorflow; the peers are onnxruntime, modelopt"):
-        peer_graphs(["tensorflow"], net / "model.onnx", [], tmp_path)
-
-
-def test_the_command_writes_text_json_and_markdown(net, sets, tmp_path, capsys, monkeypatch):
-    """What goes into the documentation is what was measured, with the command that measured it."""
-    monkeypatch.delenv(MODELOPT_PYTHON, raising=False)
-    seen = tmp_path / "seen"
-    seen.mkdir()
-    for number in range(2):
-        Image.fromarray(_scene(120, 120, 20 + number)).save(seen / f"{number}.png")
-    given = f"--reference {net}/model.onnx --graph ours={net}/model.int8.onnx --graph {net}/model.fp16.onnx"
-    given += f" --sets {sets[0]} --pictures 1 --threads 1 --peers modelopt --calibration {seen} --panned 0"
-    argv = given.split()
-    written = [tmp_path / "figures.json", tmp_path / "figures.md"]
-    assert main([*argv, "--json", str(written[0]), "--markdown", str(written[1])]) == 0
-    shown = capsys.readouterr().out
-    figures = json.loads(written[0].read_text())
-    assert (figures["schema"], figures["pan"]) == (1, None)
-    assert figures["environment"]["packages"]["onnxruntime"]
-    assert f"ours={net / 'model.int8.onnx'}" in figures["command"]
-    assert "from the folder seen" in figures["calibration"]
-    assert [row["name"] for row in figures["methods"]] == ["ours", "model.fp16", "nvidia-modelopt"]
-    assert shown.strip() == text(figures).strip()
-    assert written[1].read_text() == markdown(figures)
-    ours = figures["methods"][0]
-    cells = (
-        f"| ours | {ours['share']['macs']:.1%} | {ours['sets']['Pairs']['loss']:+.3f} "
-        f"| {ours['sets']['Pairs']['ssim_change']:+.4f} | {ours['sets']['Pairs']['to_reference']['psnr']:.2f} |"
-    )
-    assert cells in written[1].read_text()
-    assert "| nvidia-modelopt | – | – |" in written[1].read_text()
-    assert "nvidia-modelopt: left out, no interpreter has it" in shown
-    assert (
-        "10 of 21 convolutions quantised (10 with int8 inputs), all but conv_first, 5 in body, conv_body"
-        in shown
-    )
-
-
-def test_unusable_arguments_are_refused(net, capsys):
-    """A second graph of one name would silently replace the first."""
-    graph = f"a={net / 'model.fp16.onnx'}"
-    argv = ["--reference", str(net / "model.onnx"), "--sets", "none"]
-    for more, what in [
-        (["--graph", graph, "--graph", graph], "one name twice"),
-        (["--pictures", "0"], "--pictures: 0 is under 1"),
-        (["--panned", "-1"], "--panned: -1 is under 0"),
-    ]:
-        with pytest.raises(SystemExit):
-            main([*argv, *more])
-        assert what in capsys.readouterr().err
+    crops = [_scene(16, 16)[None]]
+    made = peer_graphs(["modelopt"], net / "model.onnx", crops, tmp_path, modelopt_python=python)
+    assert {peer.why for peer in made} == {why}
+    assert len(made) == 3
