@@ -85,8 +85,8 @@ def main() -> int:
     site = (args.site or work / "site").resolve()
     install(site, args.wheels)
     # The studies are no part of the package.
-    path = os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
+    roots = os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": roots}
     environment |= {"ESRGAN_GPU_WORK": str(work), "ESRGAN_GPU_LIMIT": str(HUNG)}
     report: dict[str, Any] = {"schema": 2, "command": "python3 scripts/gpu.py", "steps": {}}
     path = out / ("gpu_rehearsal.json" if REHEARSAL else "gpu.json")

@@ -112,7 +112,7 @@ def table(figures: Figures) -> str:
     forms = figures["forms"]
     lines = [f"{figures['net']}, fp16, {figures['side']}x{figures['side']}, {figures['tensorrt']}", ""]
     flat = forms["flat"]["bytes_per_pixel"]
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (name, form["kernels"], f"{form['bytes_per_pixel']:,.0f}", f"{form['bytes_per_pixel'] / flat:.1%}",
          f"{figures['difference'][name]:.1e}")
         for name, form in forms.items()

@@ -35,7 +35,7 @@ def options(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> Figures:
-    return apart(_peak, args.model, *args.size, args.tile, mapped=args.map)
+    return apart(_peak, args.model, args.size, args.tile, mapped=args.map)
 
 
 def table(figures: Figures) -> str:
@@ -51,7 +51,8 @@ def within(figures: Figures) -> bool:
     return bool(figures["peak_gib"] <= BAR_GIB)
 
 
-def _peak(model: str | None, height: int, width: int, tile: int, *, mapped: bool) -> Figures:
+def _peak(model: str | None, wanted: tuple[int, int], tile: int, *, mapped: bool) -> Figures:
+    height, width = wanted
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     with contextlib.ExitStack() as stack:
         up = stack.enter_context(Upscaler(model, tile=tile))

@@ -94,9 +94,10 @@ def test_graph_forms(run, checkpoint):
     assert len({len(form["seconds"]) for form in times.values()}) == 1
 
 
-def test_int8_cpu(run, checkpoint):
+@pytest.mark.slow
+def test_int8_cpu(run, checkpoint, photographs):
     """Speed without parity beside it shows nothing."""
-    options = ("--shape", "1x16x16", "--seconds", 0.1, "--threads", 1)
+    options = ("--shape", "1x16x16", "--seconds", 0.1, "--threads", 1, "--calibration", photographs)
     status, figures = run("int8_cpu", checkpoint, *options)
     seconds = figures["seconds"]["onnxruntime"]
     fast = statistics.median(a / b for a, b in zip(seconds["fp32"], seconds["int8-cpu"], strict=True))
@@ -169,21 +170,21 @@ def test_overlap(run):
 
 
 def test_quantisation_methods(run, checkpoint, tmp_path, photographs):
-    """A table whose rows saw other pictures compares nothing, and a way that changes nothing is none."""
+    """Rows that saw other pictures compare nothing, and weights in fp32 cannot lose more than rounded ones."""
     for name in ("LR", "HR"):
         (tmp_path / "set" / name).mkdir(parents=True)
     with Image.open(photographs / "astronaut.png") as opened:
         hr = np.asarray(opened)[:66, :64]
     Image.fromarray(hr).save(tmp_path / "set" / "HR" / "a.png")
     Image.fromarray(bicubic_downscale(hr[:64], 4)).save(tmp_path / "set" / "LR" / "a.png")
-    ways = ("max, nearest", "equalised, mse, nearest", "equalised, mse, activations alone")
-    _, figures = run("quantisation_methods", checkpoint, "--sets", tmp_path / "set", "--ways", *ways)
+    ways = ("mse, nearest", "equalised, mse, activations alone")
+    options = ("--calibration", photographs, "--sets", tmp_path / "set", "--ways")
+    _, figures = run("quantisation_methods", checkpoint, *options, *ways)
     assert figures["fp32"]["set"]["pictures"] == 1
     assert tuple(row["way"] for row in figures["ways"]) == ways
     assert all(0.8 < row["share"] < 1 for row in figures["ways"])
-    _, nearest, alone = fidelities = [row["sets"]["set"]["to_fp32_db"] for row in figures["ways"]]
+    nearest, alone = (row["sets"]["set"]["to_fp32_db"] for row in figures["ways"])
     assert alone > nearest > 30
-    assert len(set(fidelities)) == 3
 
 
 def test_ways_are_ones_that_the_export_knows():
