@@ -18,7 +18,6 @@ from esrgan_deploy.benchmarks._measure import Timing, measure
 from esrgan_deploy.benchmarks._peers import PEERS
 from esrgan_deploy.benchmarks._quality import measure_quality
 from esrgan_deploy.benchmarks._schema import Row
-from esrgan_deploy.benchmarks.graph_forms import traffic_of_forms
 from esrgan_deploy.engines import BuildOptions, ShapeRange, engine_from_onnx
 from esrgan_deploy.engines._rebuild import built_fields
 from esrgan_deploy.export import ExportOptions, export_model
@@ -265,12 +264,3 @@ def test_quality_reproduces_the_published_figures(assets, tmp_path):
     assert quality.psnr_y == pytest.approx(28.2325, abs=0.02)
     assert quality.ssim_y == pytest.approx(0.8268, abs=0.0005)
     assert quality.psnr_rgb == pytest.approx(25.7254, abs=0.02)
-
-
-def test_nested_concats_move_a_fifth_fewer_bytes_than_flat_ones():
-    """Without that the rewrite would have no reason to exist; and it must not change a bit."""
-    figures = traffic_of_forms()
-    forms = figures["forms"]
-    assert figures["difference"]["nested"] == 0.0
-    for name in ("nested", "nested, 0.2 folded"):
-        assert forms[name]["bytes_per_pixel"] <= 0.8 * forms["flat"]["bytes_per_pixel"]
