@@ -223,40 +223,7 @@ def test_onnxruntime_quantises_the_same_graph_by_its_defaults(net, tmp_path):
     assert (share.quantised, share.formats) == (21, {"int8": 21})
     # The step of the input is that of the crops: it was calibrated on them, and on all of them.
     step = next(one for one in model.graph.initializer if one.name == "input_scale")
-<<<<<<< HEAD
-    low, high = min(crop.min() for crop in crops), max(crop.max() for crop in crops)
-    assert low > 0
-    assert numpy_helper.to_array(step) == pytest.approx(high / 255 / 255, rel=1e-5)
-    figures = compare(net / "model.onnx", {}, sets[:1], peers=made, pictures=1, threads=1)
-    for row in figures["methods"]:
-        assert row["arithmetic"] == "fp32 graph with int8 Q/DQ pairs, as ONNX Runtime CPU runs it"
-        assert 15 < row["sets"]["Pairs"]["to_reference"]["psnr"] < 70
-
-
-@pytest.mark.slow
-def test_modelopt_quantises_the_same_graph_by_its_defaults(rrdb_spec, sets, tmp_path):
-    """It runs in an environment of its own, which nothing else here would notice to be broken."""
-    if not os.environ.get(MODELOPT_PYTHON):
-        pytest.skip(f"no interpreter with nvidia-modelopt is named by {MODELOPT_PYTHON}")
-    crops = [one.lr[None] for one in pictures_of(sets[1], 4)]
-    # Convolutions of few channels it leaves alone.
-    model = tmp_path / "model.onnx"
-    spec = rrdb_spec(features=32, growth=32, blocks=1)
-    save(_traced(_module(spec), spec), model)
-    made = peer_graphs(["modelopt"], model, crops, tmp_path, threads=1)
-    assert [peer.why for peer in made] == [""] * 3
-    shares = [quantised_share(onnx.load(peer.path)) for peer in made]
-    assert [one.formats for one in shares] == [{"int8": 21}, {"int8": 21}, {"fp8": 19}]
-    assert shares[2].left == ("conv_first", "conv_last")
-    # It writes beside the graph that it is given.
-    assert list(tmp_path.glob("model[._]*")) == [model]
-    figures = compare(model, {}, sets[:1], peers=made, pictures=1, threads=1)
-    for row in figures["methods"]:
-        assert row["arithmetic"].startswith("fp32 sums of")
-        assert 15 < row["sets"]["Pairs"]["to_reference"]["psnr"] < 70
-=======
     assert numpy_helper.to_array(step) == pytest.approx(np.max(crops) / 255 / 255, rel=1e-5)
->>>>>>> 4641ac0 (Test the studies at their smallest, and cite them by their commands)
 
 
 @pytest.mark.parametrize(
