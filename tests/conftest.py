@@ -2,7 +2,11 @@
 
 import collections
 import gc
+import hashlib
 import os
+import pickle
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,32 @@ def _quick_collections() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once() -> Iterator[None]:
+    """Let torch.onnx trace each net once: it takes seconds for the smallest, and most exports here are of the same."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    import onnx_ir as ir
+
+    export, traced = torch.onnx.export, {}
+
+    def once(module: Any, *arguments: Any, **options: Any) -> Any:
+        # All that a trace depends on; what is written to a file, or is no module, is somebody else's call.
+        if len(arguments) != 1 or not isinstance(module, torch.nn.Module):
+            return export(module, *arguments, **options)
+        asked = pickle.dumps((module, arguments)) + repr(sorted(options.items())).encode()
+        key = hashlib.sha256(asked).digest()
+        if key not in traced:
+            traced[key] = ir.to_proto(export(module, *arguments, **options).model)
+        return types.SimpleNamespace(model=ir.from_proto(traced[key]))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.onnx, "export", once)
+        yield
 
 
 @pytest.fixture(scope="session")

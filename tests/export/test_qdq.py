@@ -21,6 +21,7 @@ from esrgan_deploy.export._rewrite import fold_scales, nest_concats
 from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export._scales import save_scales, scales_beside, trained_recipe
 from esrgan_deploy.export._trace import trace
+from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
 from esrgan_deploy.export.quantisation._recipe_file import Net
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters, rounded
@@ -389,7 +390,8 @@ def test_an_export_without_scales_is_calibrated_on_drawn_pictures_and_says_so(ch
     """Never on random numbers, and never without a word: photographs calibrate better."""
     _, path = checkpoint
     lines = []
-    options = ExportOptions(precisions=("int8",), plan=False)
+    quick = QuantiseOptions(search=False, rounding="nearest")
+    options = ExportOptions(precisions=("int8",), plan=False, quantise=quick)
     manifest = export_model(path, tmp_path / "out", options, say=lines.append)
     assert any("drawn pictures stand in" in line for line in lines)
     assert "drawn by this package" in manifest.artefact("model.int8.onnx").quantised["pictures"]
