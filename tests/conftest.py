@@ -43,7 +43,7 @@ def _quick_collections() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _traced_once() -> Iterator[None]:
-    """Let torch.onnx trace each net once: it takes seconds for the smallest, and most exports here are of the same."""
+    """Let torch.onnx trace each net once: seconds for the smallest, and most exports here are of the same few."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield

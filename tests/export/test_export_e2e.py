@@ -302,7 +302,9 @@ def test_an_output_that_cannot_be_written_is_one_line(checkpoint, tmp_path, name
 def test_the_official_anime_model_ends_verified_with_a_plan(assets: Path, tmp_path):
     """The first of the issue's own demands, on the official file."""
     manifest = export_model(
-        assets / "models" / "realesr-animevideov3.pth", tmp_path / "out", ExportOptions(plan=True)
+        assets / "models" / "realesr-animevideov3.pth",
+        tmp_path / "out",
+        ExportOptions(plan=True, build=BuildOptions(shapes=ShapeRange.parse("1x16x16:1x64x64:1x96x96"))),
     )
     assert (manifest.spec.architecture, manifest.spec.blocks) == ("srvggnetcompact", 16)
     assert manifest.artefact("model.fp16.onnx").verified is True
@@ -412,6 +414,7 @@ def test_a_plan_of_one_size_has_a_golden_picture_of_that_size(rrdb_spec, rrdb_we
         assert golden["fitted.input"].shape == (2, 64, 48, 3)
         assert golden["fitted.output"].shape == (2, 3, 256, 192)
         assert not np.array_equal(golden["fitted.input"][0], golden["fitted.input"][1])
-    export_model(tmp_path / "net.pth", tmp_path / "open", ExportOptions(plan=False))
+    several = BuildOptions(shapes=ShapeRange.parse("1x16x16:1x32x32:1x48x48"))
+    export_model(tmp_path / "net.pth", tmp_path / "open", ExportOptions(plan=False, build=several))
     with np.load(tmp_path / "open" / "model.golden.npz") as golden:
         assert "fitted.input" not in golden

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._cli import main
 from esrgan_deploy.export._rrdbnet import RRDBNet
 
+STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 KILLS = int(os.environ.get("ESRGAN_KILLS", "4"))
 
 
@@ -39,7 +41,8 @@ def test_a_failed_export_leaves_nothing(rrdb_spec, tmp_path, monkeypatch, capsys
     torch.save(net.state_dict(), tmp_path / "nan.pth")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    assert main([str(tmp_path / "nan.pth"), "-o", "new/out", "--no-plan", "--precision", "fp32"]) == 1
+    quick = ["--no-plan", "--precision", "fp32", "--shapes", "16x16"]
+    assert main([str(tmp_path / "nan.pth"), "-o", "new/out", *quick]) == 1
     assert "NaN" in capsys.readouterr().err
     assert _names(tmp_path / "work") == []
 
@@ -51,7 +54,7 @@ def test_an_interrupted_search_leaves_nothing_beside_the_export_and_goes_on(
     """Its measurements lay in a new folder that held nothing else."""
     monkeypatch.setenv("ESRGAN_DEPLOY_CACHE", str(tmp_path / "cache"))
     (tmp_path / "work").mkdir()
-    quick = ExportOptions(precisions=("int8",), plan=False)
+    quick = ExportOptions(precisions=("int8",), plan=False, build=STATIC)
     asked = dataclasses.replace(
         quick.quantise, calibration=photographs, method="max", rounding="nearest", equalise=False
     )
@@ -73,7 +76,7 @@ def test_an_interrupted_search_leaves_nothing_beside_the_export_and_goes_on(
 
 def test_an_export_beside_another_is_not_taken_for_a_leftover(tiny_export, tmp_path):
     """Of two exports into one folder, the second would remove what the first is making."""
-    options = ExportOptions(precisions=("fp32",), plan=False)
+    options = ExportOptions(precisions=("fp32",), plan=False, build=STATIC)
     there = tmp_path / "first"
     there.mkdir(mode=0o750)
     (there / "notes.txt").write_text("mine")
@@ -92,37 +95,41 @@ def test_an_export_beside_another_is_not_taken_for_a_leftover(tiny_export, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_exports_leave_no_folder_after_the_next(checkpoint, tmp_path):
+def test_killed_exports_leave_no_folder_after_the_next(tiny_export, tmp_path):
     """Each kill would leave a folder of the model's size for ever. ``ESRGAN_KILLS=100`` kills more often."""
     code = "import sys; from esrgan_deploy.export._cli import main; sys.exit(main())"
+    made = tmp_path / "made"
+    made.mkdir()
 
     def start(name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", code, str(checkpoint), "-o", str(tmp_path / "made" / name)]
+        # Of a graph, which is not traced.
+        command = [sys.executable, "-c", code, str(tiny_export / "model.onnx"), "-o", str(made / name)]
+        command += ["--no-plan", "--precision", "fp16", "--shapes", "16x16"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(
-            [*command, "--no-plan", "--precision", "fp16"], cwd=tmp_path, start_new_session=True, **quiet
-        )
+        return subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **quiet)
 
-    (tmp_path / "made").mkdir()
-    begun = time.monotonic()
+    def working(before: list[str]) -> int:
+        """Files in the folder that is being made, and -1 before there is one."""
+        new = [made / name for name in _names(made) if name.startswith(".") and name not in before]
+        return max((len(list(folder.iterdir())) for folder in new if folder.is_dir()), default=-1)
+
     assert start("whole").wait() == 0
-    whole = time.monotonic() - begun
-    listed = _names(tmp_path / "made" / "whole")
-    moments, kept, left = random.Random(0), ["whole"], 0
+    listed, moments, kept, left = _names(made / "whole"), random.Random(0), ["whole"], 0
     for turn in range(KILLS):
-        process = start(f"killed-{turn}")
-        try:
-            # Not before Python has begun: there is nothing to leave.
-            process.wait(moments.uniform(0.2, 1.05) * whole)
-        except subprocess.TimeoutExpired:
+        before, process = _names(made), start(f"killed-{turn}")
+        # With the folder empty, with some of its files there, with all of them; and a moment later.
+        while process.poll() is None and working(before) < turn % len(listed):
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        there = _names(tmp_path / "made")
+        there = _names(made)
         left += any(name.startswith(".") for name in there)
         if f"killed-{turn}" in there:
             kept.append(f"killed-{turn}")
-            assert _names(tmp_path / "made" / f"killed-{turn}") == listed
+            assert _names(made / f"killed-{turn}") == listed
     assert start("last").wait() == 0
-    assert _names(tmp_path / "made") == sorted([*kept, "last"])
+    assert _names(made) == sorted([*kept, "last"])
     assert left > 0
     assert _names(tmp_path) == ["made"]

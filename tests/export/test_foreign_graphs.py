@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from esrgan_deploy import CheckpointError, EsrganDeployError, InferenceError, ModelSpec
+from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._cli import main as esrgan_export
 from esrgan_deploy.export._rrdbnet import RRDBNet
@@ -24,7 +25,7 @@ from esrgan_deploy.runtime._cli import main as esrgan_upscale
 Write = Callable[..., Path]
 
 TYPES = {"float": TensorProto.FLOAT, "half": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
-FP32 = ExportOptions(precisions=("fp32",), plan=False)
+FP32 = ExportOptions(precisions=("fp32",), plan=False, build=BuildOptions(shapes=ShapeRange.parse("1x16x16")))
 
 
 @pytest.fixture
@@ -370,7 +371,7 @@ def test_what_comes_next_is_verified(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    esrgan_export([str(path), "-o", str(tmp_path / "out"), "--no-plan"])
+    esrgan_export([str(path), "-o", str(tmp_path / "out"), "--no-plan", "--shapes", "16x16"])
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next:"))
     assert line.endswith(f"--model {tmp_path / 'out' / 'model.onnx'}")
 
@@ -421,7 +422,8 @@ def test_reported_graphs_are_exact_or_refused_in_the_right_words(
         model = path
         if way == "esrgan-export":
             model = tmp_path / "out" / "model.onnx"
-            status = esrgan_export([str(path), "--no-plan", "--precision", "fp32", "-o", str(model.parent)])
+            quick = ["--no-plan", "--precision", "fp32", "--shapes", "16x16"]
+            status = esrgan_export([str(path), *quick, "-o", str(model.parent)])
         if way == "esrgan-upscale" or not status:
             status = esrgan_upscale([str(source), "--model", str(model), "-o", str(tmp_path / "big.png")])
         if refused:

@@ -42,7 +42,10 @@ def test_a_right_graph_of_another_scale_is_verified(
     net: Path, tmp_path: Path, outscale: float, multiple: int
 ) -> None:
     """It would be refused: for the digits that the reference lacks, or for sizes of a plan that nobody makes."""
-    options = ExportOptions(precisions=("fp32",), plan=False, outscale=outscale)
+    shapes = ShapeRange.parse("1x20x20:1x40x40:1x60x60")
+    options = ExportOptions(
+        precisions=("fp32",), plan=False, outscale=outscale, build=BuildOptions(shapes=shapes)
+    )
     artefact = export_model(net, tmp_path / "out", options).artefact("model.onnx")
     assert artefact is not None
     assert (artefact.outscale, artefact.size_multiple, artefact.verified) == (outscale, multiple, True)
@@ -67,4 +70,5 @@ def test_default_sizes_of_a_plan_are_those_that_the_ratio_needs(net: Path, tmp_p
 def test_the_shipped_model_is_verified_at_another_scale(tmp_path: Path, outscale: str) -> None:
     """What a first user tries would exit 1, with a sound graph written."""
     out = str(tmp_path / "out")
-    assert main(["--no-plan", "--precision", "fp32", "--outscale", outscale, "-o", out]) == 0
+    asked = ["--precision", "fp32", "--outscale", outscale, "--shapes", "20x20:60x60:100x100"]
+    assert main(["--no-plan", *asked, "-o", out]) == 0

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from esrgan_deploy._errors import CheckpointError, ExportError
+from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model, load_checkpoint
 from esrgan_deploy.export._graph import clone, save
 from esrgan_deploy.export._ort import run, session_of
@@ -26,6 +27,8 @@ from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
 from esrgan_deploy.export.quantisation._recipe_file import Net
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters, rounded
 from esrgan_deploy.export.quantisation._structure import layers
+
+STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +378,9 @@ def test_a_quantised_export_builds_a_plan_whose_convolutions_are_quantised(check
     spec, path = checkpoint
     # Random weights make large activations: a step that holds them all.
     save_scales(path, precision, _scales(spec, {"int8": 0.1, "fp8": 0.03}[precision]))
-    manifest = export_model(path, tmp_path / "out", ExportOptions(precisions=(precision,), plan=True))
+    manifest = export_model(
+        path, tmp_path / "out", ExportOptions(precisions=(precision,), plan=True, build=STATIC)
+    )
     graph, plan = (
         next(a for a in manifest.artefacts if a.file == f"model.{precision}.{kind}")
         for kind in ("onnx", "plan")
@@ -391,7 +396,7 @@ def test_an_export_without_scales_is_calibrated_on_drawn_pictures_and_says_so(ch
     _, path = checkpoint
     lines = []
     quick = QuantiseOptions(search=False, rounding="nearest")
-    options = ExportOptions(precisions=("int8",), plan=False, quantise=quick)
+    options = ExportOptions(precisions=("int8",), plan=False, build=STATIC, quantise=quick)
     manifest = export_model(path, tmp_path / "out", options, say=lines.append)
     assert any("drawn pictures stand in" in line for line in lines)
     assert "drawn by this package" in manifest.artefact("model.int8.onnx").quantised["pictures"]
@@ -412,7 +417,7 @@ def test_scales_that_a_training_left_serve_the_second_export_as_they_served_the_
     """The first export's own file hid them, and the net was calibrated on drawn pictures instead."""
     spec, path = checkpoint
     save_scales(path, "int8", _scales(spec, 0.1))
-    options = ExportOptions(precisions=("int8",), plan=False, force=True)
+    options = ExportOptions(precisions=("int8",), plan=False, build=STATIC, force=True)
     first, second = (export_model(path, tmp_path / "out", options) for _ in range(2))
     asked = [manifest.artefact("model.int8.onnx").quantised["asked"] for manifest in (first, second)]
     assert asked == [{"format": "int8", "training": True}] * 2

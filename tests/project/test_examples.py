@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._rrdbnet import RRDBNet
 
@@ -114,7 +115,8 @@ def test_the_blocks_of_the_page_run(checkpoint: Path, tmp_path: Path) -> None:
     assert PAGE.count("```") == 2 * len(blocks)
     for _, code in blocks:
         compile(code, "embedding.md", "exec")
-    export_model(checkpoint, tmp_path / "out", ExportOptions(precisions=("fp32",), plan=False))
+    small = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
+    export_model(checkpoint, tmp_path / "out", ExportOptions(precisions=("fp32",), plan=False, build=small))
     program = "\n".join(code for gpu, code in blocks if not gpu)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True

@@ -9,10 +9,13 @@ from safetensors.torch import load_file
 
 from esrgan_deploy._errors import CheckpointError, MediaError, TrainingError
 from esrgan_deploy._metrics import crop_border, luma, psnr
+from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.runtime import Upscaler
 from esrgan_deploy.training._generator import generator
 from esrgan_deploy.training._trainer import train
+
+STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 
 
 def _log(config):
@@ -27,7 +30,7 @@ def test_what_a_training_makes_can_be_exported_and_computes_the_same(small, benc
     trained = train(config, say=lambda _: None)
     last = [line["psnr_y"] for line in _log(config) if "psnr_y" in line][-1]
     assert trained.quality.psnr_y == last
-    manifest = export_model(trained.weights, config.output / "out", ExportOptions(plan=False))
+    manifest = export_model(trained.weights, config.output / "out", ExportOptions(plan=False, build=STATIC))
     assert manifest.spec.features == 8
     lr, hr = (np.asarray(Image.open(benchmark_set / name / "rocket.png").copy()) for name in ("LR", "HR"))
     with Upscaler(config.output / "out" / "model.onnx", edge="zero") as upscaler:

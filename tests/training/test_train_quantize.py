@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import load_file
 
 from esrgan_deploy._errors import TrainingError
+from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model, load_checkpoint
 from esrgan_deploy.export._graph import to_bytes
 from esrgan_deploy.export._ort import run, session_of
@@ -21,6 +22,8 @@ from esrgan_deploy.export.quantisation._structure import layers
 from esrgan_deploy.training._fake_quant import FakeQuantisation, rounded
 from esrgan_deploy.training._generator import generator
 from esrgan_deploy.training._trainer import _quantisation, train
+
+STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_the_export_computes_what_was_trained(small, tmp_path, precision, archit
     config = small(start=first.weights, quantize=precision, steps=6, output=tmp_path / "q", **keys)
     trained = train(config, say=lambda _: None)
     manifest = export_model(
-        trained.weights, tmp_path / "out", ExportOptions(precisions=(precision,), plan=False)
+        trained.weights, tmp_path / "out", ExportOptions(precisions=(precision,), plan=False, build=STATIC)
     )
     graph = next(artefact for artefact in manifest.artefacts if artefact.precision == precision)
     assert graph.verified, graph.parity
