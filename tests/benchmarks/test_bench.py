@@ -1,9 +1,8 @@
 """esrgan-bench measures what it says."""
 
 import json
-import subprocess
-import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -40,14 +39,24 @@ def made(tiny_export):
     return tiny_export
 
 
-def _bench(*arguments):
-    command = [sys.executable, "-m", "esrgan_deploy.benchmarks._cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def run_bench(capsys):
+    """Run the command in this process."""
+
+    def run(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            status = stopped.code
+        said = capsys.readouterr()
+        return types.SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
+
+    return run
 
 
-def test_a_graph_is_timed_with_its_parity_beside_it(made, tmp_path):
+def test_a_graph_is_timed_with_its_parity_beside_it(made, tmp_path, run_bench):
     """A speed without its proof is what the field already has."""
-    result = _bench(
+    result = run_bench(
         made / "model.onnx",
         made / "model.fp16.onnx",
         "--shape",
@@ -85,9 +94,9 @@ def test_a_graph_is_timed_with_its_parity_beside_it(made, tmp_path):
     assert set(data["state"]) == {"before", "during", "after"}
 
 
-def test_a_processor_is_not_given_a_second_identical_number(made, tmp_path):
+def test_a_processor_is_not_given_a_second_identical_number(made, tmp_path, run_bench):
     """Upload and download of nothing, printed as a figure, would be an invention."""
-    result = _bench(
+    result = run_bench(
         made / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks", "--json", tmp_path / "r.json"
     )
     assert result.returncode == 0, result.stderr
@@ -99,10 +108,10 @@ def test_a_processor_is_not_given_a_second_identical_number(made, tmp_path):
     assert row["timings"]["latency"]["compute_share"] is None
 
 
-def test_a_checkpoint_is_timed_as_the_reference_that_it_is(made, tmp_path):
+def test_a_checkpoint_is_timed_as_the_reference_that_it_is(made, tmp_path, run_bench):
     """PyTorch itself belongs beside its graphs, and has no parity to show."""
     pytest.importorskip("esrgan_deploy.export._session_torch")
-    result = _bench(
+    result = run_bench(
         made.parent / "net.pth", made / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks"
     )
     assert result.returncode == 0, result.stderr
@@ -110,9 +119,9 @@ def test_a_checkpoint_is_timed_as_the_reference_that_it_is(made, tmp_path):
     assert "levels from net.pth" in result.stdout
 
 
-def test_the_same_artefact_twice_is_refused(made):
+def test_the_same_artefact_twice_is_refused(made, run_bench):
     """Two rows of one name cannot be told apart, or compared later."""
-    result = _bench(made / "model.onnx", made / "model.onnx", "--seconds", "0.1")
+    result = run_bench(made / "model.onnx", made / "model.onnx", "--seconds", "0.1")
     assert result.returncode == 1
     assert "is given twice" in result.stderr
 
@@ -127,26 +136,26 @@ def test_a_nan_is_as_far_off_as_a_picture_can_be():
     assert difference_of(first[:, :, :1], first) is None
 
 
-def test_a_manifest_of_another_file_is_no_proof(made, tmp_path):
+def test_a_manifest_of_another_file_is_no_proof(made, tmp_path, run_bench):
     """Figures of the model before would stand beside the speed of this one."""
     for name in ("model.onnx", "model.json"):
         (tmp_path / name).write_bytes((made / name).read_bytes())
     manifest = load_manifest(tmp_path / "model.json")
     (tmp_path / "model.onnx").write_bytes((made / "model.fp16.onnx").read_bytes())
     save_manifest(manifest, tmp_path / "model.json")
-    result = _bench(tmp_path / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks")
+    result = run_bench(tmp_path / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks")
     assert result.returncode == 0, result.stderr
     assert "its sha256 differs" in result.stdout
     assert "verified, at least" not in result.stdout
 
 
-def test_a_plan_without_a_gpu_is_one_line_and_exit_1(made):
+def test_a_plan_without_a_gpu_is_one_line_and_exit_1(made, run_bench):
     """Raw TensorRT text is what users complain of."""
     from esrgan_deploy._flavour import gpu_is_usable
 
     if gpu_is_usable():
         pytest.skip("there is a GPU here")
-    result = _bench(made / "model.fp16.plan")
+    result = run_bench(made / "model.fp16.plan")
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert "no NVIDIA GPU" in line
@@ -172,10 +181,10 @@ def test_a_plan_without_a_gpu_is_one_line_and_exit_1(made):
         [],
     ],
 )
-def test_a_usage_error_is_exit_2(made, arguments):
+def test_a_usage_error_is_exit_2(made, arguments, run_bench):
     """Scripts tell a refusal from a wrong flag by it."""
     models = [made / "model.onnx"] if arguments else []
-    assert _bench(*models, *arguments).returncode == 2
+    assert run_bench(*models, *arguments).returncode == 2
 
 
 def test_every_peer_that_can_be_named_can_be_opened():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -610,18 +610,14 @@ def test_options_out_of_range_are_value_errors(options: dict[str, Any], says: st
 def test_run_goes_to_the_device_that_holds_the_array(sessions: ModuleType) -> None:
     """A copy from one card to another is what run() promises not to make."""
 
-    class Array:
-        __cuda_array_interface__: ClassVar = {
-            "shape": (1,),
-            "typestr": "|u1",
-            "data": (64, False),
-            "version": 3,
-        }
-
-    pair = [sessions.NearestSession(device=n) for n in (0, 3)]
-    with Upscaler(pair[1]) as up:
-        array = Array()
-        assert up.run(array, stream=7, out="out") == (3, array, 7, "out")
+    array = np.zeros((1, 8, 8, 3), np.uint8)
+    with Upscaler([sessions.NearestSession(device=n) for n in (3, -1)]) as up:
+        assert up.run(array, stream=7, out="out") == (-1, array, 7, "out")
+    with (
+        Upscaler([sessions.NearestSession(device=n) for n in (0, 3)]) as up,
+        pytest.raises(InferenceError, match="lies on device -1; this Upscaler has the devices 0, 3"),
+    ):
+        up.run(array)
 
 
 def test_out_takes_the_result(sessions: ModuleType, noise: Noise, tmp_path: Any) -> None:
@@ -670,15 +666,12 @@ def resident() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
 
 
-def test_a_small_picture_needs_no_job_once_a_slot_is_there(
-    sessions: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A job, a future and two hand-overs are most of what a picture of 16x16 would cost."""
+def test_small_pictures_in_turn_share_a_slot(sessions: ModuleType) -> None:
+    """A slot of its own for each is memory of the device, and most of what a picture of 16x16 would cost."""
     session = sessions.NearestSession()
     lr = frames_of(1)[0]
     with Upscaler(session) as up:
         up.upscale(lr)
-        monkeypatch.setattr(Upscaler, "_job", lambda *_, **__: pytest.fail("a job was made"))
         np.testing.assert_array_equal(up.upscale(lr), squares(lr))
         assert up.stats.pictures == up.stats.batches == 2
     assert session.made_slots == 1

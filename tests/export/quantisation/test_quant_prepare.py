@@ -1,22 +1,17 @@
 """From a net to the recipe that quantises all that can be: each option does what it says."""
 
 import copy
-import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
 
 from esrgan_deploy.export._rrdbnet import RRDBNet
-from esrgan_deploy.export.quantisation import _quantise
 from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._prepare import Preparation
 from esrgan_deploy.export.quantisation._processor_weights import LARGEST_PAIR, pairs_of
 from esrgan_deploy.export.quantisation._recipe import unsigned_grid
-from esrgan_deploy.export.quantisation._recipe_file import Net
-from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
-from esrgan_deploy.export.quantisation._structure import layers, share_of
+from esrgan_deploy.export.quantisation._structure import layers
 
 TAIL = {"conv_body", "conv_up1", "conv_up2", "conv_hr"}
 
@@ -186,76 +181,3 @@ def test_the_same_pictures_give_the_same_recipe(prepared):
     again = prepared("int8", rounding="compensated", search=False)
     assert _changed(first, again) == set()
     assert first.activations == again.activations
-
-
-def test_weights_are_rounded_again_for_what_the_search_leaves(
-    rrdb_spec, rrdb_weights, photographs, monkeypatch
-):
-    """Rounded for all candidates, they make up for errors that are not there any more."""
-    spec = rrdb_spec(features=8, blocks=1, growth=4)
-    module = RRDBNet(spec).eval().requires_grad_(False)
-    module.load_state_dict(rrdb_weights(spec))
-    net = Net(module=module, spec=spec)
-    options = QuantiseOptions(calibration=photographs)
-    searched = _quantise.search
-
-    def half_precision_for_one(*args, **kwargs):
-        found = searched(*args, **kwargs)
-        names = tuple(name for name in found.chosen.names if name != "conv_hr")
-        return dataclasses.replace(
-            found, chosen=dataclasses.replace(found.chosen, names=names, share=share_of(layers(spec), names))
-        )
-
-    monkeypatch.setattr(_quantise, "search", half_precision_for_one)
-    monkeypatch.setattr(_quantise, "FLOOR", 0.0)
-    lines = []
-    made = _quantise.quantise_net(net, "int8", options, say=lines.append)
-    assert "conv_up2" in made.recipe.formats
-    assert "conv_hr" not in made.recipe.formats
-    assert made.kept.facts["share"] == pytest.approx(share_of(made.layers, made.recipe.formats))
-    assert made.again is not None
-    few = made.again(tuple(made.recipe.formats))
-    assert not _changed(made.recipe, few)
-    # Of what stays in half precision only the rewriting remains.
-    everything = made.again((*made.recipe.formats, "conv_hr"))
-    assert "conv_hr.bias" in _changed(few, everything)
-    assert "conv_last.bias" in _changed(few, everything)
-
-
-def test_a_search_measures_what_would_be_written(rrdb_spec, rrdb_weights, photographs, tmp_path):
-    """With weights fitted to another choice, returning convolutions ends at a loss that half precision has not."""
-    spec = rrdb_spec(features=8, blocks=1, growth=4)
-    module = RRDBNet(spec).eval().requires_grad_(False)
-    module.load_state_dict(rrdb_weights(spec))
-    net = Net(module=module, spec=spec)
-    state = tmp_path / "search.json"
-    options = QuantiseOptions(calibration=photographs, rounding="learned", budget=0.02)
-    made = _quantise.quantise_net(net, "int8", options, state=state)
-    assert made.again is not None
-
-    def measured(names):
-        other = copy.deepcopy(module)
-        recipe = made.again(names)
-        apply_parameters(other, recipe)
-        return made.held(Simulation(other, made.layers, recipe))
-
-    wholes = [one for one in json.loads(state.read_text())["measured"] if one["kind"] == "whole"]
-    partial = [one for one in wholes if len(one["names"]) < max(len(other["names"]) for other in wholes)]
-    assert partial
-    for one in partial[:3]:
-        names = [layer.name for layer in made.layers if layer.name in one["names"]]
-        assert measured(names).noise == pytest.approx(one["noise"], rel=1e-6)
-        exact = made.again(()).parameters
-        own = {f"{name}.{kind}" for name in (*names, "conv_last") for kind in ("weight", "bias")}
-        assert not _parameters_that_differ(exact, made.again(names).parameters) - own
-    # Equalisation is exact but for the rounding of fp32.
-    assert measured(()).noise < 1e-9
-    assert measured(()).fidelity > 59
-
-
-def _parameters_that_differ(first, second):
-    return {
-        name
-        for name in first.keys() | second.keys()
-        if name not in first or name not in second or not np.array_equal(first[name], second[name])
-    }

@@ -273,12 +273,17 @@ def test_nothing_within_the_budget_is_an_error_that_names_the_smallest_loss(case
     empty.detach()
 
 
+@pytest.fixture(scope="module")
+def whole(rrdb):
+    """A search that nothing interrupted, its budget and the numbers of its measurements."""
+    budget, counts = rrdb.loss_of(rrdb.recipe.formats).loss / 2, []
+    return rrdb.search(budget=budget, progress=counts.append), budget, counts
+
+
 @pytest.mark.parametrize("stop", [3, 21, 25])
-def test_an_interrupted_search_goes_on_where_it_was(rrdb, tmp_path, stop):
+def test_an_interrupted_search_goes_on_where_it_was(rrdb, whole, tmp_path, stop):
     """Ten minutes of measurements lost to one Ctrl-C, or another answer after it."""
-    state, budget = tmp_path / "search.json", rrdb.loss_of(rrdb.recipe.formats).loss / 2
-    counts = []
-    whole = rrdb.search(budget=budget, progress=counts.append)
+    state, (whole, budget, counts) = tmp_path / "search.json", whole
     assert counts == list(range(1, len(counts) + 1))
     assert len(counts) > 25
 
