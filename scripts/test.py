@@ -13,12 +13,12 @@ WORKERS = 4
 def main() -> int:
     scripts = ready(".venv-test", "export,cpu,rtx,media,training,report,dev", editable=True)
     arguments, environment = sys.argv[1:], dict(os.environ)
-    if not arguments:
+    if not any((ROOT / argument.split("::")[0]).exists() for argument in arguments):
         # All of it: a worker for each core, and a file at a time, for what its tests share is made once. The order is
         # that of tests/conftest.py.
         cores = os.cpu_count() or 1
         workers = min(cores, WORKERS)
-        arguments = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+        arguments = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder", *arguments]
         environment.setdefault("OMP_NUM_THREADS", str(cores // workers))
     command = [str(scripts / "python"), "-m", "pytest", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment).returncode

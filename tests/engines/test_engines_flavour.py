@@ -1,6 +1,5 @@
 """Which TensorRT is used, and what is said where there is none."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -147,17 +146,6 @@ def test_what_a_listener_raises_comes_out_at_the_end_of_the_block() -> None:
     assert reached == [True]
     with flavour.listen(lambda severity, message: None):
         pass
-
-
-def test_importing_the_packages_loads_neither_tensorrt_nor_onnx() -> None:
-    """Every --help would pay for them, and fail where they are not installed."""
-    code = (
-        "import sys, esrgan_deploy._flavour, esrgan_deploy.engines;"
-        "heavy = ('tensorrt', 'tensorrt_rtx', 'onnx', 'torch', 'cuda.bindings');"
-        "print([module for module in heavy if module in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_gpu_is_usable_agrees_with_the_driver() -> None:

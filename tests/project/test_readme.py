@@ -48,6 +48,7 @@ def test_the_quick_start_and_the_tests_are_what_ci_runs(block):
     assert _blocks("bash")[block].strip() in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_the_commands_and_the_code_run(tmp_path, rrdb_spec):
     """The main job and the embedding, word for word, in a folder that holds what they name."""
     from PIL import Image
@@ -104,6 +105,7 @@ def test_the_quantisation_command_runs(tmp_path, rrdb_spec, photographs):
     assert {"model.int8.onnx", "model.int8.plan", "model.int8.scales.json"} <= made
 
 
+@pytest.mark.slow
 def test_the_training_commands_run(tmp_path):
     """Word for word, in a folder with some photographs."""
     from PIL import Image

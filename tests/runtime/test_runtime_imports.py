@@ -12,21 +12,42 @@ import pytest
 import esrgan_deploy
 from esrgan_deploy import runtime
 
-HEAVY = ("torch", "onnx", "onnxruntime", "PIL", "av", "tensorrt", "tensorrt_rtx", "safetensors", "onnxscript")
+HEAVY = {
+    "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "PIL", "av",
+    "safetensors",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["esrgan_deploy", "esrgan_deploy.runtime", "esrgan_deploy.runtime._cli"])
-def test_importing_loads_nothing_heavy(module: str) -> None:
-    """A pipeline that only runs plans must not need, or wait for, what exports them."""
-    code = f"import sys, {module}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+def loaded(code: str) -> set[str]:
+    """The packages that a program has loaded at its end."""
+    code = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("package", [esrgan_deploy, runtime])
-def test_all_is_sorted_and_resolves(package: ModuleType) -> None:
+def test_importing_loads_nothing_heavy() -> None:
+    """A pipeline that only runs plans must not need, or wait for, what exports them."""
+    modules = ("", ".engines", ".runtime", ".runtime._cli", ".runtime._session_plan", "._flavour")
+    assert loaded(f"import {', '.join(f'esrgan_deploy{module}' for module in modules)}") & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "command", ["export._cli", "runtime._cli", "benchmarks._cli", "training._cli", "engines.rebuild"]
+)
+def test_help_loads_nothing_heavy(command: str) -> None:
+    """A command that thinks for seconds about --help has imported what it does not need."""
+    code = f"import contextlib\nfrom esrgan_deploy.{command} import main"
+    assert (
+        loaded(f"{code}\nwith contextlib.suppress(SystemExit): main(['--help'])") & {*HEAVY, "numpy", "rich"}
+        == set()
+    )
+
+
+@pytest.mark.parametrize("room", ["", ".runtime", ".engines", ".export"])
+def test_all_is_sorted_and_resolves(room: str) -> None:
     """A name in __all__ that does not exist breaks `from package import *` only."""
-    assert package.__all__ == sorted(package.__all__)
+    package = importlib.import_module(f"esrgan_deploy{room}")
+    assert list(package.__all__) == sorted(set(package.__all__))
     assert all(getattr(package, name) is not None for name in package.__all__)
 
 

@@ -21,6 +21,9 @@ from esrgan_deploy.export.quantisation._options import QuantiseOptions
 from esrgan_deploy.export.quantisation._quantise import pictures_for
 from esrgan_deploy.export.quantisation._recipe_file import load_recipe
 
+# A search takes ten seconds for the smallest net.
+pytestmark = pytest.mark.slow
+
 SMALL = BuildOptions(shapes=ShapeRange.parse("1x16x16:1x32x32:1x48x48"))
 
 
@@ -158,7 +161,6 @@ def test_what_a_quantised_export_says_survives_the_manifest(exported):
     assert kept.facts["frontier"]
 
 
-@pytest.mark.slow
 def test_int8_and_fp8_become_plans_with_convolutions_of_their_dtype(checkpoint, photographs, tmp_path):
     """A plan that quietly computes in half precision is no INT8 plan."""
     options = _options(photographs, "int8", "fp8", plan=True, search=False)
@@ -204,14 +206,14 @@ def for_processors(tmp_path_factory, checkpoint, photographs):
 def test_the_graph_for_processors_has_its_mean_error_taken_out(for_processors, checkpoint, photographs):
     """It rounds outputs a little to one side; a whole picture would take on a tint.
 
-    Tolerance: TOL level on the pictures that it was calibrated on; what is not taken out is WITHOUT.
+    Tolerance: 0.02 levels on the pictures that it was calibrated on; left in, it is 0.045 there.
     """
     read = load_checkpoint(checkpoint)
     module, session, errors = read.module(), session_of(for_processors), []
     for lr in pictures_for(read.spec, QuantiseOptions(calibration=photographs)).fit[:16]:
         made = run(session, planar(lr))[0].clip(0, 1)
         errors.append((made - module(torch.from_numpy(planar(lr))).clamp(0, 1).numpy()).mean((0, 2, 3)))
-    assert np.abs(np.mean(errors, axis=0)).max() * 255 < TOL
+    assert np.abs(np.mean(errors, axis=0)).max() * 255 < 0.02
 
 
 def test_explaining_a_quantised_graph_compares_it_layer_by_layer(checkpoint, photographs, tmp_path):
@@ -303,7 +305,6 @@ def test_scales_of_another_denoise_strength_are_not_taken_up(compact_weights, tm
     assert kept[0] != kept[1]
 
 
-@pytest.mark.slow
 def test_units_return_until_the_graph_holds_and_scales_are_of_what_was_written_last(
     photographs, rrdb_spec, tmp_path
 ):
