@@ -53,8 +53,8 @@ def _traced_once() -> Iterator[None]:
     export, traced = torch.onnx.export, {}
 
     def once(module: Any, *arguments: Any, **options: Any) -> Any:
-        # All that a trace depends on. What is written to a file, or is no module, is somebody else's call, and a class
-        # or a hook that is local to a test cannot be told from another.
+        # All that a trace depends on. What is written to a file, or is no module, is somebody else's call; a class or
+        # a hook that is local to a test cannot be told from another.
         if len(arguments) != 1 or not isinstance(module, torch.nn.Module):
             return export(module, *arguments, **options)
         try:

@@ -1,8 +1,6 @@
 """The main job, on real checkpoints, real ONNX Runtime and real TensorRT for RTX builds."""
 
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from esrgan_deploy._manifest import load_manifest
 from esrgan_deploy._spec import METADATA_KEY
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
+from esrgan_deploy.export._cli import main
 from esrgan_deploy.export._rrdbnet import RRDBNet
 
 STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
@@ -201,7 +200,7 @@ def test_a_foreign_graph_is_measured(tmp_path):
     assert all(a.verified for a in manifest.artefacts if a.kind == "onnx")
 
 
-def test_a_breach_is_exit_1_with_the_figures_and_marked_artefacts(small_spec, tmp_path):
+def test_a_breach_is_exit_1_with_the_figures_and_marked_artefacts(small_spec, tmp_path, monkeypatch, capsys):
     """fp16 overflows on these weights: the picture would be black, and nobody would have said so."""
     torch.manual_seed(1)
     net = RRDBNet(small_spec)
@@ -212,28 +211,14 @@ def test_a_breach_is_exit_1_with_the_figures_and_marked_artefacts(small_spec, tm
         net.conv_up2.weight *= 30
         net.conv_last.weight *= 1e-6
     torch.save(net.state_dict(), tmp_path / "loud.pth")
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "esrgan_deploy.export._cli",
-            "loud.pth",
-            "-o",
-            "out",
-            "--no-plan",
-            "--shapes",
-            "16x16",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert result.returncode == 1, result.stderr
-    last = result.stderr.strip().splitlines()[-1]
+    monkeypatch.chdir(tmp_path)
+    assert main(["loud.pth", "-o", "out", "--no-plan", "--shapes", "16x16"]) == 1
+    said = capsys.readouterr()
+    last = said.err.strip().splitlines()[-1]
     assert last.startswith("esrgan-export: not verified: model.fp16.onnx on noise")
     assert "NaN or an infinity" in last
-    assert "warning: activations of conv_up2 reach" in result.stderr
-    assert "BREACH" in result.stdout
+    assert "warning: activations of conv_up2 reach" in said.err
+    assert "BREACH" in said.out
     manifest = load_manifest(tmp_path / "out" / "model.json")
     assert manifest.artefact("model.fp16.onnx").verified is False
     assert manifest.artefact("model.onnx").verified is True
@@ -270,19 +255,13 @@ def test_verified_images_are_judged_as_well(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out", "file"])
-def test_an_output_that_cannot_be_written_is_one_line(checkpoint, tmp_path, name):
+def test_an_output_that_cannot_be_written_is_one_line(checkpoint, tmp_path, capsys, name):
     """A traceback after two minutes would be all that is left of the work."""
     target = tmp_path / name
     target.write_text("in the way")
     inner = target if name == "out" else target / "deeper"
-    result = subprocess.run(
-        [sys.executable, "-m", "esrgan_deploy.export._cli", str(checkpoint), "-o", str(inner), "--no-plan"],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert result.stderr.strip().splitlines()[-1].startswith("esrgan-export: ")
+    assert main([str(checkpoint), "-o", str(inner), "--no-plan"]) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("esrgan-export: ")
     assert target.read_text() == "in the way"
 
 
@@ -374,22 +353,14 @@ def test_a_shape_that_costs_minutes_is_left_out_and_said_so(exported):
     assert comparison.max_abs > 0.01
 
 
-def test_explain_lists_the_kernels_of_the_graph_that_is_built(exported, tmp_path):
+def test_explain_lists_the_kernels_of_the_graph_that_is_built(exported, tmp_path, capsys):
     """Of the fp32 graph, or of none, the bytes would be those of another plan."""
-    command = [
-        sys.executable,
-        "-m",
-        "esrgan_deploy.export._cli",
-        str(exported[0] / "model.onnx"),
-        "-o",
-        "out",
-    ]
-    command += ["--no-plan", "--shapes", "16x16", "--explain", "32x48"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "model.fp16.onnx at 1x32x48, tensorrt_rtx" in result.stdout
-    assert "convolutions: 36 in fp16" in result.stdout
-    assert "declared traffic:" in result.stdout
+    asked = ["--no-plan", "--shapes", "16x16", "--explain", "32x48"]
+    assert main([str(exported[0] / "model.onnx"), "-o", str(tmp_path / "out"), *asked]) == 0
+    said = capsys.readouterr().out
+    assert "model.fp16.onnx at 1x32x48, tensorrt_rtx" in said
+    assert "convolutions: 36 in fp16" in said
+    assert "declared traffic:" in said
 
 
 def test_a_plan_of_one_size_has_a_golden_picture_of_that_size(rrdb_spec, rrdb_weights, tmp_path):
