@@ -115,18 +115,25 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., Any]) -> Path:
-    """A folder that esrgan-export made of a tiny RRDBNet, its plan among it; no test may change it."""
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., Any]) -> Path:
+    """The weights of a tiny x4 RRDBNet, in a folder of its own; no test may change it."""
     import torch
 
-    from esrgan_deploy.engines import BuildOptions, ShapeRange
-    from esrgan_deploy.export import ExportOptions, export_model
     from esrgan_deploy.export._rrdbnet import RRDBNet
 
-    folder = tmp_path_factory.mktemp("tiny")
-    spec = rrdb_spec(blocks=1)
+    path = tmp_path_factory.mktemp("tiny") / "net.pth"
     torch.manual_seed(0)
-    torch.save(RRDBNet(spec).state_dict(), folder / "net.pth")
+    torch.save(RRDBNet(rrdb_spec(blocks=1)).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_checkpoint: Path) -> Path:
+    """A folder beside `tiny_checkpoint` that esrgan-export made of it, its plan among it; no test may change it."""
+    from esrgan_deploy.engines import BuildOptions, ShapeRange
+    from esrgan_deploy.export import ExportOptions, export_model
+
+    folder = tiny_checkpoint.with_name("out")
     build = BuildOptions(flavour="tensorrt_rtx", shapes=ShapeRange.parse("1x16x16:1x32x32:1x48x48"))
-    export_model(folder / "net.pth", folder / "out", ExportOptions(plan=True, build=build))
-    return folder / "out"
+    export_model(tiny_checkpoint, folder, ExportOptions(plan=True, build=build))
+    return folder

@@ -21,15 +21,6 @@ STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 KILLS = int(os.environ.get("ESRGAN_KILLS", "4"))
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, rrdb_spec) -> Path:
-    """A tiny RRDBNet."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
-    torch.save(RRDBNet(rrdb_spec(scale=2, blocks=1)).state_dict(), path)
-    return path
-
-
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -49,7 +40,7 @@ def test_a_failed_export_leaves_nothing(rrdb_spec, tmp_path, monkeypatch, capsys
 
 @pytest.mark.slow
 def test_an_interrupted_search_leaves_nothing_beside_the_export_and_goes_on(
-    checkpoint, photographs, tmp_path, monkeypatch
+    tiny_checkpoint, photographs, tmp_path, monkeypatch
 ):
     """Its measurements lay in a new folder that held nothing else."""
     monkeypatch.setenv("ESRGAN_DEPLOY_CACHE", str(tmp_path / "cache"))
@@ -68,7 +59,10 @@ def test_an_interrupted_search_leaves_nothing_beside_the_export_and_goes_on(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             export_model(
-                checkpoint, tmp_path / "work" / "out", dataclasses.replace(quick, quantise=asked), say=say
+                tiny_checkpoint,
+                tmp_path / "work" / "out",
+                dataclasses.replace(quick, quantise=asked),
+                say=say,
             )
         assert _names(tmp_path / "work") == []
     assert "goes on after" in lines[-1]

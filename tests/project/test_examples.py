@@ -4,19 +4,15 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
-from esrgan_deploy.export._rrdbnet import RRDBNet
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
@@ -24,16 +20,6 @@ PAGE = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
 
 HERE = {"embed_asyncio", "embed_numpy", "embed_pytorch"}
 """What runs without a GPU, each with what is installed for the tests."""
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., ModelSpec]) -> Path:
-    """A small x4 net with random weights."""
-    spec = rrdb_spec(blocks=1)
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
-    torch.save(RRDBNet(spec).state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +49,13 @@ def run(example: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.parametrize("form", ["checkpoint", "doubling"])
+@pytest.mark.parametrize("form", ["tiny_checkpoint", "doubling"])
 @pytest.mark.parametrize("example", sorted(HERE))
 def test_an_example_runs(example: str, form: str, request: pytest.FixtureRequest) -> None:
     """Somebody's first program is a copy of one of these; both forms, and both what ONNX Runtime and PyTorch give."""
     done = run(example, request.getfixturevalue(form))
     assert (done.returncode, done.stderr) == (0, "")
-    side = {"checkpoint": 4, "doubling": 2}[form]
+    side = {"tiny_checkpoint": 4, "doubling": 2}[form]
     expected = {
         "embed_asyncio": f"one ({20 * side}, {30 * side}, 3)",
         "embed_numpy": f"a film (4, {24 * side}, {32 * side}, 3)",
@@ -109,14 +95,16 @@ def test_the_page_names_every_example_and_links_to_what_is_there() -> None:
 
 
 @pytest.mark.slow
-def test_the_blocks_of_the_page_run(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_blocks_of_the_page_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """In order, in one program, in a folder with an export; those for a GPU compile."""
     blocks = re.findall(r"```python( gpu)?\n(.*?)```", PAGE, re.DOTALL)
     assert PAGE.count("```") == 2 * len(blocks)
     for _, code in blocks:
         compile(code, "embedding.md", "exec")
     small = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
-    export_model(checkpoint, tmp_path / "out", ExportOptions(precisions=("fp32",), plan=False, build=small))
+    export_model(
+        tiny_checkpoint, tmp_path / "out", ExportOptions(precisions=("fp32",), plan=False, build=small)
+    )
     program = "\n".join(code for gpu, code in blocks if not gpu)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True

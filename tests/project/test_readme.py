@@ -9,9 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-
-from esrgan_deploy.export._rrdbnet import RRDBNet
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -19,6 +16,16 @@ README = (ROOT / "README.md").read_text()
 
 def _blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def _run(script, folder):
+    """Run commands in a folder, with those of this environment first."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "-c", f"set -e\n{script}"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def test_the_readme_has_the_blocks_that_are_run_here():
@@ -49,58 +56,31 @@ def test_the_quick_start_and_the_tests_are_what_ci_runs(block):
 
 
 @pytest.mark.slow
-def test_the_commands_and_the_code_run(tmp_path, rrdb_spec):
+def test_the_commands_and_the_code_run(tmp_path, tiny_checkpoint):
     """The main job and the embedding, word for word, in a folder that holds what they name."""
     from PIL import Image
 
-    spec = rrdb_spec(blocks=1)
-    torch.manual_seed(0)
-    torch.save(RRDBNet(spec).state_dict(), tmp_path / "model.pth")
+    shutil.copy(tiny_checkpoint, tmp_path / "model.pth")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(
         tmp_path / "photo.png"
     )
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    script = "set -e\n" + _blocks("bash")[2]
-    result = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    _run(_blocks("bash")[2], tmp_path)
     with Image.open(tmp_path / "photo_x4.png") as enlarged:
         assert enlarged.size == (120, 80)
     table = re.findall(r"^\| `(model\.[a-z0-9.]+)`", README, re.MULTILINE)
     assert sorted(table) == sorted(path.name for path in (tmp_path / "out").iterdir())
-    result = subprocess.run(
-        [sys.executable, "-c", _blocks("python")[0]], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split("\n") == ["(360, 640, 3)", "(360, 640, 3)", ""]
-    result = subprocess.run(
-        ["bash", "-c", "set -e\n" + _blocks("bash")[4]],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "halo" in result.stdout
+    (tmp_path / "embed.py").write_text(_blocks("python")[0])
+    assert _run("python embed.py", tmp_path).split("\n") == ["(360, 640, 3)", "(360, 640, 3)", ""]
+    assert "halo" in _run(_blocks("bash")[4], tmp_path)
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.slow
-def test_the_quantisation_command_runs(tmp_path, rrdb_spec, photographs):
+def test_the_quantisation_command_runs(tmp_path, tiny_checkpoint, photographs):
     """Word for word, on the photographs that scikit-image ships."""
-    torch.manual_seed(0)
-    torch.save(RRDBNet(rrdb_spec(blocks=1)).state_dict(), tmp_path / "model.pth")
+    shutil.copy(tiny_checkpoint, tmp_path / "model.pth")
     shutil.copytree(photographs, tmp_path / "photographs")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    result = subprocess.run(
-        ["bash", "-c", "set -e\n" + _blocks("bash")[3]],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    _run(_blocks("bash")[3], tmp_path)
     made = {path.name for path in (tmp_path / "out_int8").iterdir()}
     assert {"model.int8.onnx", "model.int8.plan", "model.int8.scales.json"} <= made
 
@@ -114,10 +94,5 @@ def test_the_training_commands_run(tmp_path):
     for number in range(2):
         picture = np.random.default_rng(number).integers(0, 256, (160, 200, 3), np.uint8)
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{number}.jpg")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    script = "set -e\n" + _blocks("bash")[5]
-    result = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    _run(_blocks("bash")[5], tmp_path)
     assert (tmp_path / "trained" / "model.onnx").is_file()
