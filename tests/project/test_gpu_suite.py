@@ -42,6 +42,8 @@ def test_the_gpu_suite_can_be_rehearsed_on_a_processor(tmp_path):
 def test_a_step_that_hangs_ends_the_run_and_says_where(tmp_path):
     """Of a quarter of an hour, a hang that is waited for leaves nothing, and one without a stack teaches nothing."""
     environment = {**os.environ, "ESRGAN_GPU_SUITE": "rehearse", "ESRGAN_GPU_LIMIT": "0.2"}
+    # What it installs stays where it was told to work, on the machine that is lent.
+    environment["TMPDIR"] = str(tmp_path)
     command = [sys.executable, "scripts/gpu.py", "--only", "and", "--out", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 1, result.stderr[-2000:]
