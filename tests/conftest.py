@@ -3,6 +3,7 @@
 import collections
 import gc
 import hashlib
+import io
 import os
 import pickle
 import sys
@@ -53,16 +54,25 @@ def _traced_once() -> Iterator[None]:
 
     export, traced = torch.onnx.export, {}
 
+    class Whole(pickle.Pickler):
+        """Writes tensors by their values: torch writes where they lie."""
+
+        def persistent_id(self, one: Any) -> Any:
+            if isinstance(one, torch.Tensor):
+                return str(one.dtype), tuple(one.shape), one.detach().contiguous().numpy().tobytes()
+            return None
+
     def once(module: Any, *arguments: Any, **options: Any) -> Any:
         # All that a trace depends on. What is written to a file, or is no module, is somebody else's call; a class or
         # a hook that is local to a test cannot be told from another.
         if len(arguments) != 1 or not isinstance(module, torch.nn.Module):
             return export(module, *arguments, **options)
+        asked = io.BytesIO()
         try:
-            asked = pickle.dumps((module, arguments)) + repr(sorted(options.items())).encode()
+            Whole(asked).dump((module, arguments, repr(sorted(options.items()))))
         except (AttributeError, TypeError, pickle.PicklingError):
             return export(module, *arguments, **options)
-        key = hashlib.sha256(asked).digest()
+        key = hashlib.sha256(asked.getbuffer()).digest()
         if key not in traced:
             traced[key] = ir.to_proto(export(module, *arguments, **options).model)
         return types.SimpleNamespace(model=ir.from_proto(traced[key]))
