@@ -264,7 +264,6 @@ def test_metrics_are_scikit_images(made):
     assert psnr(a, b) == pytest.approx(metrics.peak_signal_noise_ratio(a, b, data_range=255), abs=1e-9)
 
 
-@pytest.mark.slow
 def test_quality_reproduces_the_published_figures(assets, tmp_path):
     """Set5 of the official anime model from the fp16 graph: 28.23 dB and 0.8268."""
     options = ExportOptions(plan=False, build=BuildOptions(shapes=ShapeRange.parse("1x16x16")))
