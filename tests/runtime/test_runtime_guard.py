@@ -1,72 +1,76 @@
 """A frame that overflowed float16 is made again in fp32, or refused; never black."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
+from onnx import TensorProto
 
 from esrgan_deploy import InferenceError, ModelSpec, Upscaler
 from esrgan_deploy._files import sha256_of
-from esrgan_deploy._manifest import load_manifest, save_manifest
-from esrgan_deploy.engines import BuildOptions, ShapeRange
-from esrgan_deploy.export import ExportOptions, export_model
+from esrgan_deploy._manifest import Artefact, Manifest, amend_artefact, save_manifest
+from esrgan_deploy.export._forms import to_uint8_form
+from esrgan_deploy.export._golden import golden_pictures, save_golden
 from esrgan_deploy.export._graph import save
-from esrgan_deploy.export._rounding import rounding_model
-from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export._watchdog import watch
 
 Noise = Callable[..., np.ndarray]
 
-pytestmark = pytest.mark.slow
+
+def loud(graph: Any, x: str) -> str:
+    """A net whose features of bright pixels, 7e4 for white, pass 65504, and those of darker ones do not.
+
+    ONNX Runtime computes fp16 graphs in fp32 on a processor; casts that are written out round as a GPU does.
+    """
+    features = graph("Mul", graph("Cast", x, to=TensorProto.FLOAT), graph.constant(7e4, np.float32))
+    if graph.numpy_dtype == np.float16:
+        features = graph("Cast", graph("Cast", features, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
+    picture = graph("Div", features, graph.constant(7e4, np.float32))
+    if graph.numpy_dtype == np.float16:
+        picture = graph("Cast", picture, to=TensorProto.FLOAT16)
+    made: str = graph.resize(picture, 4, "nearest")
+    return made
 
 
-@pytest.fixture(scope="module", params=["float", "uint8"])
+@pytest.fixture(params=["float", "uint8"])
 def overflowing(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    rrdb_spec: Callable[..., ModelSpec],
+    request: pytest.FixtureRequest, graphs: ModuleType, tmp_path: Path, rrdb_spec: Callable[..., ModelSpec]
 ) -> Path:
-    """The export of a net whose features of bright pictures pass 65504, and whose dark ones do not."""
-    folder = tmp_path_factory.mktemp("overflow")
-    torch.manual_seed(0)
-    net = RRDBNet(rrdb_spec(blocks=1))
-    with torch.no_grad():
-        # Up in two steps and down in two, because each weight must be one that float16 has.
-        net.conv_first.weight.mul_(3e4)
-        net.conv_up1.weight.mul_(30)
-        net.conv_up2.weight.div_(1e3)
-        net.conv_last.weight.div_(900)
-        net.conv_last.bias.add_(0.4)
-    torch.save(net.state_dict(), folder / "net.pth")
-    shapes = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
-    manifest = export_model(
-        folder / "net.pth", folder / "out", ExportOptions(plan=False, build=shapes, form=request.param)
+    """A folder as esrgan-export leaves it, of a net that overflows fp16 where it is bright."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    graphs.write_graph(folder / "model.onnx", loud)
+    half = graphs.write_graph(folder / "model.fp16.onnx", loud, dtype="fp16")
+    model = ir.load(half)
+    watch(model)
+    if request.param == "uint8":
+        to_uint8_form(model)
+    save(model, half)
+    pictures = golden_pictures(3)
+    save_golden(
+        folder / "model.golden.npz",
+        {
+            name: (lr, (lr.transpose(0, 3, 1, 2) / np.float32(255)).repeat(4, 2).repeat(4, 3))
+            for name, lr in pictures.items()
+        },
     )
-    listed = manifest.artefact("model.fp16.onnx")
-    assert listed is not None
-    assert listed.verified is False, "the net of this test does not overflow, so it shows nothing"
-    _round_for_real(folder / "out" / "model.fp16.onnx", folder / "out" / "model.json")
-    return folder / "out"
-
-
-def _round_for_real(graph: Path, place: Path) -> None:
-    # ONNX Runtime computes fp16 graphs in fp32 on a processor; with every tensor rounded it overflows as a GPU does.
-    loaded = ir.load(graph)
-    rounding = rounding_model(loaded, "fp16")
-    rounding.metadata_props.update(loaded.metadata_props)
-    save(rounding, graph)
-    manifest = load_manifest(place)
-    artefacts = tuple(
-        dataclasses.replace(one, sha256=sha256_of(graph), size=graph.stat().st_size)
-        if one.file == graph.name
-        else one
-        for one in manifest.artefacts
+    listed = [
+        Artefact.from_file(folder / name, kind=kind, precision=precision, form=form, outscale=4.0)
+        for name, kind, precision, form in (
+            ("model.onnx", "onnx", "fp32", "float"),
+            ("model.fp16.onnx", "onnx", "fp16", request.param),
+            ("model.golden.npz", "golden", "fp32", ""),
+        )
+    ]
+    save_manifest(
+        Manifest(spec=rrdb_spec(), source="net.pth", artefacts=tuple(listed)), folder / "model.json"
     )
-    save_manifest(dataclasses.replace(manifest, artefacts=artefacts), place)
+    return folder
 
 
 def test_a_frame_that_overflows_is_made_again_in_fp32(overflowing: Path, noise: Noise) -> None:
@@ -81,6 +85,30 @@ def test_a_frame_that_overflows_is_made_again_in_fp32(overflowing: Path, noise: 
         assert up.stats.reruns == 0
     np.testing.assert_array_equal(made, expected)
     assert expected.std() > 1
+
+
+def test_the_other_artefact_is_opened_once(overflowing: Path, noise: Noise) -> None:
+    """Looked up and loaded for every bad frame of a film, it would take longer than the film."""
+    lr = noise(20, 20, 3)
+    with Upscaler(overflowing / "model.fp16.onnx") as up:
+        first = up.upscale(lr)
+        (overflowing / "model.onnx").unlink()
+        np.testing.assert_array_equal(up.upscale(lr), first)
+        assert up.stats.reruns == 2
+
+
+def test_what_makes_no_picture_either_is_named(overflowing: Path, noise: Noise) -> None:
+    """A checkpoint whose weights are broken: its fp32 graph makes the same black frame, and is not to be believed."""
+    path = overflowing / "model.onnx"
+    model = ir.load(path)
+    model.graph.initializers["c1"].const_value = ir.tensor(np.array(np.nan, np.float32), name="c1")
+    save(model, path)
+    amend_artefact(overflowing / "model.json", path.name, sha256=sha256_of(path), size=path.stat().st_size)
+    with (
+        Upscaler(overflowing / "model.fp16.onnx") as up,
+        pytest.raises(InferenceError, match=r"model\.onnx made NaN"),
+    ):
+        up.upscale(noise(20, 20, 3))
 
 
 def test_only_the_bad_tiles_are_made_again(overflowing: Path) -> None:
