@@ -299,6 +299,9 @@ def test_what_cannot_be_quantised_is_refused(traced, rrdb_spec):
     del scales["body.0.rdb2"]
     refused(r"the scale of body\.0\.rdb2 is None; it is a number above 0", activations=scales)
     refused(r"the scale of body\.0\.rdb1 is nan", activations=dict.fromkeys(_scales(spec), np.nan))
+    for step in (0.0, -0.02, np.inf):
+        scales = _scales(spec) | {"body.0.rdb1": step}
+        refused(rf"the scale of body\.0\.rdb1 is {step}; it is a number above 0", activations=scales)
     refused(r"no convolution body\.9\.rdb1\.conv1", formats=recipe.formats | {"body.9.rdb1.conv1": "int8"})
     larger = layers(rrdb_spec(features=16, growth=8, blocks=2))
     refused(
@@ -311,10 +314,15 @@ def test_what_cannot_be_quantised_is_refused(traced, rrdb_spec):
     refused(r"the weight steps of body\.0\.rdb1\.conv1 are None", weights={})
     wrong = recipe.weights | {"body.0.rdb1.conv1": np.ones(3, np.float32)}
     refused(r"conv1 are \(3,\); they are numbers above 0, one or 8", weights=wrong)
+    for steps in (np.zeros(8, np.float32), np.float32([*[0.01] * 7, 0]), np.float32([*[0.01] * 7, -1])):
+        wrong = recipe.weights | {"body.0.rdb1.conv1": steps}
+        refused(r"conv1 are \(8,\); they are numbers above 0, one or 8", weights=wrong)
     refused("a graph is quantised in fp32 and made fp16 after", to_precision(graph, "fp16"))
     old = clone(graph)
     old.graph.opset_imports[""] = 18
     refused("opset 18 cannot quantise halves", old)
+    old.graph.opset_imports[""] = 19
+    assert quantise(old, found, recipe).convolutions == 15
 
 
 def test_a_factor_that_is_not_folded_is_refused(traced, module):
@@ -332,6 +340,10 @@ def test_parameters_that_the_graph_lacks_are_refused(traced):
         apply_parameters_to_graph(graph, layers(spec), {"conv_first.slope": np.ones(1, np.float32)})
     with pytest.raises(ExportError, match=r"conv_first\.bias is FLOAT \(16,\) .* float32 \(3,\)"):
         apply_parameters_to_graph(graph, layers(spec), {"conv_first.bias": np.ones(3, np.float32)})
+    with pytest.raises(ExportError, match=r"conv_first\.bias is FLOAT16 \(16,\)"):
+        apply_parameters_to_graph(
+            to_precision(graph, "fp16"), layers(spec), {"conv_first.bias": np.ones(16, np.float32)}
+        )
 
 
 @pytest.fixture

@@ -50,6 +50,22 @@ def _picture(n=1, h=8, w=12, c=3):
     return np.random.default_rng(0).random((n, c, h, w), np.float32)
 
 
+def _value(name, shape):
+    return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
+
+
+def _constant(name, array):
+    return ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
+
+
+def _model(source, result, nodes, weights=()):
+    """Make a graph by hand, in fractions of a second."""
+    result.name, result.type = "output", ir.TensorType(ir.DataType.FLOAT)
+    opset = {"": 20}
+    graph = ir.Graph([source], [result], nodes=nodes, initializers=weights, opset_imports=opset, name="net")
+    return ir.Model(graph, ir_version=10)
+
+
 def _run(model, batch):
     return run(session_of(to_bytes(model)), batch)[0]
 
@@ -89,17 +105,26 @@ def test_folding_removes_the_dense_blocks_scale_and_keeps_the_others(traced):
 
 def test_folding_leaves_a_convolution_that_something_else_reads():
     """The unscaled result would be gone for its second reader."""
-    x = ir.Value(name="input", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["n", 1, "h", "w"]))
-    weight = ir.Value(name="w", const_value=ir.tensor(np.ones((1, 1, 1, 1), np.float32), name="w"))
-    factor = ir.Value(name="f", const_value=ir.tensor(np.float32(0.2), name="f"))
+    x = _value("input", ["n", 1, "h", "w"])
+    weight = _constant("w", np.ones((1, 1, 1, 1), np.float32))
+    factor = _constant("f", np.float32(0.2))
     conv = ir.node("Conv", [x, weight])
     scaled = ir.node("Mul", [conv.outputs[0], factor])
     total = ir.node("Add", [scaled.outputs[0], conv.outputs[0]])
-    total.outputs[0].name, total.outputs[0].type = "output", ir.TensorType(ir.DataType.FLOAT)
-    graph = ir.Graph(
-        [x], total.outputs, nodes=[conv, scaled, total], initializers=[weight, factor], opset_imports={"": 20}
-    )
-    model = ir.Model(graph, ir_version=10)
+    model = _model(x, total.outputs[0], [conv, scaled, total], [weight, factor])
+    assert fold_scales(model) == 0
+    np.testing.assert_allclose(_run(model, np.ones((1, 1, 2, 2), np.float32)), 1.2, rtol=1e-6)
+
+
+def test_folding_leaves_weights_that_two_convolutions_share():
+    """The other convolution would be scaled as well."""
+    x = _value("input", [1, 1, "h", "w"])
+    weight = _constant("w", np.ones((1, 1, 1, 1), np.float32))
+    factor = _constant("f", np.float32(0.2))
+    one, other = ir.node("Conv", [x, weight]), ir.node("Conv", [x, weight])
+    scaled = ir.node("Mul", [one.outputs[0], factor])
+    total = ir.node("Add", [scaled.outputs[0], other.outputs[0]])
+    model = _model(x, total.outputs[0], [one, other, scaled, total], [weight, factor])
     assert fold_scales(model) == 0
     np.testing.assert_allclose(_run(model, np.ones((1, 1, 2, 2), np.float32)), 1.2, rtol=1e-6)
 
@@ -151,6 +176,17 @@ def test_an_unknown_opset_is_refused():
         trace(_module(SPEC), SPEC, opset=16)
 
 
+def test_what_the_checker_refuses_is_an_error_and_leaves_no_file(tmp_path):
+    """A graph that nothing loads must not stand where a graph is looked for."""
+    x = _value("input", [1, 3, "h", "w"])
+    node = ir.node("NoSuchOperator", [x])
+    node.outputs[0].shape = x.shape
+    model = _model(x, node.outputs[0], [node])
+    with pytest.raises(ExportError, match=r"bad\.onnx is not valid ONNX .*NoSuchOperator"):
+        save(model, tmp_path / "bad.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_source_path_is_left_in_the_graph(traced, tmp_path):
     """The exporter writes stack traces with the paths of the machine that exported."""
     model = clone(traced[1])
@@ -176,6 +212,27 @@ def test_outscale_is_pytorchs_antialiased_bicubic(traced, outscale):
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "sides"),
+    [
+        ("1/2", ("2*height", "2*width")),
+        ("1/4", ("height", "width")),
+        ("5/8", ("floor(5/2*height)", "floor(5/2*width)")),
+        ("3/2", ("6*height", "6*width")),
+    ],
+)
+def test_a_resized_output_says_its_size(ratio, sides):
+    """Whoever allocates for it, or reads the graph in a viewer, would go by another size."""
+    x = _value("input", [1, 3, "height", "width"])
+    node = ir.node("Resize", [x, None, _constant("scales", np.float32([1, 1, 4, 4]))], {"mode": "nearest"})
+    node.outputs[0].shape = ir.Shape([1, 3, "4*height", "4*width"])
+    model = _model(x, node.outputs[0], [node], [node.inputs[2]])
+    resize_output(model, Fraction(ratio))
+    written = ir.from_proto(ir.to_proto(model))
+    assert written.graph.outputs[0].name == "output"
+    assert tuple(map(str, written.graph.outputs[0].shape)) == ("1", "3", *sides)
+
+
 def test_resized_shrinks_as_the_benchmark_pictures_were_shrunk():
     """The reference itself would be wrong: this holds it to a second, integer implementation."""
     from esrgan_deploy._bicubic import bicubic_downscale
@@ -186,7 +243,7 @@ def test_resized_shrinks_as_the_benchmark_pictures_were_shrunk():
     assert np.abs(got - bicubic_downscale(picture, 4)).max() <= 1.01
 
 
-@pytest.mark.parametrize("outscale", [0.123456, 3.14159])
+@pytest.mark.parametrize("outscale", [0.123456, 3.14159, 2 + 1 / 17, 0, -2])
 def test_an_outscale_that_is_no_small_ratio_is_refused(outscale):
     """Rounded to a near ratio in silence it would give another size than asked for."""
     with pytest.raises(ExportError, match="outscale"):
@@ -225,6 +282,21 @@ def test_half_graph_is_valid_onnx(traced, tmp_path):
     """bfloat16 convolutions exist from opset 22 on only."""
     for precision in ("fp16", "bf16"):
         save(to_precision(traced[1], precision), tmp_path / f"{precision}.onnx")
+
+
+def test_weights_are_refused_only_beyond_what_fp16_holds():
+    """65504 is its last number, of either sign."""
+    for largest, fits in ((65504, True), (-65504, True), (65536, False), (-65536, False)):
+        x = _value("input", [1, 1, "h", "w"])
+        weight = _constant("w", np.full((1, 1, 1, 1), largest, np.float32))
+        conv = ir.node("Conv", [x, weight])
+        model = _model(x, conv.outputs[0], [conv], [weight])
+        if fits:
+            made = to_precision(model, "fp16").graph.initializers["w"].const_value
+            assert made.numpy().item() == largest
+        else:
+            with pytest.raises(ExportError, match=r"w holds 6\.554e\+04, over the 65504"):
+                to_precision(model, "fp16")
 
 
 def test_a_weight_that_fp16_cannot_hold_is_refused(traced):

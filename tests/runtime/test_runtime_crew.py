@@ -404,6 +404,52 @@ def test_slots_that_do_not_fit_are_done_without(sessions: ModuleType) -> None:
         assert up.stats.halvings == 0
 
 
+def test_buffers_that_do_not_fit_beside_others_are_done_without(sessions: ModuleType) -> None:
+    """A GPU has no memory for a third batch of a size that went through alone: fewer at once, not smaller tiles."""
+    session = sessions.NearestSession(stage=0.002, slots=3)
+    make = session.slot
+
+    def slot() -> Any:
+        made = make()
+        if session.open_slots > 2:
+            made.prepare = lambda shape: (_ for _ in ()).throw(OutOfMemoryError("no room for a third batch"))
+        return made
+
+    session.slot = slot
+    frames = [np.full((12, 12, 3), n, np.uint8) for n in range(20)]
+    with Upscaler(session) as up:
+        up.upscale(frames[0])
+        with pytest.warns(RuntimeWarning, match="streams=2"):
+            made = [int(hr[0, 0, 0]) for hr in up.stream(frames)]
+        assert made == list(range(20))
+        assert up.stats.halvings == 0
+        assert session.open_slots == 2
+
+
+def test_where_not_even_one_batch_fits_that_is_the_error(sessions: ModuleType) -> None:
+    """With none in flight at all the caller would wait for ever."""
+    session = sessions.NearestSession(slots=2)
+
+    def slot() -> Any:
+        raise OutOfMemoryError("no room for one context")
+
+    session.slot = slot
+    with Upscaler(session, tile=12, halo=2) as up, pytest.warns(RuntimeWarning, match="memory"):
+        error = up.submit(frames_of(1)[0]).exception(timeout=60)
+    assert isinstance(error, OutOfMemoryError)
+
+
+def test_progress_begins_anew_with_smaller_tiles(sessions: ModuleType, noise: Noise) -> None:
+    """A bar that counts the tiles of both would stand at 110 %."""
+    session = sessions.NearestSession(fail=after(3, OutOfMemoryError, times=1), slots=1)
+    seen: list[tuple[int, int]] = []
+    with Upscaler(session, tile=40, halo=4) as up, pytest.warns(RuntimeWarning, match="memory ran out"):
+        up.upscale(noise(100, 100, 3), progress=lambda done, total: seen.append((done, total)))
+    (_, first), (_, second) = seen[0], seen[-1]
+    assert second > first
+    assert seen == [(n, first) for n in (1, 2, 3)] + [(n, second) for n in range(1, second + 1)]
+
+
 def test_a_warning_raised_as_an_error_fails_the_picture(sessions: ModuleType, noise: Noise) -> None:
     """With `-W error` a worker thread that died of it would leave the caller waiting for ever."""
     session = sessions.NearestSession(limit=30 * 30)
