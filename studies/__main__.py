@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import studies
-from esrgan_deploy._console import Parser, note, one_line_errors, output_file, say
+from esrgan_deploy._command_line import Parser, output_file
+from esrgan_deploy._console import note, one_line_errors, say
 from esrgan_deploy._files import replaced_atomically
 
 __all__ = ["NAMES", "main"]

@@ -8,7 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, ParamSpec, TypeVar
 
-from esrgan_deploy._console import THREADS, Parser, at_least
+from esrgan_deploy._command_line import Parser, at_least
+from esrgan_deploy._console import THREADS
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.benchmarks._sweep import parse_shape

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_deploy._console import Parser, at_least, between
+from esrgan_deploy._command_line import Parser, at_least, between
 from esrgan_deploy._flavour import gpu_is_usable
 from esrgan_deploy.benchmarks._measure import measure
 from esrgan_deploy.engines import BuildOptions, ShapeRange, declared_bytes_per_pixel, engine_from_onnx

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_deploy._console import Parser, between
+from esrgan_deploy._command_line import Parser, between
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks._measure import measure
 from esrgan_deploy.runtime import SessionOptions, open_session

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._console import Parser, at_least
+from esrgan_deploy._command_line import Parser, at_least
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy.runtime import Upscaler
 from studies._shared import Figures, threads_option

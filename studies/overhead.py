@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._console import OptionError, Parser, at_least, between
+from esrgan_deploy._command_line import Parser, at_least, between
+from esrgan_deploy._console import OptionError
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy.benchmarks._measure import measure
 from esrgan_deploy.runtime import SessionInfo, SessionOptions, TilePlan, Upscaler, default_model, open_session

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_deploy._console import STREAMS, Parser, at_least, between
+from esrgan_deploy._command_line import Parser, at_least, between
+from esrgan_deploy._console import STREAMS
 from esrgan_deploy.runtime import Made, SessionInfo, Upscaler
 from studies._shared import Figures
 from studies._shared import table as as_table

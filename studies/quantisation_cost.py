@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from esrgan_deploy._console import Parser, at_least
+from esrgan_deploy._command_line import Parser, at_least
 from esrgan_deploy.benchmarks._memory import host_peak
 from studies._shared import Figures, apart, rrdbnet
 

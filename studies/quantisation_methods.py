@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import Parser, at_least
+from esrgan_deploy._command_line import Parser, at_least
 from studies._shared import Figures
 from studies._shared import table as as_table
 from studies.quantisation.judge import name_of, pictures_of

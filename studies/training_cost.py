@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esrgan_deploy._console import Parser, at_least
+from esrgan_deploy._command_line import Parser, at_least
 from esrgan_deploy.benchmarks._memory import host_peak
 from studies._shared import Figures, apart
 from studies._shared import table as as_table

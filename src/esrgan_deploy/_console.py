@@ -7,7 +7,6 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from esrgan_deploy._errors import EsrganDeployError
 
@@ -172,15 +171,6 @@ def one_line_errors(command: str) -> Callable[[Callable[..., int]], Callable[...
         return wrapped
 
     return decorate
-
-
-def __getattr__(name: str) -> Any:
-    # The studies know these from here, until they stand outside.
-    if name in ("Parser", "at_least", "between", "output_file", "peaks"):
-        from esrgan_deploy import _command_line
-
-        return getattr(_command_line, name)
-    raise AttributeError(name)
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._console import OptionError, Parser, at_least, note, one_line
+from esrgan_deploy._command_line import Parser, at_least
+from esrgan_deploy._console import OptionError, note, one_line
 from esrgan_deploy._errors import BenchmarkError, InferenceError
 from esrgan_deploy._files import sha256_of
 from studies._shared import Figures, threads_option
