@@ -11,17 +11,34 @@ from typing import Any
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._quality import paired_pictures
-from esrgan_deploy.benchmarks._findings import difference_of, ratios_of, roof_of, under_roof, warnings_of
-from esrgan_deploy.benchmarks._known import Known, known_of
-from esrgan_deploy.benchmarks._machine import describe_machine, machine_state
-from esrgan_deploy.benchmarks._measure import Sampler, Timing, sample, timed
-from esrgan_deploy.benchmarks._memory import measure_memory
-from esrgan_deploy.benchmarks._options import BenchOptions
-from esrgan_deploy.benchmarks._peaks import best_of, measure_peaks
-from esrgan_deploy.benchmarks._quality import measure_quality
-from esrgan_deploy.benchmarks._schema import Results, Row
-from esrgan_deploy.benchmarks._subject import Subject, check_point, open_subject, session_options
-from esrgan_deploy.benchmarks._sweep import Point, points
+from esrgan_deploy.benchmarks._options import BenchOptions, Point, points
+from esrgan_deploy.benchmarks.measure import (
+    Sampler,
+    Subject,
+    Timing,
+    best_of,
+    check_point,
+    describe_machine,
+    machine_state,
+    measure_memory,
+    measure_peaks,
+    measure_quality,
+    open_subject,
+    sample,
+    session_options,
+    timed,
+)
+from esrgan_deploy.benchmarks.record import (
+    Known,
+    Results,
+    Row,
+    difference_of,
+    known_of,
+    ratios_of,
+    roof_of,
+    under_roof,
+    warnings_of,
+)
 from esrgan_deploy.runtime import Session, open_session
 
 __all__ = ["bench"]
@@ -207,7 +224,7 @@ def _row(
 def _peers(first: _Entry, point: Point, options: BenchOptions, opened: contextlib.ExitStack) -> list[Any]:
     if not options.peers:
         return []
-    from esrgan_deploy.benchmarks._peers import open_peers
+    from esrgan_deploy.benchmarks.peers import open_peers
 
     peers = open_peers(options.peers, first.path, point.shape, threads=options.threads)
     for peer in peers:
@@ -224,7 +241,7 @@ def _seams(models: Sequence[Path], names: Sequence[str], options: BenchOptions) 
         with contextlib.closing(open_session(path, session_options(options))) as session:
             for point in wanted:
                 check_point(session, path, point)
-    from esrgan_deploy.benchmarks._seams_report import run_seams
+    from esrgan_deploy.benchmarks.report import run_seams
 
     return {name: run_seams(path, options=options) for name, path in zip(names, models, strict=True)}
 

@@ -13,7 +13,7 @@ from esrgan_deploy._console import note, one_line_errors, say, show
 from esrgan_deploy.benchmarks._options import BenchOptions, ReportOptions
 
 if TYPE_CHECKING:
-    from esrgan_deploy.benchmarks._schema import Results
+    from esrgan_deploy.benchmarks.record import Results
 
 __all__ = ["main"]
 
@@ -67,11 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(models: Sequence[Path], options: BenchOptions, report: ReportOptions, command: str) -> int:
-    from esrgan_deploy.benchmarks._compare import check_machine
-    from esrgan_deploy.benchmarks._html import require_report
-    from esrgan_deploy.benchmarks._machine import describe_machine
-    from esrgan_deploy.benchmarks._schema import load_results, save_results
-    from esrgan_deploy.benchmarks._table import table
+    from esrgan_deploy.benchmarks.measure import describe_machine
+    from esrgan_deploy.benchmarks.record import check_machine, load_results, save_results
+    from esrgan_deploy.benchmarks.report import require_report, table
 
     if report.html is not None:
         # Before minutes of measuring, not after them.
@@ -100,7 +98,7 @@ def _run(models: Sequence[Path], options: BenchOptions, report: ReportOptions, c
 
 
 def _compared(old: "Results", results: "Results", report: ReportOptions) -> int:
-    from esrgan_deploy.benchmarks._compare import compare, describe_changes
+    from esrgan_deploy.benchmarks.record import compare, describe_changes
 
     path = report.compare or Path()
     changes = compare(old, results, path, report.threshold)
@@ -118,7 +116,7 @@ def _compared(old: "Results", results: "Results", report: ReportOptions) -> int:
 def _print_seams(results: "Results", tell: Callable[[str], None]) -> None:
     if not results.seams:
         return
-    from esrgan_deploy.benchmarks._seams_report import seams_table
+    from esrgan_deploy.benchmarks.report import seams_table
 
     for seams in results.seams.values():
         tell(seams_table(seams))
@@ -126,7 +124,7 @@ def _print_seams(results: "Results", tell: Callable[[str], None]) -> None:
 
 def _save_html(results: "Results", path: Path) -> None:
     from esrgan_deploy._files import replaced_atomically
-    from esrgan_deploy.benchmarks._html import html_report
+    from esrgan_deploy.benchmarks.report import html_report
 
     text = html_report(results)
     with replaced_atomically(path) as temporary:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.engines._layers import KernelRow, Layer, Tensor, declared_bytes_per_pixel, kernel_table
     from esrgan_deploy.engines._options import BuildOptions
     from esrgan_deploy.engines._preflight import Preflight, preflight
+    from esrgan_deploy.engines._rebuild import built_fields
     from esrgan_deploy.engines._shapes import ShapeRange
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Preflight",
     "ShapeRange",
     "Tensor",
+    "built_fields",
     "declared_bytes_per_pixel",
     "engine_from_onnx",
     "explain",
@@ -38,6 +40,7 @@ __getattr__, __dir__ = handed_on(
         "_layers": ("KernelRow", "Layer", "Tensor", "declared_bytes_per_pixel", "kernel_table"),
         "_options": ("BuildOptions",),
         "_preflight": ("Preflight", "preflight"),
+        "_rebuild": ("built_fields",),
         "_shapes": ("ShapeRange",),
     },
 )

@@ -14,8 +14,7 @@ from esrgan_deploy.engines._device import current_device
 from esrgan_deploy.engines._layers import declared_bytes_per_pixel
 from esrgan_deploy.engines._options import BuildOptions
 from esrgan_deploy.engines._shapes import ShapeRange
-from esrgan_deploy.runtime._plan_fit import DeviceFacts, device_facts
-from esrgan_deploy.runtime._trust import Admitted, check_plan
+from esrgan_deploy.runtime.sessions.plan import Admitted, DeviceFacts, check_plan, device_facts
 
 __all__ = ["built_fields", "rebuild_plan"]
 

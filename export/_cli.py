@@ -7,7 +7,7 @@ from pathlib import Path
 
 from esrgan_deploy._command_line import option, read_options
 from esrgan_deploy._console import one_line_errors, show
-from esrgan_deploy.engines._shapes import ShapeRange
+from esrgan_deploy.engines import ShapeRange
 from esrgan_deploy.export._options import ExportOptions
 
 __all__ = ["ExportCommand", "main"]
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     command = read_options(ExportCommand, argv, prog="esrgan-export", epilog=_EPILOG)
     if command.list:
-        from esrgan_deploy.export._names import OFFICIAL
+        from esrgan_deploy.export.checkpoints import OFFICIAL
 
         for name, release in OFFICIAL.items():
             show(f"{name:32} {release.size / 2**20:5.1f} MiB")

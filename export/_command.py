@@ -7,12 +7,11 @@ from pathlib import Path
 from esrgan_deploy._console import note, say, show
 from esrgan_deploy._manifest import Manifest
 from esrgan_deploy.engines import explain
-from esrgan_deploy.export._artefacts import refuse_breaches
 from esrgan_deploy.export._export import MANIFEST, export_model
-from esrgan_deploy.export._names import folder_name
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._report import parity_table
-from esrgan_deploy.export.quantisation._explain import explain_quantised
+from esrgan_deploy.export.checkpoints import folder_name
+from esrgan_deploy.export.quantisation import explain_quantised
 
 __all__ = ["run"]
 
@@ -44,7 +43,7 @@ def run(
                 show(explain(folder / graph.file, options.build, *explain_size))
             if graph.quantised:
                 show(explain_quantised(folder, graph, manifest))
-    refuse_breaches(manifest.artefacts, folder / MANIFEST)
+    manifest.raise_if_breached(folder / MANIFEST)
     return 0
 
 

@@ -12,21 +12,24 @@ from esrgan_deploy._files import temporary_folder
 from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
 from esrgan_deploy._parity import Pairs, planar
 from esrgan_deploy.engines import ShapeRange, preflight
-from esrgan_deploy.export._artefacts import Interchange, prove_graph, write_graph, write_interchange
-from esrgan_deploy.export._golden import fitted_picture, golden_pictures, noise_pictures, save_golden
+from esrgan_deploy.export._open_source import Source, open_source
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._plan import build_plan, plan_flavour, plan_shapes
-from esrgan_deploy.export._probe import activation_maxima, overflow_warnings
-from esrgan_deploy.export._quantised import (
-    QUANTISED_GRAPHS,
-    Graph,
-    search_state,
-    write_quantised,
+from esrgan_deploy.export._prove_quantised import prove_quantised
+from esrgan_deploy.export._write_graphs import Interchange, prove_graph, write_graph, write_interchange
+from esrgan_deploy.export._write_quantised import QUANTISED_GRAPHS, Graph, search_state, write_quantised
+from esrgan_deploy.export.proof import (
+    activation_maxima,
+    affordable,
+    fitted_picture,
+    golden_pictures,
+    noise_pictures,
+    overflow_warnings,
+    pictures_in,
+    reference_pairs,
+    save_golden,
+    verify_shapes,
 )
-from esrgan_deploy.export._quantised_proof import prove_quantised
-from esrgan_deploy.export._reference import reference_pairs
-from esrgan_deploy.export._source import Source, open_source
-from esrgan_deploy.export._verify import affordable, pictures_in, verify_shapes
 
 __all__ = ["MANIFEST", "export_model"]
 

@@ -2,21 +2,23 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from esrgan_deploy._command_line import breaches, option, peaks
 from esrgan_deploy._errors import ExportError, MediaError
+from esrgan_deploy._spec import Form
 from esrgan_deploy.engines import BuildOptions
-from esrgan_deploy.export._placement import QUANTISED
-from esrgan_deploy.export.quantisation._options import QuantiseOptions
+from esrgan_deploy.export.quantisation import QuantiseOptions
 
-__all__ = ["FORMS", "PRECISIONS", "PROCESSOR", "ExportOptions"]
+__all__ = ["FORMS", "PRECISIONS", "PROCESSOR", "ExportOptions", "Precision"]
 
-FORMS = ("float", "uint8")
-PROCESSOR = "int8-cpu"
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int8-cpu"]
+"""The arithmetic of a graph's convolutions."""
+
+FORMS: tuple[Form, ...] = get_args(Form)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PROCESSOR: Precision = "int8-cpu"
 """INT8 as ONNX Runtime and OpenVINO run it on a processor; no TensorRT reads it."""
-
-PRECISIONS = ("fp32", "fp16", "bf16", *QUANTISED, PROCESSOR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class ExportOptions:
         precisions: Which graphs and plans to make beside the fp32 interchange graph. ``"int8-cpu"`` has no plan.
         quantise: How the quantised ones find their scales, and what they may lose.
         form: ``"float"`` (NCHW 0..1) or ``"uint8"`` (NHWC 0..255), for the graphs that plans are built from.
-        watchdog: Whether those graphs have a second output that tells a broken picture, see `Made.health`. The
+        watchdog: Whether those graphs have a second output that tells a broken picture, see `BatchOutput.health`. The
             interchange graph has none.
         opset: ONNX operator set, 17 to 23; None takes 20, or what a graph that was handed in has.
         outscale: Final size over input size; None for the net's own scale.
@@ -47,7 +49,7 @@ class ExportOptions:
 
     force: bool = option(False, help="replace the export that is there, all of it")
     offline: bool = option(False, help="never download; say what is missing")
-    precisions: tuple[str, ...] = option(
+    precisions: tuple[Precision, ...] = option(
         ("fp16",),
         group="graph",
         flags="--precision",
@@ -55,7 +57,7 @@ class ExportOptions:
         help="precisions of the graphs and plans to build (default: fp16). int8 and fp8 are for TensorRT, int8-cpu "
         "for ONNX Runtime and OpenVINO on a processor",
     )
-    form: str = option(
+    form: Form = option(
         "float",
         choices=FORMS,
         help="input and output of the built graph: NCHW 0..1, or NHWC 0..255 with scaling and rounding inside",

@@ -10,13 +10,12 @@ from esrgan_deploy._errors import EngineMismatchError, InferenceError, MissingDe
 from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
 from esrgan_deploy._manifest import Artefact
 from esrgan_deploy._parity import Pairs, judged
-from esrgan_deploy.engines import ShapeRange, engine_from_onnx
-from esrgan_deploy.engines._rebuild import built_fields
-from esrgan_deploy.export._artefacts import Interchange
+from esrgan_deploy.engines import ShapeRange, built_fields, engine_from_onnx
 from esrgan_deploy.export._options import ExportOptions
-from esrgan_deploy.export._watchdog import is_watched
+from esrgan_deploy.export._write_graphs import Interchange
+from esrgan_deploy.export.graphs import is_watched
 from esrgan_deploy.runtime import SessionOptions, open_session
-from esrgan_deploy.runtime._golden import verify_session
+from esrgan_deploy.runtime.sessions import verify_session
 
 __all__ = ["build_plan", "plan_flavour", "plan_shapes"]
 

@@ -8,12 +8,10 @@ import numpy as np
 from torch import nn
 
 from esrgan_deploy._errors import CheckpointError
-from esrgan_deploy.export._checkpoint import load_checkpoint
-from esrgan_deploy.export._names import folder_name
-from esrgan_deploy.export._placement import LARGEST
-from esrgan_deploy.export.quantisation._recipe import Recipe, storable
-from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, Net, load_recipe, save_recipe
-from esrgan_deploy.export.quantisation._structure import Layer, layers
+from esrgan_deploy.export.checkpoints import folder_name, load_checkpoint
+from esrgan_deploy.export.graphs import Recipe, storable
+from esrgan_deploy.export.nets import LARGEST, Layer, layers
+from esrgan_deploy.export.quantisation import KeptRecipe, Net, load_recipe, save_recipe
 
 __all__ = ["recipe_of_scales", "save_scales", "scales_beside", "trained_recipe"]
 

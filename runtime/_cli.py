@@ -19,8 +19,8 @@ from esrgan_deploy._console import (
     progress,
     say,
 )
-from esrgan_deploy.runtime._formats import MAX_PIXELS, OUTPUT_FORMATS
-from esrgan_deploy.runtime._tiling import Edge, TileOptions, TilePlan
+from esrgan_deploy.runtime.pictures import MAX_PIXELS, OUTPUT_FORMATS
+from esrgan_deploy.runtime.tiling import Edge, TileOptions, TilePlan
 
 if TYPE_CHECKING:
     from esrgan_deploy.runtime._upscaler import Upscaler
@@ -146,8 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = read_options(_Command, arguments, prog=COMMAND, epilog=_EPILOG)
     warnings.showwarning = _as_note
     # Here, so that --help does not wait for numpy.
-    from esrgan_deploy.runtime._picture_reader import read_picture
-    from esrgan_deploy.runtime._picture_writer import check_fits, check_output, write_picture
+    from esrgan_deploy.runtime.pictures import check_fits, check_output, read_picture, write_picture
 
     source = command.input
     if command.output is not None:

@@ -7,11 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._alpha import bound_alpha, fill_hidden
-from esrgan_deploy.runtime._job import Job, Progress, Task
-from esrgan_deploy.runtime._output import empty_output, release_rows
-from esrgan_deploy.runtime._samples import peak_of
-from esrgan_deploy.runtime._tiling import TilePlan
+from esrgan_deploy.runtime.pictures import bound_alpha, empty_output, fill_hidden, release_rows
+from esrgan_deploy.runtime.queue import Job, Progress, Task
+from esrgan_deploy.runtime.tiling import TilePlan, peak_of
 
 __all__ = ["check_picture", "job_of", "new_result"]
 

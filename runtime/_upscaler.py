@@ -14,15 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime._crew import Crew
-from esrgan_deploy.runtime._cutting import cutter_for
 from esrgan_deploy.runtime._frames import check_picture, job_of, new_result
-from esrgan_deploy.runtime._guard import Guard
-from esrgan_deploy.runtime._job import Job
-from esrgan_deploy.runtime._lane import borrowed_lanes, open_lanes, refuse_idle
-from esrgan_deploy.runtime._open_session import model_path
-from esrgan_deploy.runtime._session import Session, SessionInfo, SessionOptions
-from esrgan_deploy.runtime._tiling import Edge, TileOptions, TilePlan
+from esrgan_deploy.runtime.queue import Guard, Job, Scheduler, borrowed_lanes, open_lanes, refuse_idle
+from esrgan_deploy.runtime.sessions import Session, SessionInfo, SessionOptions, model_path
+from esrgan_deploy.runtime.tiling import Edge, TileOptions, TilePlan, cutter_for
 
 __all__ = ["Upscaler", "UpscalerStats"]
 
@@ -149,12 +144,12 @@ class Upscaler:
                 lane.close()
             raise
         self._guard = Guard(path, options[0])
-        self._crew = Crew(lanes, self._guard, self._cutter.smaller)
+        self._scheduler = Scheduler(lanes, self._guard, self._cutter.smaller)
         self._process = os.getpid()
         self._pictures = 0
         self._channels = lanes[0].info.in_channels
         # Threads and device memory end with the last reference, or with the interpreter.
-        self._finalizer = weakref.finalize(self, self._crew.close, cancel=True)
+        self._finalizer = weakref.finalize(self, self._scheduler.close, cancel=True)
 
     @property
     def info(self) -> SessionInfo:
@@ -166,10 +161,10 @@ class Upscaler:
         """What was done so far."""
         return UpscalerStats(
             pictures=self._pictures,
-            batches=self._crew.batches,
+            batches=self._scheduler.batches,
             reruns=self._guard.reruns,
-            halvings=self._crew.halvings,
-            lost_devices=tuple(self._crew.lost),
+            halvings=self._scheduler.halvings,
+            lost_devices=tuple(self._scheduler.lost),
         )
 
     def plan(self, height: int, width: int) -> TilePlan:
@@ -206,16 +201,16 @@ class Upscaler:
             InferenceError: The array is not such a picture, the model failed or made NaN, or memory is short.
         """
         self._refuse_fork()
-        self._crew.refuse_inside("upscale()")
+        self._scheduler.refuse_inside("upscale()")
         check_picture(lr)
         if out is None and progress is None and lr.ndim == 3 and lr.shape[2] == self._channels:
             plan = self.plan(lr.shape[0], lr.shape[1])
             if plan.count <= plan.batch:
                 made = new_result((*plan.out_size, lr.shape[2]), lr.dtype)
-                if self._crew.at_once(plan, plan.all_tiles, lr, made):
+                if self._scheduler.at_once(plan, plan.all_tiles, lr, made):
                     self._pictures += 1
                     return made
-        return self._crew.run(self._job(lr, out=out, progress=progress))
+        return self._scheduler.run(self._job(lr, out=out, progress=progress))
 
     def submit(self, lr: Array, *, out: Array | None = None) -> Future[Array]:
         """Begin to enlarge a picture and return a future of what `upscale` returns.
@@ -228,7 +223,7 @@ class Upscaler:
             InferenceError: The array is not a picture, or the Upscaler is closed.
         """
         job = self._job(lr, out=out)
-        self._crew.submit(job)
+        self._scheduler.submit(job)
         return job.future
 
     def stream(self, frames: Iterable[Array]) -> Iterator[Array]:
@@ -244,13 +239,13 @@ class Upscaler:
         Raises:
             InferenceError: As from `upscale`.
         """
-        self._crew.refuse_inside("stream()")
+        self._scheduler.refuse_inside("stream()")
         ahead: deque[Future[Array]] = deque()
         source = iter(frames)
         failure: BaseException | None = None
         try:
             while True:
-                while failure is None and source is not None and len(ahead) <= self._crew.places:
+                while failure is None and source is not None and len(ahead) <= self._scheduler.places:
                     try:
                         # A decoder that fills one buffer again and again would change what is on its way.
                         ahead.append(self.submit(np.array(next(source))))
@@ -289,7 +284,7 @@ class Upscaler:
         self._refuse_fork()
         lane = self._lanes[0]
         if len(self._lanes) > 1:
-            from esrgan_deploy.runtime._foreign import borrow_array
+            from esrgan_deploy.runtime.device import borrow_array
 
             device = borrow_array(array).device
             lanes = [one for one in self._lanes if one.info.device == device]
@@ -299,7 +294,7 @@ class Upscaler:
                     f"the array lies on device {device}; this Upscaler has the devices {own}"
                 )
             lane = lanes[0]
-        self._crew.refuse_closed()
+        self._scheduler.refuse_closed()
         return lane.session.run_on_device(array, stream=stream, out=out)
 
     def close(self, *, cancel: bool = False) -> None:
@@ -316,7 +311,7 @@ class Upscaler:
             # The parent's threads and device memory are not this process' to release.
             self._finalizer.detach()
             return
-        self._crew.close(cancel=cancel)
+        self._scheduler.close(cancel=cancel)
         self._finalizer.detach()
 
     def __enter__(self) -> Self:
@@ -340,7 +335,7 @@ class Upscaler:
     ) -> Job:
         self._refuse_fork()
         check_picture(lr)
-        self._crew.refuse_closed()
+        self._scheduler.refuse_closed()
         plan = self.plan(lr.shape[0], lr.shape[1])
         job = job_of(lr, plan, channels=self._channels, out=out, progress=progress)
         self._pictures += 1

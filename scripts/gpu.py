@@ -180,7 +180,7 @@ _NET = """
 import sys, torch
 from safetensors.torch import save_file
 from esrgan_deploy import ModelSpec
-from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.nets._rrdbnet import RRDBNet
 torch.manual_seed(0)
 spec = ModelSpec(architecture="rrdbnet", scale=4, in_channels=3, out_channels=3, features=64,
                  blocks=int(sys.argv[2]), growth=32, source_sha256="")

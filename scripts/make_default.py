@@ -15,10 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.export import ExportOptions, export_model
-from esrgan_deploy.export._golden import golden_pictures
-from esrgan_deploy.export._graph import save
-from esrgan_deploy.export._ort import run, session_of
-from esrgan_deploy.export._reference import planar
+from esrgan_deploy.export.graphs import save
+from esrgan_deploy.export.proof import golden_pictures, run, session_of
+from esrgan_deploy.export.proof._reference import planar
 
 MODELS = Path(__file__).resolve().parent.parent / "src" / "esrgan_deploy" / "models"
 

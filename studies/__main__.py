@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     study.options(parser)
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write every figure")
     args = parser.parse_args(given)
-    from esrgan_deploy.benchmarks._machine import describe_machine
+    from esrgan_deploy.benchmarks.measure import describe_machine
 
     figures = {
         "command": shlex.join(["python", "-m", "studies", name, *given]),

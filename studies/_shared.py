@@ -12,7 +12,7 @@ from esrgan_deploy._command_line import Parser, at_least
 from esrgan_deploy._console import THREADS
 from esrgan_deploy._errors import BenchmarkError
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.benchmarks._sweep import parse_shape
+from esrgan_deploy.benchmarks._options import parse_shape
 
 __all__ = ["Figures", "apart", "cell", "rrdbnet", "shape", "size", "spread", "table", "threads_option"]
 
@@ -94,7 +94,7 @@ def rrdbnet(blocks: int) -> tuple[ModelSpec, Any]:
     """Return an RRDBNet x4 of Real-ESRGAN's width, 64 features and growth 32, with random weights."""
     import torch
 
-    from esrgan_deploy.export._rrdbnet import RRDBNet
+    from esrgan_deploy.export.nets import RRDBNet
 
     spec = ModelSpec(
         architecture="rrdbnet",

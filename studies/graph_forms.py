@@ -24,7 +24,7 @@ import numpy as np
 
 from esrgan_deploy._command_line import Parser, at_least, between
 from esrgan_deploy._flavour import gpu_is_usable
-from esrgan_deploy.benchmarks._measure import measure
+from esrgan_deploy.benchmarks.measure import measure
 from esrgan_deploy.engines import BuildOptions, ShapeRange, declared_bytes_per_pixel, engine_from_onnx
 from esrgan_deploy.runtime import SessionOptions, open_session
 from studies._shared import Figures, rrdbnet, spread, threads_option
@@ -54,12 +54,8 @@ def options(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> Figures:
-    from esrgan_deploy.export import load_checkpoint
-    from esrgan_deploy.export._graph import clone, save
-    from esrgan_deploy.export._precision import to_precision
-    from esrgan_deploy.export._rewrite import fold_scales, nest_concats
-    from esrgan_deploy.export._source import describe_spec
-    from esrgan_deploy.export._trace import trace
+    from esrgan_deploy.export import describe_spec, load_checkpoint
+    from esrgan_deploy.export.graphs import clone, fold_scales, nest_concats, save, to_precision, trace
 
     if args.checkpoint is None:
         spec, module = rrdbnet(2)
@@ -172,11 +168,8 @@ def _quantised(
 
     The steps themselves change no kernel, so those of the activations are one number and not calibrated.
     """
-    from esrgan_deploy.export._graph import clone, save
-    from esrgan_deploy.export._precision import to_precision
-    from esrgan_deploy.export._qdq import quantise
-    from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
-    from esrgan_deploy.export.quantisation._structure import layers
+    from esrgan_deploy.export.graphs import Recipe, clone, quantise, save, to_precision, weight_steps
+    from esrgan_deploy.export.nets import layers
 
     found = layers(spec)
     forms: dict[str, dict[str, Any]] = {}

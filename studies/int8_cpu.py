@@ -22,7 +22,7 @@ import numpy as np
 
 from esrgan_deploy._command_line import Parser, between
 from esrgan_deploy._optional import require
-from esrgan_deploy.benchmarks._measure import measure
+from esrgan_deploy.benchmarks.measure import measure
 from esrgan_deploy.runtime import SessionOptions, open_session
 from studies._shared import Figures, cell, shape, spread, threads_option
 from studies._shared import table as as_table
@@ -49,7 +49,7 @@ def options(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> Figures:
     from esrgan_deploy.export import ExportOptions, export_model
-    from esrgan_deploy.export.quantisation._options import QuantiseOptions
+    from esrgan_deploy.export.quantisation import QuantiseOptions
 
     quantise = QuantiseOptions(
         calibration=args.calibration, search=args.budget is not None, budget=args.budget or 0.1

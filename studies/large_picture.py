@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from esrgan_deploy._command_line import Parser, at_least
-from esrgan_deploy.benchmarks._memory import host_peak
+from esrgan_deploy.benchmarks.measure import host_peak
 from esrgan_deploy.runtime import Upscaler, open_output
 from studies._shared import Figures, apart, size
 

@@ -25,9 +25,9 @@ import numpy.typing as npt
 from esrgan_deploy._command_line import Parser, at_least, between
 from esrgan_deploy._console import OptionError
 from esrgan_deploy._errors import BenchmarkError
-from esrgan_deploy.benchmarks._measure import measure
+from esrgan_deploy.benchmarks.measure import measure
 from esrgan_deploy.runtime import SessionInfo, SessionOptions, TilePlan, Upscaler, default_model, open_session
-from esrgan_deploy.runtime._samples import network_to_pixels, pixels_to_network
+from esrgan_deploy.runtime.tiling import network_to_pixels, pixels_to_network
 from studies._shared import Figures, cell, size, spread, threads_option
 from studies._shared import table as as_table
 

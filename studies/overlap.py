@@ -21,7 +21,7 @@ import numpy as np
 
 from esrgan_deploy._command_line import Parser, at_least, between
 from esrgan_deploy._console import STREAMS
-from esrgan_deploy.runtime import Made, SessionInfo, Upscaler
+from esrgan_deploy.runtime import BatchOutput, SessionInfo, Upscaler
 from studies._shared import Figures
 from studies._shared import table as as_table
 
@@ -117,10 +117,10 @@ class _SleepingSlot:
         self._thread = threading.Thread(target=self._stages)
         self._thread.start()
 
-    def finish(self) -> Made:
+    def finish(self) -> BatchOutput:
         assert self._thread is not None
         self._thread.join()
-        return Made(self._batch)
+        return BatchOutput(self._batch)
 
     def close(self) -> None:
         pass

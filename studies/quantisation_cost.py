@@ -14,9 +14,10 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 from esrgan_deploy._command_line import Parser, at_least
-from esrgan_deploy.benchmarks._memory import host_peak
+from esrgan_deploy.benchmarks.measure import host_peak
 from studies._shared import Figures, apart, rrdbnet
 
 BAR_MINUTES, BAR_GIB = 15.0, 8.0
@@ -53,9 +54,11 @@ def within(figures: Figures) -> bool:
     return bool(figures["minutes"] <= BAR_MINUTES and figures["peak_gib"] <= BAR_GIB)
 
 
-def _cost(checkpoint: Path, precision: str, calibration: Path | None, rounding: str | None) -> Figures:
+def _cost(
+    checkpoint: Path, precision: Literal["int8", "fp8"], calibration: Path | None, rounding: str | None
+) -> Figures:
     from esrgan_deploy.export import ExportOptions, export_model
-    from esrgan_deploy.export.quantisation._options import QuantiseOptions
+    from esrgan_deploy.export.quantisation import QuantiseOptions
 
     quantise = QuantiseOptions(calibration=calibration, rounding=rounding)
     started = time.perf_counter()

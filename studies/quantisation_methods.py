@@ -51,13 +51,15 @@ def options(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> Figures:
     import torch
 
-    from esrgan_deploy.export import load_checkpoint
-    from esrgan_deploy.export._source import describe_spec, shipped_checkpoint
-    from esrgan_deploy.export.quantisation._options import QuantiseOptions
-    from esrgan_deploy.export.quantisation._prepare import Preparation
-    from esrgan_deploy.export.quantisation._quantise import pictures_for
-    from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
-    from esrgan_deploy.export.quantisation._structure import layers
+    from esrgan_deploy.export import describe_spec, load_checkpoint, shipped_checkpoint
+    from esrgan_deploy.export.nets import layers
+    from esrgan_deploy.export.quantisation import (
+        Preparation,
+        QuantiseOptions,
+        Simulation,
+        apply_parameters,
+        pictures_for,
+    )
 
     loaded = load_checkpoint(args.checkpoint or shipped_checkpoint())
     spec, net = loaded.spec, loaded.module().eval().requires_grad_(False)
@@ -109,7 +111,7 @@ def table(figures: Figures) -> str:
 
 
 def _held(folder: Path, scale: int, net: Any, pictures: int | None) -> Any:
-    from esrgan_deploy.export.quantisation._loss import HeldLoss
+    from esrgan_deploy.export.quantisation.search import HeldLoss
 
     pairs = []
     for shown in pictures_of(folder, scale, most=pictures):

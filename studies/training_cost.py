@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esrgan_deploy._command_line import Parser, at_least
-from esrgan_deploy.benchmarks._memory import host_peak
+from esrgan_deploy.benchmarks.measure import host_peak
 from studies._shared import Figures, apart
 from studies._shared import table as as_table
 
@@ -102,8 +102,7 @@ def _ratio_to_bare_loop(keys: dict[str, Any], rounds: int) -> dict[str, Any]:
 
 def _speed_of_loader(keys: dict[str, Any], seconds: float = 1.0) -> dict[str, float]:
     """Cut crops on one core and throw them away: what a GPU may take before it waits, for each worker."""
-    from esrgan_deploy.training import read_config
-    from esrgan_deploy.training._trainer import crops_of
+    from esrgan_deploy.training import crops_of, read_config
 
     speeds = {}
     for degradation in ("bicubic", "realesrgan"):
@@ -137,7 +136,7 @@ def _bare_loop(config: "TrainConfig") -> float:
     import torch
     from torch.nn import functional
 
-    from esrgan_deploy.training._generator import generator
+    from esrgan_deploy.training.models import generator
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = generator(config).to(device)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from esrgan_deploy.runtime._cuda import cuda_device_count
+from esrgan_deploy.runtime.device import cuda_device_count
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -130,7 +130,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callabl
     """The weights of a tiny x4 RRDBNet, in a folder of its own; no test may change it."""
     import torch
 
-    from esrgan_deploy.export._rrdbnet import RRDBNet
+    from esrgan_deploy.export.nets import RRDBNet
 
     path = tmp_path_factory.mktemp("tiny") / "net.pth"
     torch.manual_seed(0)

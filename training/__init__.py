@@ -9,16 +9,16 @@ from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.training._config import TrainConfig, read_config
-    from esrgan_deploy.training._interpolate import interpolate
-    from esrgan_deploy.training._trainer import Trained, train
+    from esrgan_deploy.training._trainer import Trained, crops_of, train
+    from esrgan_deploy.training.models import interpolate
 
-__all__ = ["TrainConfig", "Trained", "interpolate", "read_config", "train"]
+__all__ = ["TrainConfig", "Trained", "crops_of", "interpolate", "read_config", "train"]
 
 __getattr__, __dir__ = handed_on(
     __name__,
     {
         "_config": ("TrainConfig", "read_config"),
-        "_interpolate": ("interpolate",),
-        "_trainer": ("Trained", "train"),
+        "_trainer": ("Trained", "crops_of", "train"),
+        "models": ("interpolate",),
     },
 )

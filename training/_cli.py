@@ -83,7 +83,7 @@ def _train(config_file: Path | None, keys: dict[str, object]) -> None:
 
 
 def _interpolate(command: _Interpolation) -> None:
-    from esrgan_deploy.training._interpolate import interpolate
+    from esrgan_deploy.training.models import interpolate
 
     interpolate(command.psnr, command.gan, command.output, alpha=command.alpha)
     say(f"{command.output}: {1 - command.alpha:g} {command.psnr} + {command.alpha:g} {command.gan}")

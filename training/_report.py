@@ -1,4 +1,4 @@
-"""What a training tells: lines with the time left, a log that programs read, TensorBoard."""
+"""What a training reports: its samples, its validation and its log."""
 
 import contextlib
 import json
@@ -8,19 +8,43 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
 
 from esrgan_deploy._optional import require
-from esrgan_deploy._quality import Quality
+from esrgan_deploy._quality import Quality, measure_pairs
 from esrgan_deploy.training._config import TrainConfig
-from esrgan_deploy.training._crops import Crops
+from esrgan_deploy.training.data import Crops
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["LOG", "Report"]
+__all__ = ["LOG", "Report", "validate"]
+
+
+Picture = npt.NDArray[np.uint8]
+
+
+@torch.no_grad()
+def validate(net: nn.Module, folder: Path, scale: int) -> Quality:
+    """Upscale ``folder/LR`` with a net in float32 and compare with ``folder/HR``; the border cropped is the scale.
+
+    Raises:
+        MediaError: A folder is missing, or the pairs do not fit each other.
+    """
+    device = next(net.parameters()).device
+
+    def upscale(picture: Picture) -> Picture:
+        lr = torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1)[None].float() / 255.0
+        out = (net(lr).clamp(0, 1) * 255.0).round().to(torch.uint8)
+        result: Picture = out[0].permute(1, 2, 0).cpu().numpy()
+        return result
+
+    return measure_pairs(upscale, folder, crop=scale, arithmetic="fp32 (PyTorch)")
+
 
 LOG = "log.jsonl"
 """In the output folder: one JSON table a line, the means since the line before."""

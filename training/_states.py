@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from esrgan_deploy._errors import CheckpointError, TrainingError
 from esrgan_deploy._optional import require
-from esrgan_deploy.training._generator import differing_keys
+from esrgan_deploy.training.models import differing_keys
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

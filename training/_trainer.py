@@ -17,20 +17,21 @@ from esrgan_deploy._errors import TrainingError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._optional import require
 from esrgan_deploy._quality import Quality, paired_pictures
-from esrgan_deploy.export._placement import folds, placement
-from esrgan_deploy.export._scales import save_scales
+from esrgan_deploy.export import save_scales
+from esrgan_deploy.export.nets import folds, placement
 from esrgan_deploy.training._config import TrainConfig
-from esrgan_deploy.training._crops import Crops, batches
-from esrgan_deploy.training._degrade import RealEsrganDegradation
-from esrgan_deploy.training._fake_quant import FakeQuantisation
-from esrgan_deploy.training._gan_stage import GanStage
-from esrgan_deploy.training._generator import generator, generator_of, recompute_blocks, spec_of, teacher
-from esrgan_deploy.training._pictures import gather
-from esrgan_deploy.training._report import Report
-from esrgan_deploy.training._schedule import learning_rate
-from esrgan_deploy.training._stages import LossNotFiniteError, PsnrStage, Stage
+from esrgan_deploy.training._report import Report, validate
 from esrgan_deploy.training._states import newest_state, restore, save_state
-from esrgan_deploy.training._validate import validate
+from esrgan_deploy.training.data import Crops, RealEsrganDegradation, batches, gather
+from esrgan_deploy.training.models import (
+    FakeQuantisation,
+    generator,
+    generator_of,
+    recompute_blocks,
+    spec_of,
+    teacher,
+)
+from esrgan_deploy.training.stages import GanStage, LossNotFiniteError, PsnrStage, Stage, learning_rate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -12,15 +12,17 @@ from torch.nn import functional
 
 from esrgan_deploy._errors import ExportError, MissingDependencyError
 from esrgan_deploy._manifest import Artefact, Manifest
-from esrgan_deploy.export._golden import golden_pictures
-from esrgan_deploy.export._graph import clone, to_bytes
-from esrgan_deploy.export._ort import run, session_of
-from esrgan_deploy.export._qdq import apply_parameters_to_graph
-from esrgan_deploy.export._rounding import rounding_model, runs_as_it_is
-from esrgan_deploy.export._verify import graph_input
-from esrgan_deploy.export.quantisation._drawn import SCENES, draw
+from esrgan_deploy.export.graphs import (
+    apply_parameters_to_graph,
+    clone,
+    rounding_model,
+    runs_as_it_is,
+    to_bytes,
+)
+from esrgan_deploy.export.nets import layers
+from esrgan_deploy.export.proof import golden_pictures, graph_input, run, session_of
 from esrgan_deploy.export.quantisation._recipe_file import load_recipe
-from esrgan_deploy.export.quantisation._structure import layers
+from esrgan_deploy.export.quantisation.calibration import SCENES, draw
 
 __all__ = ["LayerError", "errors_table", "explain_quantised", "layer_errors"]
 

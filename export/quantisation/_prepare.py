@@ -8,17 +8,25 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export.quantisation import _equalise, _ranges
-from esrgan_deploy.export.quantisation._compensate import compensated, fitted_last
+from esrgan_deploy.export.graphs import Recipe, fitted, weight_steps
+from esrgan_deploy.export.nets import Layer
 from esrgan_deploy.export.quantisation._options import PARTS, QuantiseOptions
-from esrgan_deploy.export.quantisation._output_ranges import aligned, output_ranges
-from esrgan_deploy.export.quantisation._processor_weights import fitted
-from esrgan_deploy.export.quantisation._recipe import Recipe, weight_steps
-from esrgan_deploy.export.quantisation._reconstruct import reconstruct
-from esrgan_deploy.export.quantisation._remainders import with_remainders
-from esrgan_deploy.export.quantisation._simulation import apply_parameters
-from esrgan_deploy.export.quantisation._structure import Layer
-from esrgan_deploy.export.quantisation._watched import tensor_of
+from esrgan_deploy.export.quantisation._simulation import apply_parameters, tensor_of
+from esrgan_deploy.export.quantisation.calibration import (
+    activation_steps,
+    aligned,
+    low_high,
+    observe,
+    output_ranges,
+)
+from esrgan_deploy.export.quantisation.weights import (
+    compensated,
+    equalise,
+    fitted_last,
+    noise_gains,
+    reconstruct,
+    with_remainders,
+)
 
 __all__ = ["Preparation"]
 
@@ -89,19 +97,19 @@ class Preparation:
         parameters: dict[str, npt.NDArray[np.float32]] = {}
         if options.equalise:
             self.say("equalising channels")
-            seen = _equalise.noise_gains(self.module, self.spec, map(tensor_of, self.pictures))
+            seen = noise_gains(self.module, self.spec, map(tensor_of, self.pictures))
             inner = [layer.name for layer in candidates if layer.place == "body" or not self.unsigned]
-            parameters = _equalise.equalise(
+            parameters = equalise(
                 self.module, self.spec, seen, kind=kind, per_channel=per_channel, names=inner
             )
             exact = Recipe(formats={}, activations={}, weights={}, parameters=parameters)
             apply_parameters(self.module, exact)
         self.say("choosing scales")
-        observed = _ranges.observe(self.module, self.layers, self.pictures)
+        observed = observe(self.module, self.layers, self.pictures)
         groups = dict.fromkeys((layer.group for layer in candidates), kind)
         recipe = Recipe(
             formats=dict.fromkeys((layer.name for layer in candidates), kind),
-            activations=_ranges.activation_steps(observed, groups, options.method or _METHODS[kind]),
+            activations=activation_steps(observed, groups, options.method or _METHODS[kind]),
             weights={
                 layer.name: fitted(_weight(self.module, layer))[1]
                 if self.unsigned
@@ -112,7 +120,7 @@ class Preparation:
         )
         if self.unsigned:
             inputs, outputs = aligned(
-                {group: _ranges.low_high(seen) for group, seen in observed.items()},
+                {group: low_high(seen) for group, seen in observed.items()},
                 output_ranges(self.module, self.layers, self.pictures),
                 self.spec,
             )

@@ -16,7 +16,7 @@ from torch import nn
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import replaced_atomically, sha256_of
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export.quantisation._recipe import Array, Recipe
+from esrgan_deploy.export.graphs import Array, Recipe
 
 __all__ = ["KeptRecipe", "Net", "load_recipe", "parameters_beside", "save_recipe"]
 

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
         ParityError,
         TrainingError,
     )
-    from esrgan_deploy._spec import ModelSpec
+    from esrgan_deploy._manifest import Artefact, Manifest, load_manifest
+    from esrgan_deploy._spec import Form, ModelSpec
     from esrgan_deploy.runtime import Upscaler
 
     __version__: str
 
 __all__ = [
+    "Artefact",
     "BenchmarkError",
     "CheckpointError",
     "DeviceLostError",
@@ -34,7 +36,9 @@ __all__ = [
     "EngineMismatchError",
     "EsrganDeployError",
     "ExportError",
+    "Form",
     "InferenceError",
+    "Manifest",
     "MediaError",
     "MissingDependencyError",
     "ModelSpec",
@@ -43,6 +47,7 @@ __all__ = [
     "TrainingError",
     "Upscaler",
     "__version__",
+    "load_manifest",
 ]
 
 
@@ -50,7 +55,8 @@ _get, __dir__ = handed_on(
     __name__,
     {
         "_errors": tuple(name for name in __all__ if name.endswith("Error")),
-        "_spec": ("ModelSpec",),
+        "_manifest": ("Artefact", "Manifest", "load_manifest"),
+        "_spec": ("Form", "ModelSpec"),
         "runtime": ("Upscaler",),
     },
 )

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from esrgan_deploy._errors import ExportError
+from esrgan_deploy._errors import ExportError, ParityError
 from esrgan_deploy._files import locked, replaced_atomically, sha256_of
 from esrgan_deploy._spec import ModelSpec
 
@@ -107,6 +107,33 @@ class Manifest:
     def artefact(self, file: str) -> Artefact | None:
         """Return the artefact of that name, or None."""
         return next((a for a in self.artefacts if a.file == file), None)
+
+    @property
+    def verified(self) -> bool | None:
+        """True where all that could be run held its bounds, False where one did not, None where nothing was run."""
+        found = [artefact.verified for artefact in self.artefacts if artefact.verified is not None]
+        return all(found) if found else None
+
+    def raise_if_breached(self, place: str | Path = "model.json") -> None:
+        """Raise for artefacts that breached a bound.
+
+        Args:
+            place: Where the manifest lies, for the message.
+
+        Raises:
+            ParityError: One did, with the figures.
+        """
+        found = [
+            f"{artefact.file} on {figures['on'].split(' ')[0]}: {'; '.join(figures['breaches'])}"
+            for artefact in self.artefacts
+            for figures in artefact.parity
+            if figures.get("breaches")
+        ]
+        if found:
+            raise ParityError(
+                f"not verified: {' | '.join(found)}. The files are marked so in {place}. "
+                "Try --precision bf16 or fp32, and look at the layers that were warned of"
+            )
 
 
 def find_manifest(artefact: Path) -> Path | None:

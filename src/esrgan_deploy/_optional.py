@@ -84,4 +84,4 @@ def handed_on(
         setattr(sys.modules[package], name, value)
         return value
 
-    return get, lambda: sorted({*vars(sys.modules[package]), *home})
+    return get, lambda: sorted({*vars(sys.modules[package]), *home, *sys.modules[package].__all__})

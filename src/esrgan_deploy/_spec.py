@@ -1,15 +1,18 @@
 """What a model is: read once from the checkpoint, then carried with every artefact made from it."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["HEALTH_OUTPUT", "METADATA_KEY", "UNBOUNDED", "ModelSpec", "upsampling_steps"]
+__all__ = ["HEALTH_OUTPUT", "METADATA_KEY", "UNBOUNDED", "Form", "ModelSpec", "upsampling_steps"]
 
 METADATA_KEY = "esrgan_deploy"
 """Under this key a written graph carries its facts as JSON, so that it works without the manifest too."""
 
 HEALTH_OUTPUT = "health"
-"""Name of the second output of a graph that watches itself; `Made.health` says what it holds."""
+"""Name of the second output of a graph that watches itself; `BatchOutput.health` says what it holds."""
+
+Form = Literal["float", "uint8"]
+"""What a graph takes and gives: ``(N, C, H, W)`` RGB 0..1 in its own dtype, or ``(N, H, W, C)`` RGB 0..255."""
 
 UNBOUNDED = 2**31 - 1
 """The largest side of a graph that states none."""

@@ -88,7 +88,7 @@ def opened(path: Path, *, threads: int | None = None) -> Iterator[Opened]:
         MissingDependencyError: A package is not installed.
     """
     onnx, ir = require("onnx", extra="export"), require("onnx_ir", extra="export")
-    from esrgan_deploy.export._rounding import measured_as, rounding_model
+    from esrgan_deploy.export.graphs import measured_as, rounding_model
 
     try:
         model = onnx.load(path)

@@ -12,13 +12,10 @@ from esrgan_deploy._metrics import psnr, ssim
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.benchmarks import _options
 from esrgan_deploy.benchmarks._cli import main
-from esrgan_deploy.benchmarks._findings import difference_of
-from esrgan_deploy.benchmarks._measure import Timing, measure
-from esrgan_deploy.benchmarks._peers import PEERS
-from esrgan_deploy.benchmarks._quality import measure_quality
-from esrgan_deploy.benchmarks._schema import Row
-from esrgan_deploy.engines import BuildOptions, ShapeRange, engine_from_onnx
-from esrgan_deploy.engines._rebuild import built_fields
+from esrgan_deploy.benchmarks.measure import Timing, measure, measure_quality
+from esrgan_deploy.benchmarks.peers._peers import PEERS
+from esrgan_deploy.benchmarks.record import Row, difference_of
+from esrgan_deploy.engines import BuildOptions, ShapeRange, built_fields, engine_from_onnx
 from esrgan_deploy.export import ExportOptions, export_model
 
 # Of the net that `tiny_export` exports.
@@ -110,7 +107,7 @@ def test_a_processor_is_not_given_a_second_identical_number(made, tmp_path, run_
 
 def test_a_checkpoint_is_timed_as_the_reference_that_it_is(made, tmp_path, run_bench):
     """PyTorch itself belongs beside its graphs, and has no parity to show."""
-    pytest.importorskip("esrgan_deploy.export._session_torch")
+    pytest.importorskip("esrgan_deploy.export.pytorch._session")
     result = run_bench(
         made.parent / "net.pth", made / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks"
     )

@@ -7,8 +7,8 @@ import pytest
 from esrgan_deploy.benchmarks._bench import bench
 from esrgan_deploy.benchmarks._cli import main
 from esrgan_deploy.benchmarks._options import BenchOptions
-from esrgan_deploy.benchmarks._schema import load_results, save_results
-from esrgan_deploy.benchmarks._table import table
+from esrgan_deploy.benchmarks.record import load_results, save_results
+from esrgan_deploy.benchmarks.report import table
 
 # Values of a calm machine: half of them within 2 % of 10 ms.
 CALM = [0.0098, 0.0099, 0.0100, 0.0101, 0.0102]

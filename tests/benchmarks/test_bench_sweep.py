@@ -17,18 +17,25 @@ import pytest
 import torch
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.benchmarks import _device_timing, _machine, _peaks
 from esrgan_deploy.benchmarks._bench import bench
 from esrgan_deploy.benchmarks._cli import main
-from esrgan_deploy.benchmarks._device_timing import device_sampler
-from esrgan_deploy.benchmarks._measure import paired_ratio, sample
-from esrgan_deploy.benchmarks._memory import measure_memory
-from esrgan_deploy.benchmarks._options import BenchOptions
-from esrgan_deploy.benchmarks._peaks import best_of, measure_peaks
-from esrgan_deploy.benchmarks._subject import noise, open_subject, session_options
-from esrgan_deploy.benchmarks._sweep import Point, parse_axis, points
-from esrgan_deploy.benchmarks._table import table
-from esrgan_deploy.runtime import Made, SessionInfo, SessionOptions, open_session
+from esrgan_deploy.benchmarks._options import BenchOptions, Point, parse_axis, points
+from esrgan_deploy.benchmarks.measure import _device as _device_timing
+from esrgan_deploy.benchmarks.measure import (
+    _machine,
+    _peaks,
+    best_of,
+    measure_memory,
+    measure_peaks,
+    open_subject,
+    paired_ratio,
+    sample,
+    session_options,
+)
+from esrgan_deploy.benchmarks.measure._device import device_sampler
+from esrgan_deploy.benchmarks.measure._subject import noise
+from esrgan_deploy.benchmarks.report import table
+from esrgan_deploy.runtime import BatchOutput, SessionInfo, SessionOptions, open_session
 
 INFO = SessionInfo(
     name="x",
@@ -239,7 +246,7 @@ class _Slot:
         assert self.running, "a slot was waited for that had nothing to do"
         self.running = False
         self.log.append(("finish", self.number))
-        return Made(self.batch)
+        return BatchOutput(self.batch)
 
     def close(self):
         self.log.append(("close", self.number))
@@ -351,7 +358,7 @@ def test_the_devices_time_is_between_two_events_around_the_enqueue(monkeypatch):
     monkeypatch.setattr(_device_timing, "require", lambda module, extra: cuda)
     arrays = []
 
-    class Made:
+    class BatchOutput:
         def __init__(self, stream):
             self.stream = stream
 
@@ -362,7 +369,7 @@ def test_the_devices_time_is_between_two_events_around_the_enqueue(monkeypatch):
         cuda.log.append("enqueue")
         handle = stream if isinstance(stream, int) else stream.__cuda_stream__()[1]
         arrays.append((array.__cuda_array_interface__, handle, type(out)))
-        return Made(stream) if out is None else out
+        return BatchOutput(stream) if out is None else out
 
     session = types.SimpleNamespace(info=types.SimpleNamespace(device=1), run_on_device=run_on_device)
     once, release = device_sampler(session, np.zeros((1, 3, 4, 4), np.float16))
@@ -379,7 +386,7 @@ def test_the_devices_time_is_between_two_events_around_the_enqueue(monkeypatch):
         "cudaEventSynchronize",
         "cudaEventElapsedTime",
     ]
-    assert all(call[1:] == (7, Made) for call in arrays[1:])
+    assert all(call[1:] == (7, BatchOutput) for call in arrays[1:])
     cuda.log.clear()
     release()
     release()

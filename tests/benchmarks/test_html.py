@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from esrgan_deploy.benchmarks._cli import main
-from esrgan_deploy.benchmarks._html import html_report, number
-from esrgan_deploy.benchmarks._measure import Timing
-from esrgan_deploy.benchmarks._schema import Results, Row
+from esrgan_deploy.benchmarks.measure import Timing
+from esrgan_deploy.benchmarks.record import Results, Row
+from esrgan_deploy.benchmarks.report import html_report
+from esrgan_deploy.benchmarks.report._html import number
 
 VALUES = (0.0101, 0.0102, 0.0103, 0.0104, 0.0105, 0.0106, 0.0107, 0.0152)
 VOID = {"meta"}

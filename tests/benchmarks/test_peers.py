@@ -14,14 +14,12 @@ import torch
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._spec import METADATA_KEY, ModelSpec
 from esrgan_deploy.benchmarks._cli import main
-from esrgan_deploy.benchmarks._peers import PEERS, open_peers
-from esrgan_deploy.benchmarks._rebuild import module_from_graph
-from esrgan_deploy.export._compact import SRVGGNetCompact
-from esrgan_deploy.export._graph import clone, save
-from esrgan_deploy.export._metadata import describe
-from esrgan_deploy.export._rewrite import fold_scales, nest_concats
-from esrgan_deploy.export._rrdbnet import RRDBNet
-from esrgan_deploy.export._trace import trace
+from esrgan_deploy.benchmarks.peers import open_peers
+from esrgan_deploy.benchmarks.peers._peers import PEERS
+from esrgan_deploy.benchmarks.peers._torch import module_from_graph
+from esrgan_deploy.export._write_graphs import describe
+from esrgan_deploy.export.graphs import clone, fold_scales, nest_concats, save, trace
+from esrgan_deploy.export.nets import RRDBNet, SRVGGNetCompact
 
 SPEC = ModelSpec(
     architecture="rrdbnet",

@@ -11,9 +11,9 @@ import pytest
 from esrgan_deploy import InferenceError, MediaError
 from esrgan_deploy._manifest import Artefact, Manifest, save_manifest
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.benchmarks._seams_report import run_seams, seams_table
-from esrgan_deploy.runtime._drawn import drawn_picture
-from esrgan_deploy.runtime._tiling_store import load_tiling
+from esrgan_deploy.benchmarks.report import run_seams, seams_table
+from esrgan_deploy.runtime.tiling._choice import load_tiling
+from esrgan_deploy.runtime.tiling._drawn import drawn_picture
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from esrgan_deploy._spec import METADATA_KEY
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._cli import main
-from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.nets import RRDBNet
 
 STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 
@@ -93,7 +93,7 @@ def test_the_plans_convolutions_have_the_dtype_that_was_asked_for(exported):
 def test_the_golden_pairs_are_pytorchs_own(exported, checkpoint):
     """They stand for PyTorch where it is not installed."""
     folder, _ = exported
-    from esrgan_deploy.export._checkpoint import load_checkpoint
+    from esrgan_deploy.export.checkpoints import load_checkpoint
 
     module = load_checkpoint(checkpoint).module()
     with np.load(folder / "model.golden.npz", allow_pickle=False) as golden:
@@ -281,7 +281,7 @@ def test_the_official_anime_model_ends_verified_with_a_plan(assets: Path, tmp_pa
 def test_a_session_of_the_runtime_is_verified_as_the_graphs_are(exported):
     """It is how a plan is held against PyTorch where there is a GPU: shown on ONNX Runtime's session."""
     from esrgan_deploy.runtime import open_session
-    from esrgan_deploy.runtime._golden import verify_session
+    from esrgan_deploy.runtime.sessions import verify_session
 
     folder, _ = exported
     with np.load(folder / "model.golden.npz", allow_pickle=False) as golden:
@@ -333,7 +333,7 @@ def test_a_broken_outscale_tells_what_sizes_it_takes(exported, tmp_path):
 
 def test_a_shape_that_costs_minutes_is_left_out_and_said_so(exported):
     """Left out without a word, the report would claim a corner that nobody ran."""
-    from esrgan_deploy.export._verify import verify_shapes
+    from esrgan_deploy.export.proof import verify_shapes
 
     def reference(batch):
         return np.kron(batch[:, :3], np.ones((1, 1, 4, 4), np.float32))

@@ -15,7 +15,7 @@ import torch
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._cli import main
-from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.nets import RRDBNet
 
 STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 KILLS = int(os.environ.get("ESRGAN_KILLS", "4"))

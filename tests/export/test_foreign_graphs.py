@@ -18,7 +18,7 @@ from esrgan_deploy import CheckpointError, EsrganDeployError, InferenceError, Mo
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._cli import main as esrgan_export
-from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.nets import RRDBNet
 from esrgan_deploy.runtime import Upscaler, default_model
 from esrgan_deploy.runtime._cli import main as esrgan_upscale
 

@@ -138,7 +138,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., A
         return Path(shutil.copy(default_model().with_suffix(".safetensors"), folder / "model.safetensors"))
     import torch
 
-    from esrgan_deploy.export._rrdbnet import RRDBNet
+    from esrgan_deploy.export.nets import RRDBNet
 
     spec = rrdb_spec(blocks=1)
     torch.manual_seed(0)
@@ -215,9 +215,8 @@ def _folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
 def _write_scales(weights: Path, precision: str) -> None:
     # Of about the range that this model's features have: the plan is held against the same graph in ONNX Runtime, so
     # that what is compared is the arithmetic and not the choice of scales.
-    from esrgan_deploy.export import load_checkpoint
-    from esrgan_deploy.export._placement import placement
-    from esrgan_deploy.export._scales import save_scales
+    from esrgan_deploy.export import load_checkpoint, save_scales
+    from esrgan_deploy.export.nets import placement
 
     step = 3.0 / (127 if precision == "int8" else 448)
     save_scales(weights, precision, dict.fromkeys(placement(load_checkpoint(weights).spec).values(), step))

@@ -52,7 +52,7 @@ def test_an_overflow_is_made_again_in_fp32(
     from esrgan_deploy import ModelSpec
     from esrgan_deploy.engines import BuildOptions, ShapeRange
     from esrgan_deploy.export import ExportOptions, export_model
-    from esrgan_deploy.export._rrdbnet import RRDBNet
+    from esrgan_deploy.export.nets import RRDBNet
 
     if not torch.cuda.is_available():
         pytest.skip("a processor computes fp16 graphs in fp32: nothing overflows")

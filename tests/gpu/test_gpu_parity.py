@@ -8,7 +8,7 @@ import pytest
 
 from esrgan_deploy import Upscaler
 from esrgan_deploy._parity import BOUNDS, Comparer, judged, planar
-from esrgan_deploy.export._golden import golden_pictures, noise_pictures
+from esrgan_deploy.export.proof import golden_pictures, noise_pictures
 from esrgan_deploy.runtime import Session, SessionOptions, open_session
 
 CASES = [

@@ -14,8 +14,7 @@ from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._metrics import crop_border, luma, psnr
 from esrgan_deploy._parity import planar
 from esrgan_deploy.export import load_checkpoint
-from esrgan_deploy.export._golden import golden_pictures
-from esrgan_deploy.export._ort import run, session_of
+from esrgan_deploy.export.proof import golden_pictures, run, session_of
 
 MODELS = resources.files("esrgan_deploy.models")
 

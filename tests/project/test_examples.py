@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from esrgan_deploy import load_manifest
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 
@@ -92,6 +94,22 @@ def test_the_page_names_every_example_and_links_to_what_is_there() -> None:
     links = set(re.findall(r"\]\(([^)#]+)\)", PAGE))
     assert {f"examples/{path.name}" for path in EXAMPLES} <= links
     assert all((ROOT / "docs" / link).exists() for link in links)
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_page_on_exports_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """In order, in one program, in a folder with a checkpoint; they are what a pipeline's author copies."""
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert page.count("```") == 2 * len(blocks)
+    shutil.copy(tiny_checkpoint, tmp_path / "model.pth")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rrdbnet x4 True" in done.stdout
+    assert "model.fp16.onnx fp16 True" in done.stdout
+    assert load_manifest(tmp_path / "out" / "model.json").verified is True
 
 
 @pytest.mark.slow

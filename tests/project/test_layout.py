@@ -1,113 +1,155 @@
-"""The house is in order: arrows, wheel, public names, lengths."""
+"""The house is in order: arrows, rooms, wheel, public names, sizes."""
 
-import ast
+import importlib
+import importlib.util
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = {
-    "base": ROOT / "src" / "esrgan_deploy",
-    "runtime": ROOT / "runtime",
-    "engines": ROOT / "engines",
-    "export": ROOT / "export",
-    "training": ROOT / "training",
-    "benchmarks": ROOT / "benchmarks",
-}
-ALLOWED = {
-    "base": set(),
-    "runtime": {"base"},
-    "engines": {"base", "runtime"},
-    "export": {"base", "runtime", "engines"},
-    "training": {"base", "runtime", "engines", "export"},
-    "benchmarks": {"base", "runtime", "engines", "export", "training"},
-}
+_spec = importlib.util.spec_from_file_location("rooms", ROOT / "scripts" / "rooms.py")
+rooms = importlib.util.module_from_spec(_spec)
+sys.modules["rooms"] = rooms
+_spec.loader.exec_module(rooms)
 
 
-def _modules():
-    for room, folder in ROOMS.items():
-        for path in sorted(folder.rglob("*.py")):
-            yield room, path
+@pytest.fixture(scope="module")
+def house():
+    return rooms.read()
 
 
-def _rooms_imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [node.module]
-            if node.module == "esrgan_deploy":
-                names = [f"esrgan_deploy.{alias.name}" for alias in node.names]
+@pytest.fixture
+def copy(tmp_path):
+    """A checkout to spoil."""
+    tree = tmp_path / "tree"
+    shutil.copytree(
+        ROOT, tree, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "tests", "results")
+    )
+    return tree
+
+
+def test_nothing_imports_in_a_circle(house):
+    """Files, or rooms, that need each other can be neither read nor changed alone."""
+    assert list(house.circles()) == []
+
+
+def test_no_room_reaches_into_the_private_files_of_another(house):
+    """What a room shows stands in its __init__; behind that it must be free to change."""
+    assert house.reaches == []
+
+
+def test_a_planted_circle_between_files_is_found(copy):
+    """A test of circles that finds none, whatever is there, guards nothing."""
+    plan = copy / "runtime" / "tiling" / "_plan.py"
+    plan.write_text(plan.read_text() + "\n\nfrom esrgan_deploy.runtime.tiling._seams import measure_seams\n")
+    (found,) = rooms.read(copy).circles()
+    assert found.startswith("esrgan_deploy.runtime.tiling: ")
+
+
+def test_a_planted_circle_between_rooms_is_found_behind_what_an_init_hands_on(copy):
+    """The import names no file of the room above, and needs it all the same."""
+    driver = copy / "runtime" / "device" / "_driver.py"
+    driver.write_text(
+        driver.read_text() + "\n\ndef f():\n    from esrgan_deploy.runtime.sessions import SessionInfo\n"
+    )
+    assert any("sessions" in found and "device" in found for found in rooms.read(copy).circles())
+
+
+def test_a_planted_reach_is_found(copy):
+    """A private import in another room, be it in a function."""
+    options = copy / "engines" / "_options.py"
+    options.write_text(
+        options.read_text() + "\n\ndef f():\n    import esrgan_deploy.runtime.device._driver\n"
+    )
+    (found,) = rooms.read(copy).reaches
+    assert found == "engines/_options.py reaches into esrgan_deploy.runtime.device._driver"
+
+
+def test_what_an_init_hands_on_is_there(house):
+    """A name in __all__ that is not there breaks whoever imports it, when it is first asked for."""
+    for room in sorted(house.rooms):
+        module = importlib.import_module(room)
+        names = getattr(module, "__all__", [])
+        assert len(set(names)) == len(names), room
         for name in names:
-            parts = name.split(".")
-            if parts[0] == "esrgan_deploy":
-                yield parts[1] if len(parts) > 1 and parts[1] in ROOMS else "base"
+            assert getattr(module, name) is not None, f"{room}.{name}"
+            assert name in dir(module)
 
 
-def test_the_arrows_between_rooms_are_those_of_the_architecture():
-    """One import the wrong way and the runtime pulls torch into a production server."""
-    facade = ROOT / "src" / "esrgan_deploy" / "__init__.py"
-    found = []
-    for room, path in _modules():
-        if path == facade:
-            # The public names are looked up in the rooms when they are used, never on import.
-            continue
-        found += [
-            f"{path.relative_to(ROOT)} -> {to}"
-            for to in _rooms_imported(path)
-            if to not in ALLOWED[room] | {room}
-        ]
-    assert found == []
+def test_no_folder_is_two_rooms_and_no_file_two_files(house):
+    """Past fifteen files, or four hundred lines, two are easier to find one's way in."""
+    in_folder = dict.fromkeys(house.rooms, 0)
+    for module, path in house.files.items():
+        lines = len(path.read_text().splitlines())
+        assert lines <= 400, f"{module} has {lines} lines"
+        if path.name != "__init__.py":
+            in_folder[module.rpartition(".")[0]] += 1
+    assert {room: number for room, number in in_folder.items() if number > 15} == {}
 
 
-def test_every_package_is_declared():
+def test_the_arrows_in_the_document_are_those_of_the_code(house):
+    """A drawing that no longer holds is worse than none. Run: python3 scripts/rooms.py --write"""
+    assert rooms.arrows(house) in (ROOT / rooms.PAGE).read_text()
+
+
+def test_importing_the_package_or_its_runtime_loads_no_heavy_module():
+    """torch costs seconds and gigabytes where only a plan is run."""
+    code = (
+        "import sys, esrgan_deploy, esrgan_deploy.runtime\n"
+        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'av', 'safetensors'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["export._cli", "runtime._cli", "benchmarks._cli", "training._cli"])
+def test_help_loads_no_heavy_module(command):
+    """--help has to answer at once."""
+    code = (
+        "import sys, contextlib, io, importlib\n"
+        f"main = importlib.import_module('esrgan_deploy.{command}').main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main(['--help'])\n"
+        "heavy = {'numpy', 'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'av', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_package_is_declared(house):
     """One that is missing from `packages` imports in an editable install and is absent from the wheel."""
+    import tomllib
+
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(settings["packages"]) == set(settings["package-dir"]) == house.rooms
     mapped = {ROOT / folder for folder in settings["package-dir"].values()}
-    have = {path.parent for room in ROOMS.values() for path in room.rglob("__init__.py")}
-    assert have == mapped
-    assert set(settings["packages"]) == set(settings["package-dir"])
+    tops = {ROOT / "src" / "esrgan_deploy", *(f for f in mapped if f.parent == ROOT)}
+    assert {path.parent for top in tops for path in top.rglob("__init__.py")} == mapped
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_what_the_tree_holds(tmp_path):
-    """A module or the shipped model left out of the wheel fails only at the user's."""
-    # Of a copy: setuptools packs whatever an earlier build left in build/, modules that have moved since among it.
-    tree = tmp_path / "tree"
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info"))
+def test_the_wheel_holds_what_the_tree_holds(house, copy, tmp_path):
+    """A module or the shipped model left out of the wheel fails only at the user's; a study in it is dead weight."""
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(tree)],
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(copy)],
         check=True,
         capture_output=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
+    data = {".typed", ".onnx", ".safetensors", ".md", ".yaml", ".html", ".j2"}
     expected = set()
-    for room, folder in ROOMS.items():
-        prefix = "esrgan_deploy" if room == "base" else f"esrgan_deploy/{room}"
-        for path in folder.rglob("*"):
-            if (
-                path.suffix in {".py", ".typed", ".onnx", ".safetensors", ".md", ".yaml", ".html"}
-                or path.name == "py.typed"
-            ):
-                expected.add(f"{prefix}/{path.relative_to(folder).as_posix()}")
+    for room, folder in ((room, house.files[room].parent) for room in house.rooms):
+        prefix = room.replace(".", "/")
+        kept = [path for path in folder.rglob("*") if path.suffix in data or path.name == "py.typed"]
+        expected |= {
+            f"{prefix}/{path.relative_to(folder).as_posix()}" for path in [*folder.glob("*.py"), *kept]
+        }
     assert inside == expected
-    assert not [name for name in inside if "studies" in name]
-
-
-def test_no_module_outgrows_its_room():
-    """Past 400 lines two rooms are easier to live in."""
-    long = [
-        (str(path.relative_to(ROOT)), n)
-        for _, path in _modules()
-        if (n := len(path.read_text().splitlines())) > 400
-    ]
-    assert long == []
+    assert not any("studies" in name or "tests" in name for name in inside)

@@ -39,8 +39,10 @@ def sessions() -> ModuleType:
 def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """A plan on a simulated GPU: ``rig(rtx=True, health=True)`` has a driver, an engine and ``open()``."""
     from esrgan_deploy._flavour import Flavour, open_flavour
-    from esrgan_deploy.runtime import SessionOptions, _cuda, _session_plan
-    from esrgan_deploy.runtime._trust import Admitted
+    from esrgan_deploy.runtime import SessionOptions
+    from esrgan_deploy.runtime.device import _driver as _cuda
+    from esrgan_deploy.runtime.sessions.plan import Admitted
+    from esrgan_deploy.runtime.sessions.plan import _session as _session_plan
 
     driver_helper, engine_helper = _helper("helpers_cuda"), _helper("helpers_trt")
     monkeypatch.setenv("ESRGAN_DEPLOY_CACHE", str(tmp_path / "cache"))

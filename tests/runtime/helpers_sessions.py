@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from esrgan_deploy import InferenceError
-from esrgan_deploy.runtime import Made, SessionInfo
+from esrgan_deploy.runtime import BatchOutput, SessionInfo
 
 __all__ = ["NearestSession"]
 
@@ -100,7 +100,7 @@ class NearestSlot:
         self.batch: np.ndarray | None = None
         self.closed = False
         self.thread: threading.Thread | None = None
-        self.made: Made | None = None
+        self.made: BatchOutput | None = None
         self.error: BaseException | None = None
 
     def prepare(self, shape: tuple[int, int, int]) -> np.ndarray:
@@ -108,7 +108,7 @@ class NearestSlot:
         n, h, w = shape
         limit = self.session.limit
         if limit is not None and n * h * w > limit:
-            from esrgan_deploy.runtime._faults import OutOfMemoryError
+            from esrgan_deploy.runtime.device import OutOfMemoryError
 
             raise OutOfMemoryError(f"{n * h * w} pixels do not fit")
         with self.session.lock:
@@ -131,7 +131,7 @@ class NearestSlot:
             self.thread = threading.Thread(target=self._stages, args=(number,))
             self.thread.start()
 
-    def finish(self) -> Made:
+    def finish(self) -> BatchOutput:
         if self.thread is not None:
             self.thread.join()
         with self.session.lock:
@@ -160,7 +160,7 @@ class NearestSlot:
                 self.session.fail(number)
             assert self.batch is not None
             scale = int(self.session.info.scale)
-            self.made = Made(self.batch.repeat(scale, 1).repeat(scale, 2))
+            self.made = BatchOutput(self.batch.repeat(scale, 1).repeat(scale, 2))
         except Exception as error:
             self.error = error
 

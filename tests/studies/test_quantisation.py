@@ -12,15 +12,9 @@ from PIL import Image
 
 from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._metrics import psnr
-from esrgan_deploy.export._graph import save
-from esrgan_deploy.export._placement import placement
-from esrgan_deploy.export._precision import to_precision
-from esrgan_deploy.export._qdq import quantise
-from esrgan_deploy.export._rewrite import fold_scales, nest_concats
-from esrgan_deploy.export._rrdbnet import RRDBNet
 from esrgan_deploy.export._scales import recipe_of_scales
-from esrgan_deploy.export._trace import trace
-from esrgan_deploy.export.quantisation._structure import layers
+from esrgan_deploy.export.graphs import fold_scales, nest_concats, quantise, save, to_precision, trace
+from esrgan_deploy.export.nets import RRDBNet, layers, placement
 from studies.__main__ import main
 from studies.quantisation.graphs import opened, quantised_share
 from studies.quantisation.peers import MODELOPT_PYTHON, peer_graphs

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from esrgan_deploy._bicubic import bicubic_downscale
-from esrgan_deploy.export._rrdbnet import RRDBNet
+from esrgan_deploy.export.nets import RRDBNet
 from studies.__main__ import NAMES, main
 from studies.int8_cpu import has_vnni
 from studies.leak import slope
@@ -189,7 +189,7 @@ def test_quantisation_methods(run, checkpoint, tmp_path, photographs):
 
 def test_ways_are_ones_that_the_export_knows():
     """A row that nobody can ask of the export is of no use."""
-    from esrgan_deploy.export.quantisation._options import QuantiseOptions
+    from esrgan_deploy.export.quantisation import QuantiseOptions
 
     for fields in WAYS.values():
         QuantiseOptions(**fields)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esrgan_deploy.training._config import TrainConfig, read_config
+from esrgan_deploy.training import TrainConfig, read_config
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from esrgan_deploy.training import _blur
-from esrgan_deploy.training._blur import (
+from esrgan_deploy.training.data import _blur
+from esrgan_deploy.training.data._blur import (
     blur,
     draw_kernel,
     draw_sinc_kernel,

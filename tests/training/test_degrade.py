@@ -10,18 +10,9 @@ import numpy as np
 import pytest
 
 from esrgan_deploy._bicubic import bicubic_downscale
-from esrgan_deploy.training import _degrade
-from esrgan_deploy.training._blur import (
-    blur,
-    draw_kernel,
-)
-from esrgan_deploy.training._degrade import (
-    RealEsrganDegradation,
-    gaussian_noise,
-    jpeg,
-    poisson_noise,
-    resize,
-)
+from esrgan_deploy.training.data import RealEsrganDegradation, _degrade
+from esrgan_deploy.training.data._blur import blur, draw_kernel
+from esrgan_deploy.training.data._degrade import gaussian_noise, jpeg, poisson_noise, resize
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from esrgan_deploy._metrics import crop_border, luma, psnr
 from esrgan_deploy.engines import BuildOptions, ShapeRange
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.runtime import Upscaler
-from esrgan_deploy.training._generator import generator
-from esrgan_deploy.training._trainer import train
+from esrgan_deploy.training import train
+from esrgan_deploy.training.models import generator
 
 STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 
@@ -88,7 +88,7 @@ def test_tensorboard_has_the_curves_and_sample_pictures(small, benchmark_set):
 def test_the_gan_stage_moves_the_generator_by_all_three_terms(small, tmp_path):
     """ESRGAN is L1, VGG and GAN together; each leaves its mark."""
     torch.manual_seed(0)
-    from esrgan_deploy.training._vgg import Vgg19Features
+    from esrgan_deploy.training.models._vgg import Vgg19Features
 
     vgg = tmp_path / "vgg.pth"
     torch.save(Vgg19Features().state_dict(), vgg)
@@ -232,7 +232,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_the_files_and_the_state(s
         steps.append(1)
         return true_loss(made, hr) * (float("nan") if len(steps) == 5 else 1.0)
 
-    monkeypatch.setattr("esrgan_deploy.training._stages.functional.l1_loss", sometimes)
+    monkeypatch.setattr("esrgan_deploy.training.stages._psnr.functional.l1_loss", sometimes)
     with pytest.raises(TrainingError) as caught:
         train(config, say=lambda _: None)
     message = str(caught.value)

@@ -1,0 +1,17 @@
+"""The same net in other runtimes."""
+
+from typing import TYPE_CHECKING
+
+from esrgan_deploy._optional import handed_on
+
+if TYPE_CHECKING:
+    from esrgan_deploy.benchmarks.peers._peers import open_peers
+
+__all__ = ["open_peers"]
+
+__getattr__, __dir__ = handed_on(
+    __name__,
+    {
+        "_peers": ("open_peers",),
+    },
+)

@@ -1,0 +1,97 @@
+"""The proof of a quantised graph, and the files that lie beside it."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from esrgan_deploy._manifest import Artefact
+from esrgan_deploy._parity import Pairs
+from esrgan_deploy.export._open_source import Source
+from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._write_graphs import Interchange, prove_graph
+from esrgan_deploy.export._write_quantised import Graph
+from esrgan_deploy.export.quantisation import Quantisation, save_recipe
+
+__all__ = ["over_budget", "prove_quantised"]
+
+
+def prove_quantised(
+    source: Source,
+    graph: Graph,
+    precision: str,
+    options: ExportOptions,
+    base: Interchange,
+    sets: dict[str, Pairs],
+    staging: Path,
+) -> list[Artefact]:
+    """Hold a graph against the reference, and a quantised one against its budget as well.
+
+    Returns:
+        The entry of the graph, and of a quantised one those of its scales.
+
+    Raises:
+        ParityError: Its output has another shape than PyTorch's.
+        OSError: The folder cannot be written.
+    """
+    quantisation, counted = graph.quantisation, graph.counted
+    if quantisation is None or counted is None:
+        return [prove_graph(graph.path, precision, options.form, base, sets)]
+    if graph.unseen is not None:
+        sets = {**sets, "unseen": graph.unseen}
+    artefact = prove_graph(graph.path, precision, options.form, base, sets)
+    facts: dict[str, Any] = {
+        "convolutions": counted.convolutions,
+        "of": counted.of,
+        "share": counted.share,
+        "pictures": quantisation.kept.facts.get("pictures", "scales of a training"),
+        "asked": dict(quantisation.kept.asked),
+        "budget_db": options.quantise.budget,
+    }
+    found = _figures(graph)
+    if found:
+        facts["measured"] = found
+    artefact = dataclasses.replace(artefact, quantised=facts)
+    if graph.measured is not None and graph.measured.loss.loss is not None and options.quantise.search:
+        artefact = over_budget(artefact, graph.measured.loss.loss, options.quantise.budget)
+    return [artefact, *_write_recipe(quantisation, precision, found, staging)]
+
+
+def over_budget(artefact: Artefact, loss: float, budget: float) -> Artefact:
+    """Return the entry of a graph, marked as not verified where it loses more dB than it may."""
+    if loss <= budget:
+        return artefact
+    phrase = f"{loss:.3f} dB of PSNR-Y lost > {budget:g} dB"
+    parity = tuple(
+        {**figures, "breaches": [*figures["breaches"], phrase]} if figures["on"] == "unseen" else figures
+        for figures in artefact.parity
+    )
+    return dataclasses.replace(artefact, parity=parity, verified=False)
+
+
+def _figures(graph: Graph) -> dict[str, Any]:
+    assert graph.quantisation is not None
+    if graph.measured is None:
+        # What it lost when it was calibrated, with the pictures that are not at hand now.
+        return dict(graph.quantisation.kept.facts.get("measured", {}))
+    loss = graph.measured.loss
+    return {
+        "loss_db": loss.loss,
+        "psnr_y": loss.psnr_y,
+        "psnr_y_fp32": graph.measured.psnr_y,
+        "to_fp32_db": loss.fidelity if math.isfinite(loss.fidelity) else None,
+    }
+
+
+def _write_recipe(
+    quantisation: Quantisation, precision: str, measured: dict[str, Any], folder: Path
+) -> list[Artefact]:
+    kept = quantisation.kept
+    if measured:
+        kept = dataclasses.replace(kept, facts={**kept.facts, "measured": measured})
+    files = save_recipe(folder / f"model.{precision}.scales.json", kept)
+    notes = ("scales, sensitivities and what was measured", "parameters that were rewritten")
+    return [
+        Artefact.from_file(path, kind="scales", precision=precision, note=note)
+        for path, note in zip(files, notes, strict=False)
+    ]

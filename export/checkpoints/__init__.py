@@ -1,0 +1,31 @@
+"""Checkpoints: read safely, recognised, and brought to one set of names."""
+
+from typing import TYPE_CHECKING
+
+from esrgan_deploy._optional import handed_on
+
+if TYPE_CHECKING:
+    from esrgan_deploy.export.checkpoints._checkpoint import Checkpoint, load_checkpoint
+    from esrgan_deploy.export.checkpoints._identify import empty_net
+    from esrgan_deploy.export.checkpoints._official import OFFICIAL, folder_name, resolve_checkpoint
+    from esrgan_deploy.export.checkpoints._read_file import read_tensors
+
+__all__ = [
+    "OFFICIAL",
+    "Checkpoint",
+    "empty_net",
+    "folder_name",
+    "load_checkpoint",
+    "read_tensors",
+    "resolve_checkpoint",
+]
+
+__getattr__, __dir__ = handed_on(
+    __name__,
+    {
+        "_checkpoint": ("Checkpoint", "load_checkpoint"),
+        "_identify": ("empty_net",),
+        "_official": ("OFFICIAL", "folder_name", "resolve_checkpoint"),
+        "_read_file": ("read_tensors",),
+    },
+)

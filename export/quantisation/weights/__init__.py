@@ -1,0 +1,31 @@
+"""Weights that lose less when they are rounded."""
+
+from typing import TYPE_CHECKING
+
+from esrgan_deploy._optional import handed_on
+
+if TYPE_CHECKING:
+    from esrgan_deploy.export.quantisation.weights._compensate import compensated, fitted_last
+    from esrgan_deploy.export.quantisation.weights._equalise import equalise, noise_gains
+    from esrgan_deploy.export.quantisation.weights._learn import reconstruct
+    from esrgan_deploy.export.quantisation.weights._remainders import add_remainders, with_remainders
+
+__all__ = [
+    "add_remainders",
+    "compensated",
+    "equalise",
+    "fitted_last",
+    "noise_gains",
+    "reconstruct",
+    "with_remainders",
+]
+
+__getattr__, __dir__ = handed_on(
+    __name__,
+    {
+        "_compensate": ("compensated", "fitted_last"),
+        "_equalise": ("equalise", "noise_gains"),
+        "_learn": ("reconstruct",),
+        "_remainders": ("add_remainders", "with_remainders"),
+    },
+)

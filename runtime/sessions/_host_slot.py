@@ -1,0 +1,71 @@
+"""A slot over something that computes a batch in one blocking call."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime.device import OutOfMemoryError
+from esrgan_deploy.runtime.sessions._checks import check_size
+from esrgan_deploy.runtime.sessions._protocol import BatchOutput, SessionInfo
+
+__all__ = ["HostSlot"]
+
+Array = npt.NDArray[Any]
+
+
+class HostSlot:
+    """Buffers in ordinary memory; see `Slot` for the protocol.
+
+    Args:
+        info: Of the session.
+        compute: Takes an input batch and returns what was made of it; raises InferenceError.
+        turn: What is held while it computes: a lock where two at once would only slow each other down.
+    """
+
+    def __init__(
+        self,
+        info: SessionInfo,
+        compute: Callable[[Array], BatchOutput],
+        turn: contextlib.AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._info, self._compute = info, compute
+        self._turn = contextlib.nullcontext() if turn is None else turn
+        self._batch: Array | None = None
+        self._made: BatchOutput | None = None
+
+    def prepare(self, shape: tuple[int, int, int]) -> Array:
+        """Return the batch to fill; see `Slot.prepare`."""
+        wanted = self._info.batch_shape(*shape)
+        self._made = None
+        if self._batch is None or self._batch.shape != wanted:
+            # The old buffer is let go of first: both at once may be what does not fit.
+            self._batch = None
+            check_size(self._info, shape)
+            try:
+                self._batch = np.empty(wanted, self._info.dtype)
+            except (MemoryError, ValueError) as error:
+                raise OutOfMemoryError(
+                    f"a batch of {'x'.join(map(str, wanted))} does not fit into memory; use a smaller tile"
+                ) from error
+        return self._batch
+
+    def start(self) -> None:
+        """Compute the batch, and wait for a turn to do so."""
+        if self._batch is None:
+            raise InferenceError(f"a slot of {self._info.name} was started before it was prepared")
+        with self._turn:
+            self._made = self._compute(self._batch)
+
+    def finish(self) -> BatchOutput:
+        """Return what was made; see `Slot.finish`."""
+        if self._made is None:
+            raise InferenceError(f"a slot of {self._info.name} was asked for what it was not given")
+        return self._made
+
+    def close(self) -> None:
+        """Drop the buffers."""
+        self._batch = self._made = None

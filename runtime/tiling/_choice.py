@@ -1,0 +1,282 @@
+"""The choice of tile, halo and batch from what is free, what is cached and what was measured."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+from esrgan_deploy._errors import ExportError, InferenceError
+from esrgan_deploy._files import sha256_of
+from esrgan_deploy._manifest import amend_artefact, find_manifest, load_manifest
+from esrgan_deploy.runtime.device import MemoryFacts
+from esrgan_deploy.runtime.sessions import SessionInfo
+from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, TileOptions, plan_tiles
+from esrgan_deploy.runtime.tiling._seams import SeamCurve
+
+__all__ = [
+    "SEAM_LEVELS",
+    "StoredTiling",
+    "TileChoice",
+    "activation_bytes",
+    "choose_tiling",
+    "load_tiling",
+    "store_tiling",
+]
+
+
+# A seam under half of one of 255 levels turns no more than the rounding of a sample.
+SEAM_LEVELS = 0.5
+
+# A few places never show the most that all pictures will: photographs were seen at up to 2.4 times what drawn
+# pictures showed (realesr-animevideov3 at a halo of 16: 0.34 against 0.14 levels).
+PRUDENCE = 2.5
+
+# Feature maps of the widest kind that are alive at once, scratch and all. Seen of ONNX Runtime 1.32 on a processor,
+# tiles of 128 and 256: 13.7 to 14.1 kB an input pixel of two RRDBNets x4 with 32 features (2048 B a map at the
+# output's size), 1.4 to 1.7 kB of SRVGGNetCompact with 64 (256 B).
+MAPS = 7
+
+# Of what is free; the rest is for the pictures, and for what others take meanwhile.
+SHARE = 0.5
+
+# TensorRT indexes the elements of a tensor with 32 bits (NVIDIA/TensorRT issues 4408 and 4123).
+MOST_ELEMENTS = 2**31 - 1
+
+# Widths that kernels on a GPU divide evenly.
+STEP = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TileChoice:
+    """How pictures are to be cut: ``plan_tiles(h, w, tile="auto", largest=tile, halo=halo, batch=batch)``.
+
+    Attributes:
+        tile: Edge of the largest tile in input pixels, halo included.
+        halo: In input pixels.
+        batch: Tiles that go through the net together.
+        reason: Why, in one line.
+        warning: What is not as it should be, in one line; empty where all is well.
+    """
+
+    tile: int
+    halo: int
+    batch: int
+    reason: str
+    warning: str = ""
+
+    def __post_init__(self) -> None:
+        TileOptions(tile=self.tile, halo=self.halo)
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it is at least 1")
+
+
+def choose_tiling(
+    info: SessionInfo,
+    *,
+    memory: MemoryFacts,
+    curve: SeamCurve | None = None,
+    picture: tuple[int, int] | None = None,
+) -> TileChoice:
+    """Choose tiles that fit into memory, and into the L2 of a GPU, with seams under half an 8-bit level.
+
+    Args:
+        info: The session.
+        memory: Of what computes.
+        curve: What was measured of the seams; None takes a halo of 16.
+        picture: ``(height, width)`` where every picture has that size.
+    """
+    align = math.lcm(info.size_multiple, info.scale.denominator)
+    least, low, narrow = info.min_shape[0], max(info.min_shape[1:]), min(info.max_shape[1:])
+    halo, why, warnings = _halo(curve, align, narrow)
+    room = 2 * halo + align
+    pixels = _affordable(info, memory)
+    cached = _cached(info, memory)
+    # A tile of which more than half is halo costs more than memory traffic does.
+    useful = max(room, math.ceil(2 * halo / (1 - math.sqrt(0.5))))
+    wanted = (
+        _down(AUTO_TILE, align)
+        if cached is None
+        else max(useful, _down(math.isqrt(cached), math.lcm(align, STEP)))
+    )
+    edge = min(wanted, _down(math.isqrt(pixels // least), align))
+    edge = max(min(max(edge, low, room), narrow), low)
+    if edge < min(wanted, narrow):
+        warnings.append(
+            f"memory is short: {memory.free_bytes / 2**30:.2f} GiB are free, so tiles are {edge} and not "
+            f"{min(wanted, narrow)} pixels; free some, or use fewer slots"
+        )
+    if least * edge**2 > pixels:
+        warnings.append(
+            f"a tile of {edge} may not fit into the {memory.free_bytes / 2**30:.2f} GiB that are free"
+        )
+    if (edge - 2 * halo) ** 2 * 2 < edge**2:
+        warnings.append(f"more than half of every tile of {edge} is halo")
+    batch = _batch(info, edge, halo, min(pixels, cached or 0), picture)
+    need, free = activation_bytes(info) * batch * edge**2 / 2**30, memory.free_bytes / 2**30
+    reason = f"{batch} tile{'s' * (batch > 1)} of {edge} at a time, about {need:.2f} of {free:.1f} GiB free"
+    if cached is not None:
+        reason += f", as the dense blocks of {cached} pixels fit into {(memory.l2_bytes or 0) / 2**20:.0f} MiB of L2"
+    reason += f"; {why}"
+    return TileChoice(tile=edge, halo=halo, batch=batch, reason=reason, warning="; ".join(warnings))
+
+
+def activation_bytes(info: SessionInfo) -> int:
+    """Return about how many bytes a net holds at its peak for each input pixel of a batch.
+
+    The feature maps at the output's size are the widest; 64 features are assumed of a net that says nothing.
+    """
+    return MAPS * _widest(info) * _item_bytes(info)
+
+
+def _halo(curve: SeamCurve | None, align: int, narrow: int) -> tuple[int, str, list[str]]:
+    warnings: list[str] = []
+    halo = TileOptions().halo
+    if curve is None:
+        why = f"halo {halo}, as the seams of this file were not measured (esrgan-bench --seams)"
+    else:
+        found = curve.halo_for(SEAM_LEVELS / PRUDENCE)
+        if found is None:
+            # Past the knee a wider halo costs time and mends nothing: what is left is the arithmetic's own noise.
+            floor = curve.bound(curve.halos[-1])
+            least = curve.halo_for(SEAM_LEVELS) or 0
+            halo = max(halo, next(h for h in curve.halos if h >= least and curve.bound(h) <= 1.5 * floor))
+            if curve.bound(halo) >= SEAM_LEVELS:
+                warnings.append(
+                    f"seams reach {curve.bound(halo):.2f} levels at the halo of {halo}, half a level or more"
+                )
+        else:
+            halo = found
+        why = f"halo {halo}, where seams were measured at {curve.bound(halo):.3f} levels"
+    halo = -(-halo // align) * align
+    if narrow < 2 * halo + align:
+        # Half of the tile is kept: less would cost more than twice the work.
+        fits = _down(int(narrow * (1 - math.sqrt(0.5)) / 2), align)
+        warnings.append(
+            f"the net takes at most {narrow} pixels a side: the halo is {fits} and not {halo}, and seams may show"
+        )
+        halo, why = fits, f"halo {fits}, as tiles are no larger"
+    return halo, why, warnings
+
+
+def _affordable(info: SessionInfo, memory: MemoryFacts) -> int:
+    # Input pixels of all batches in flight. On a processor one batch computes at a time.
+    slots = info.slots if memory.kind == "gpu" else 1
+    pixels = int(memory.free_bytes * SHARE) // (activation_bytes(info) * slots)
+    return pixels if memory.kind == "processor" else min(pixels, MOST_ELEMENTS // _widest(info))
+
+
+def _cached(info: SessionInfo, memory: MemoryFacts) -> int | None:
+    # Input pixels whose dense-block buffer, which every convolution of a block reads, stays in the L2 of a GPU.
+    spec = info.spec
+    if memory.kind != "gpu" or memory.l2_bytes is None or spec is None or spec.features < 1:
+        return None
+    width = spec.features + 4 * spec.growth if spec.growth else 2 * spec.features
+    return memory.l2_bytes * spec.unshuffle**2 // (width * _item_bytes(info))
+
+
+def _batch(info: SessionInfo, edge: int, halo: int, pixels: int, picture: tuple[int, int] | None) -> int:
+    least, most = info.min_shape[0], info.max_shape[0]
+    if picture is None:
+        return max(least, min(most, pixels // edge**2))
+    plan = plan_tiles(
+        *picture,
+        largest=edge,
+        halo=halo,
+        multiple=info.size_multiple,
+        scale=info.scale,
+        least=info.min_shape[1:],
+        most=info.max_shape[1:],
+    )
+    together = min(plan.count, max(1, pixels // math.prod(plan.tile)))
+    # Five tiles four at a time would compute eight; three at a time they are six.
+    even = math.ceil(plan.count / math.ceil(plan.count / together))
+    return max(least, min(most, even))
+
+
+def _widest(info: SessionInfo) -> int:
+    spec, scale = info.spec, math.ceil(info.scale)
+    if spec is None or spec.features < 1:
+        return 64 * max(1, scale**2)
+    outputs = spec.out_channels * max(scale, spec.scale) ** 2
+    if spec.architecture == "srvggnetcompact":
+        return max(spec.features, outputs)
+    return max(spec.features * spec.scale**2, outputs, (spec.features + 4 * spec.growth) // spec.unshuffle**2)
+
+
+def _item_bytes(info: SessionInfo) -> int:
+    # ONNX Runtime computes float16 graphs in float32 on a processor.
+    half = info.precision in ("fp16", "bf16", "int8", "fp8") or info.dtype.name == "float16"
+    return 2 if half and info.device >= 0 else 4
+
+
+def _down(value: int, step: int) -> int:
+    return value // step * step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredTiling:
+    """A measurement.
+
+    Attributes:
+        curve: The seams by the halo.
+        choice: What was chosen from them, on the machine that measured.
+        file: Name of the artefact that was measured.
+    """
+
+    curve: SeamCurve
+    choice: TileChoice
+    file: str
+
+
+def store_tiling(path: Path, curve: SeamCurve, choice: TileChoice) -> Path:
+    """Keep a measurement in the entry of this very file, and return the manifest.
+
+    Raises:
+        ExportError: The manifest is broken.
+        InferenceError: No manifest lies beside the file, or it lists another file of that name.
+        OSError: The folder cannot be written.
+    """
+    manifest = find_manifest(path)
+    if manifest is None:
+        raise InferenceError(f"no manifest lies beside {path}, so its tiling is not kept. Run: esrgan-export")
+    listed = load_manifest(manifest).artefact(path.name)
+    if listed is None or listed.sha256 != sha256_of(path):
+        raise InferenceError(
+            f"{manifest} describes another file than {path}, so its tiling is not kept. Run: esrgan-export again"
+        )
+    amend_artefact(
+        manifest, path.name, tiling={"curve": curve.to_json(), "choice": dataclasses.asdict(choice)}
+    )
+    return manifest
+
+
+def load_tiling(path: Path, *, sha256: str | None = None) -> StoredTiling | None:
+    """Return what was measured of this file, or else of the one it was built from; None where nothing was.
+
+    How far a pixel sees is a matter of the weights, which a plan has from its graph; a manifest that cannot be read,
+    or that describes another file of that name, says nothing.
+
+    Args:
+        path: The artefact.
+        sha256: Its digest, where it is known already.
+    """
+    found = find_manifest(path)
+    if found is None:
+        return None
+    try:
+        manifest = load_manifest(found)
+        entry = manifest.artefact(path.name)
+        if entry is None or entry.sha256 != (sha256 or sha256_of(path)):
+            return None
+        seen: set[str] = set()
+        while entry is not None and not entry.tiling and entry.file not in seen:
+            seen.add(entry.file)
+            entry = manifest.artefact(entry.built_from)
+        if entry is None or not entry.tiling:
+            return None
+        known = {field.name for field in dataclasses.fields(TileChoice)}
+        choice = {key: value for key, value in entry.tiling["choice"].items() if key in known}
+        return StoredTiling(
+            curve=SeamCurve.from_json(entry.tiling["curve"]), choice=TileChoice(**choice), file=entry.file
+        )
+    except (ExportError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None

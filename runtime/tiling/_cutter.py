@@ -1,0 +1,170 @@
+"""Which tiles a picture is cut into, and into which when memory runs out."""
+
+import dataclasses
+import threading
+import warnings
+from pathlib import Path
+from typing import Literal
+
+from esrgan_deploy._errors import EsrganDeployError, InferenceError
+from esrgan_deploy.runtime.device import MemoryFacts, device_memory, processor_memory
+from esrgan_deploy.runtime.sessions import SessionInfo
+from esrgan_deploy.runtime.tiling._choice import PRUDENCE, SEAM_LEVELS, TileChoice, choose_tiling, load_tiling
+from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, Edge, TileOptions, TilePlan, plan_tiles
+from esrgan_deploy.runtime.tiling._seams import SeamCurve
+
+__all__ = ["Cutter", "cutter_for"]
+
+# Sizes whose plan is remembered: a film has one, a service a few.
+KEPT = 64
+
+
+class Cutter:
+    """Plans tiles for one model, and remembers what did not fit. Used by any thread.
+
+    Args:
+        info: What the model takes.
+        options: How pictures are to be cut.
+        largest: Edge of the largest tile that ``"auto"`` makes.
+        batch: Tiles that go through the net together, where the model allows it.
+    """
+
+    def __init__(
+        self, info: SessionInfo, options: TileOptions, *, largest: int = AUTO_TILE, batch: int = 1
+    ) -> None:
+        self._info, self._options, self._largest = info, options, largest
+        self._lock = threading.Lock()
+        self._batch = max(info.min_shape[0], min(batch, info.max_shape[0]))
+        self._limit: int | None = None
+        self._known: dict[tuple[int, int, int | None, int], TilePlan] = {}
+
+    def plan(self, height: int, width: int) -> TilePlan:
+        """Return how a picture of that size is cut.
+
+        Raises:
+            InferenceError: No tile of the asked size can be placed.
+        """
+        # With what it was planned for, so that a plan from before memory ran out is not found again.
+        key = (height, width, self._limit, self._batch)
+        known = self._known.get(key)
+        if known is None:
+            known = self._planned(*key)
+            with self._lock:
+                if len(self._known) >= KEPT:
+                    self._known.clear()
+                self._known[key] = known
+        return known
+
+    def _planned(self, height: int, width: int, limit: int | None, batch: int) -> TilePlan:
+        info, tile = self._info, self._options.tile
+        largest = self._largest
+        if limit is not None:
+            largest = min(largest, limit)
+            tile = tile if tile == "auto" else limit if tile == 0 else min(tile, limit)
+        plan = plan_tiles(
+            height,
+            width,
+            tile=tile,
+            largest=largest,
+            halo=self._options.halo,
+            multiple=info.size_multiple,
+            scale=info.scale,
+            batch=batch,
+            least=info.min_shape[1:],
+            most=info.max_shape[1:],
+            edge=self._options.edge,
+        )
+        # Places of a batch that no tile fills cost as much as those that one does.
+        fitting = max(info.min_shape[0], min(batch, plan.count))
+        return plan if fitting == batch else dataclasses.replace(plan, batch=fitting)
+
+    def smaller(self, plan: TilePlan) -> tuple[TilePlan, str]:
+        """Return a plan for the same picture that needs about half the memory, and say so in a phrase.
+
+        What did not fit is remembered: later pictures are cut no larger.
+
+        Raises:
+            InferenceError: There is none.
+        """
+        name = self._info.name
+        with self._lock:
+            if plan.batch > self._info.min_shape[0]:
+                self._batch = max(self._info.min_shape[0], min(self._batch, plan.batch // 2))
+                said = f"{name}: memory ran out with {plan.batch} tiles at once; going on with {self._batch}"
+            else:
+                edge = max(plan.tile) // 2
+                if edge <= 2 * plan.halo:
+                    raise InferenceError(
+                        f"{name}: memory ran out with tiles of {plan.tile[1]}x{plan.tile[0]}, and half of that "
+                        f"leaves nothing between two halos of {plan.halo}"
+                    )
+                self._limit = edge if self._limit is None else min(self._limit, edge)
+                said = (
+                    f"{name}: memory ran out with tiles of {plan.tile[1]}x{plan.tile[0]}; going on with "
+                    f"{self._limit}. Set tile={self._limit} to start there"
+                )
+        smaller = self.plan(plan.height, plan.width)
+        if _pixels(smaller) >= _pixels(plan):
+            raise InferenceError(f"{name}: memory ran out with the smallest tile that the model takes")
+        return smaller, said
+
+
+def cutter_for(
+    info: SessionInfo,
+    path: Path | None,
+    *,
+    tile: int | Literal["auto"],
+    halo: int | None,
+    edge: Edge = "repeat",
+) -> Cutter:
+    """Return what cuts pictures for an artefact: as asked, and where nothing was, as measured and as memory allows.
+
+    Args:
+        info: Of its session.
+        path: The artefact, beside which the measurement of its seams is looked for; None where it has no file.
+        tile: As `TileOptions` takes it.
+        halo: The same, or None for the measured one.
+        edge: The same.
+
+    Raises:
+        ValueError: Tile and halo do not fit each other.
+    """
+    # Before anything is looked up, so that a wrong number is refused as such.
+    TileOptions(tile=tile, halo=halo or 0, edge=edge)
+    curve = _measured(path) if halo is None else None
+    if tile == "auto":
+        choice = choose_tiling(info, memory=_memory(info), curve=curve)
+        if halo is None:
+            if choice.warning:
+                warnings.warn(f"{info.name}: {choice.warning}", RuntimeWarning, stacklevel=4)
+            halo = choice.halo
+        options = TileOptions(tile="auto", halo=halo, edge=edge)
+        return Cutter(info, options, largest=max(choice.tile, 2 * halo + 1), batch=_batch(info, choice))
+    if halo is None:
+        found = curve.halo_for(SEAM_LEVELS / PRUDENCE) if curve else None
+        halo = TileOptions().halo if found is None else found
+    return Cutter(info, TileOptions(tile=tile, halo=halo, edge=edge))
+
+
+def _batch(info: SessionInfo, choice: TileChoice) -> int:
+    # On a processor one tile at a time leaves nothing idle, and holds the least.
+    return choice.batch if info.device >= 0 else 1
+
+
+def _measured(path: Path | None) -> SeamCurve | None:
+    stored = None if path is None else load_tiling(path)
+    return None if stored is None else stored.curve
+
+
+def _memory(info: SessionInfo) -> MemoryFacts:
+    if info.device >= 0:
+        try:
+            return device_memory(info.device)
+        except (EsrganDeployError, ImportError):
+            # A session that computes on a GPU by other means than the driver's bindings; what is free is unknown.
+            return MemoryFacts(free_bytes=8 * 2**30, l2_bytes=None, kind="gpu")
+    return processor_memory()
+
+
+def _pixels(plan: TilePlan) -> int:
+    return plan.batch * plan.tile[0] * plan.tile[1]
