@@ -62,11 +62,12 @@ def _constant(name, array):
     return ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
 
 
-def _model(source, result, nodes, weights=()):
+def _model(source, result, nodes, weights=(), *, opset=20):
     """Make a graph by hand, in fractions of a second."""
     result.name, result.type = "output", ir.TensorType(ir.DataType.FLOAT)
-    opset = {"": 20}
-    graph = ir.Graph([source], [result], nodes=nodes, initializers=weights, opset_imports=opset, name="net")
+    graph = ir.Graph(
+        [source], [result], nodes=nodes, initializers=weights, opset_imports={"": opset}, name="net"
+    )
     return ir.Model(graph, ir_version=10)
 
 
@@ -235,6 +236,8 @@ def test_a_resized_output_says_its_size(ratio, sides):
     written = ir.from_proto(ir.to_proto(model))
     assert written.graph.outputs[0].name == "output"
     assert tuple(map(str, written.graph.outputs[0].shape)) == ("1", "3", *sides)
+    to_uint8_form(model)
+    assert tuple(map(str, model.graph.outputs[0].shape)) == ("1", *sides, "3")
 
 
 def test_resized_shrinks_as_the_benchmark_pictures_were_shrunk():
@@ -301,6 +304,16 @@ def test_weights_are_refused_only_beyond_what_fp16_holds():
         else:
             with pytest.raises(ExportError, match=r"w holds 6\.554e\+04, over the 65504"):
                 to_precision(model, "fp16")
+
+
+@pytest.mark.parametrize("opset", [17, 21, 22, 23])
+def test_bf16_has_the_opset_that_knows_its_convolutions(opset):
+    """Before 22 there are none, and later ones are what was asked for."""
+    x = _value("input", [1, 1, "h", "w"])
+    weight = _constant("w", np.ones((1, 1, 1, 1), np.float32))
+    conv = ir.node("Conv", [x, weight])
+    model = _model(x, conv.outputs[0], [conv], [weight], opset=opset)
+    assert to_precision(model, "bf16").graph.opset_imports[""] == max(opset, 22)
 
 
 def test_a_weight_that_fp16_cannot_hold_is_refused(traced):

@@ -1,6 +1,7 @@
 """Tile planning is arithmetic, so it is tested as such."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import tracemalloc
@@ -74,6 +75,7 @@ def cases(draw: st.DrawFn) -> Case:
 def test_every_output_pixel_is_written_exactly_once(case: Case) -> None:
     """A gap would leave uninitialised memory in the picture, an overlap would hide a misplaced tile."""
     plan = case.plan
+    assert plan.out_size == (math.floor(plan.height * plan.scale), math.floor(plan.width * plan.scale))
     for spans, length, made in zip((plan.rows, plan.columns), plan.out_size, plan.out_tile, strict=True):
         covered = np.zeros(length, int)
         for span in spans:
@@ -160,6 +162,9 @@ def test_even_tiles_are_no_more_than_full_ones(length: int, halo: int, multiple:
     even = plan_tiles(length, length, largest=largest, halo=halo, multiple=multiple)
     assert even.count == full.count
     assert even.tile[0] <= full.tile[0]
+    less = even.tile[0] - multiple
+    if less >= 2 * even.halo + multiple:
+        assert plan_tiles(length, length, tile=less, halo=halo, multiple=multiple).count > even.count
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 20))
@@ -202,7 +207,11 @@ def test_small_pictures_go_whole_and_rounded() -> None:
     """Padding a thumbnail to a full tile would cost hundreds of times its own work."""
     assert plan_tiles(1, 1, tile="auto", halo=16).tile == (33, 33)
     assert plan_tiles(5, 9, tile=256, halo=6, multiple=4).tile == (24, 28)
-    assert plan_tiles(223, 225, tile="auto", halo=16).count == 1
+    assert plan_tiles(224, 224, tile="auto", halo=16).count == 1
+    assert plan_tiles(96, 480, halo=16).count == plan_tiles(480, 96, halo=16).count == 1
+    assert plan_tiles(224, 225, tile="auto", halo=16).count == 2
+    assert plan_tiles(225, 224, tile="auto", halo=16).count == 2
+    assert plan_tiles(10, 10, tile=0, halo=1, multiple=256).tile == (768, 768)
     assert plan_tiles(1, 1, tile="auto", edge="zero").tile == (1, 1)
     assert plan_tiles(5, 9, tile=256, multiple=4, edge="zero").tile == (8, 12)
     assert plan_tiles(255, 257, tile="auto", edge="zero").count == 1
@@ -213,6 +222,13 @@ def test_untiled_is_one_tile_of_any_size() -> None:
     plan = plan_tiles(5001, 4000, tile=0, multiple=2, halo=16)
     assert (plan.count, plan.tile, plan.out_size) == (1, (5034, 4032), (5001, 4000))
     assert plan_tiles(5001, 4000, tile=0, multiple=2, edge="zero").tile == (5002, 4000)
+    assert plan_tiles(32, 48, tile=0, halo=16, most=(64, 80)).tile == (64, 80)
+
+
+def test_the_smallest_tiles_are_placed() -> None:
+    """What a halo of nothing leaves is one step of the alignment, down to a pixel."""
+    assert plan_tiles(50, 50, tile=4, halo=0, multiple=4).tile == (4, 4)
+    assert plan_tiles(3, 3, largest=1, halo=0).count == 9
 
 
 def test_auto_makes_tiles_no_larger_than_needed() -> None:
@@ -227,9 +243,15 @@ def test_auto_makes_tiles_no_larger_than_needed() -> None:
     ("options", "says"),
     [
         ({"tile": 100, "scale": Fraction(1333, 1000)}, "every 1000 input pixels"),
+        (
+            {"tile": 100, "scale": Fraction(1333, 1000), "edge": "zero"},
+            "than a tile of 100; .* tile of 3000$",
+        ),
         ({"tile": 36, "halo": 17, "multiple": 4}, "at most 16"),
         ({"tile": 0, "most": (64, 64)}, "at most 64x64; use tile 'auto'$"),
-        ({"tile": 0, "most": (500, 520)}, "with 16 of repeated edge.* use tile 'auto' or edge 'zero'$"),
+        ({"tile": 0, "most": (499, 520)}, "at most 520x499; use tile 'auto'$"),
+        ({"tile": 0, "most": (520, 499)}, "at most 499x520; use tile 'auto'$"),
+        ({"tile": 0, "most": (500, 500)}, "with 16 of repeated edge.* use tile 'auto' or edge 'zero'$"),
         ({"tile": 0, "scale": Fraction(1333, 1000)}, "use edge 'zero' and tile 0"),
     ],
 )
@@ -241,8 +263,9 @@ def test_impossible_tiles_are_refused_with_what_to_do(options: dict[str, int], s
 
 def test_an_empty_picture_is_refused() -> None:
     """There is no tile in a picture without pixels."""
-    with pytest.raises(InferenceError, match="at least 1x1"):
-        plan_tiles(0, 5)
+    for height, width in ((0, 5), (5, 0)):
+        with pytest.raises(InferenceError, match="at least 1x1"):
+            plan_tiles(height, width)
 
 
 @pytest.mark.parametrize("options", [{"batch": 0}, {"largest": 0}])
@@ -259,14 +282,16 @@ def test_no_tiles_at_a_time_is_a_value_error(options: dict[str, int]) -> None:
         {"halo": -1},
         {"tile": "some"},
         {"tile": 32, "halo": 16},
+        {"tile": 1, "halo": 1},
         {"tile": 1.5},
         {"edge": "mirror"},
     ],
 )
 def test_options_out_of_range_are_value_errors(options: dict[str, int]) -> None:
     """A halo as large as the tile would loop for ever or keep nothing."""
-    with pytest.raises(ValueError, match=r"tile|halo|edge"):
-        TileOptions(**options)  # type: ignore[arg-type]
+    for made in (TileOptions, functools.partial(plan_tiles, 10, 10)):
+        with pytest.raises(ValueError, match=r"tile|halo|edge"):
+            made(**options)  # type: ignore[operator]
 
 
 def test_a_plan_beyond_memory_costs_next_to_nothing() -> None:
