@@ -121,6 +121,17 @@ def test_folding_leaves_a_convolution_that_something_else_reads():
     np.testing.assert_allclose(_run(model, np.ones((1, 1, 2, 2), np.float32)), 1.2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("op", ["Add", "Div", "Pow"])
+def test_only_a_multiplication_is_folded(op):
+    """A graph of another exporter may add a constant to a convolution: taken for a factor it would scale it."""
+    x, weight, factor = _value("input", [1, 1, "h", "w"]), np.ones((1, 1, 1, 1), np.float32), np.float32(0.2)
+    conv = ir.node("Conv", [x, _constant("w", weight)])
+    changed = ir.node(op, [conv.outputs[0], _constant("f", factor)])
+    model = _model(x, changed.outputs[0], [conv, changed], [conv.inputs[1], changed.inputs[1]])
+    assert fold_scales(model) == 0
+    assert [node.op_type for node in model.graph] == ["Conv", op]
+
+
 def test_folding_leaves_weights_that_two_convolutions_share():
     """The other convolution would be scaled as well."""
     x = _value("input", [1, 1, "h", "w"])
