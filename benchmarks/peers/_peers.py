@@ -19,11 +19,11 @@ __all__ = ["PEERS", "Peer", "open_peers"]
 
 # By name: the module and the function that open it, imported only where it is asked for.
 _OPENERS = {
-    "torch": ("_peer_torch", "open_torch"),
-    "torch-compile": ("_peer_torch", "open_torch_compiled"),
-    "onnxruntime": ("_peer_onnxruntime", "open_onnxruntime"),
-    "openvino": ("_peer_openvino", "open_openvino"),
-    "ncnn": ("_peer_ncnn", "open_ncnn"),
+    "torch": ("_torch", "open_torch"),
+    "torch-compile": ("_torch", "open_torch_compiled"),
+    "onnxruntime": ("_runtimes", "open_onnxruntime"),
+    "openvino": ("_runtimes", "open_openvino"),
+    "ncnn": ("_ncnn", "open_ncnn"),
 }
 
 # What stands before the suffix of the graphs and plans of an export.
@@ -88,7 +88,7 @@ def open_peers(
 def _open(name: str, task: PeerTask) -> Peer:
     module, function = _OPENERS[name]
     opener: Callable[[PeerTask], Peer] = getattr(
-        importlib.import_module(f"esrgan_deploy.benchmarks.{module}"), function
+        importlib.import_module(f"esrgan_deploy.benchmarks.peers.{module}"), function
     )
     try:
         return opener(task)
