@@ -8,13 +8,13 @@ from esrgan_deploy._errors import EngineBuildError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._flavour import Flavour, open_flavour
 from esrgan_deploy.engines._compile import Compiled, TimingCache, compile_graph
-from esrgan_deploy.engines._device import Device, current_device
 from esrgan_deploy.engines._graph import Graph, read_graph
 from esrgan_deploy.engines._layers import Layer, convolution_dtypes
 from esrgan_deploy.engines._monitor import Progress
 from esrgan_deploy.engines._options import BuildOptions, refuse_unavailable
 from esrgan_deploy.engines._preflight import preflight
 from esrgan_deploy.engines._shapes import ShapeRange
+from esrgan_deploy.runtime.device import DeviceFacts, device_facts, device_memory
 
 __all__ = ["BuildResult", "check_sizes", "engine_from_onnx", "refuse_other_precision"]
 
@@ -84,6 +84,7 @@ def engine_from_onnx(
     Raises:
         EngineBuildError: The graph, the options or the sizes cannot work, `plan_path` exists, or the plan's
             convolutions are not of the precision asked for.
+        InferenceError: There is a GPU, and CUDA fails when asked what is free there.
         MissingDependencyError: TensorRT or onnx is not installed.
         KeyboardInterrupt: Ctrl-C; the build has ended and left no file.
         OSError: The plan cannot be written.
@@ -96,7 +97,7 @@ def engine_from_onnx(
     flavour = open_flavour(options.flavour)
     refuse_unavailable(options, flavour)
     # A portable plan for named architectures says nothing about the GPU at hand, if there is one.
-    device = None if options.compute_capabilities else current_device()
+    device = None if options.compute_capabilities else device_facts()
     check_sizes(graph, options, device)
 
     warnings: list[str] = []
@@ -127,7 +128,7 @@ def engine_from_onnx(
     )
 
 
-def check_sizes(graph: Graph, options: BuildOptions, device: Device | None) -> None:
+def check_sizes(graph: Graph, options: BuildOptions, device: DeviceFacts | None) -> None:
     """Run the preflight against the option's memory limit, else against what is free on the GPU at hand.
 
     Raises:
@@ -139,7 +140,7 @@ def check_sizes(graph: Graph, options: BuildOptions, device: Device | None) -> N
         preflight(
             graph,
             options.shapes,
-            memory_limit=device.free_bytes,
+            memory_limit=device_memory(device.ordinal).free_bytes,
             memory_from=f"what is free on {device.name}",
         )
 
@@ -182,7 +183,7 @@ def _refuse_target(plan_path: Path, *, force: bool) -> None:
 
 
 def _timing_cache(
-    options: BuildOptions, flavour: Flavour, device: Device | None, warnings: list[str]
+    options: BuildOptions, flavour: Flavour, device: DeviceFacts | None, warnings: list[str]
 ) -> TimingCache | None:
     if options.timing_cache is None or device is None:
         return None
@@ -192,7 +193,6 @@ def _timing_cache(
         "compute_capability": device.compute_capability,
         "tensorrt": flavour.version,
         "driver": device.driver,
-        "runtime": device.runtime,
         "workspace": options.workspace,
         "hardware_compatibility": options.hardware_compatibility,
     }
@@ -209,7 +209,7 @@ def _memory_warning(built: Compiled, options: BuildOptions) -> list[str]:
     ]
 
 
-def _targets(options: BuildOptions, flavour: Flavour, device: Device | None) -> tuple[str, ...]:
+def _targets(options: BuildOptions, flavour: Flavour, device: DeviceFacts | None) -> tuple[str, ...]:
     if flavour.builds_without_gpu:
         return options.compute_capabilities
     return (device.compute_capability,) if device else ()

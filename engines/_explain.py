@@ -6,11 +6,11 @@ from pathlib import Path
 from esrgan_deploy._flavour import open_flavour
 from esrgan_deploy.engines._build import check_sizes
 from esrgan_deploy.engines._compile import Compiled, compile_graph
-from esrgan_deploy.engines._device import current_device
 from esrgan_deploy.engines._graph import read_graph
 from esrgan_deploy.engines._layers import convolution_dtypes, declared_bytes_per_pixel, kernel_table
 from esrgan_deploy.engines._options import BuildOptions, refuse_unavailable
 from esrgan_deploy.engines._shapes import ShapeRange
+from esrgan_deploy.runtime.device import device_facts
 
 __all__ = ["explain"]
 
@@ -40,7 +40,7 @@ def explain(onnx_path: Path, options: BuildOptions | None, height: int, width: i
     graph = read_graph(onnx_path)
     flavour = open_flavour(options.flavour)
     refuse_unavailable(options, flavour)
-    check_sizes(graph, options, None if options.compute_capabilities else current_device())
+    check_sizes(graph, options, None if options.compute_capabilities else device_facts())
     built = compile_graph(graph, options, flavour)
     title = f"{onnx_path.name} at 1x{height}x{width}, {flavour.name} {flavour.version}"
     return "\n".join([title, *_table(built, height * width), "", *_totals(built, height * width)])

@@ -10,11 +10,11 @@ from esrgan_deploy._flavour import open_flavour
 from esrgan_deploy._manifest import Artefact, amend_artefact, find_manifest, load_manifest
 from esrgan_deploy._optional import require
 from esrgan_deploy.engines._build import BuildResult, engine_from_onnx
-from esrgan_deploy.engines._device import current_device
 from esrgan_deploy.engines._layers import declared_bytes_per_pixel
 from esrgan_deploy.engines._options import BuildOptions
 from esrgan_deploy.engines._shapes import ShapeRange
-from esrgan_deploy.runtime.sessions.plan import Admitted, DeviceFacts, check_plan, device_facts
+from esrgan_deploy.runtime.device import DeviceFacts, device_facts
+from esrgan_deploy.runtime.sessions.plan import Admitted, check_plan
 
 __all__ = ["built_fields", "rebuild_plan"]
 
@@ -58,7 +58,7 @@ def rebuild_plan(
         # Read again: another process may have been at work while this one waited.
         manifest, entry = _entry(plan)
         name = open_flavour(flavour or entry.flavour).name
-        facts = device_facts(device or 0)
+        facts = device_facts(device)
         if not force and name == entry.flavour and isinstance(check_plan(plan, facts=facts), Admitted):
             return None
         graph = _graph(plan, manifest, entry)
@@ -71,7 +71,7 @@ def rebuild_plan(
 
 def built_fields(result: BuildResult, options: BuildOptions) -> dict[str, Any]:
     """Return what a manifest's entry says of a build, as keyword arguments of `Artefact`."""
-    device = current_device() if _for_one_gpu(result, options) else None
+    device = device_facts() if _for_one_gpu(result, options) else None
     return {
         "shapes": (result.shapes.min, result.shapes.opt, result.shapes.max),
         "flavour": result.flavour,

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -41,6 +42,14 @@ def _quick_collections() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """Let Ctrl-C interrupt tests, and what they start, in a suite that a shell put into the background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

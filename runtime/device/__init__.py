@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.device._borrow import ForeignArray, borrow_array, stream_handle
     from esrgan_deploy.runtime.device._context import Device
     from esrgan_deploy.runtime.device._driver import call, cuda_device_count, gpu_is_there, gpu_label, quietly
-    from esrgan_deploy.runtime.device._facts import MemoryFacts, device_memory, processor_memory
+    from esrgan_deploy.runtime.device._facts import (
+        DeviceFacts,
+        MemoryFacts,
+        device_facts,
+        device_memory,
+        processor_memory,
+    )
     from esrgan_deploy.runtime.device._faults import (
         CaptureBrokenError,
         DeviceLostError,
@@ -31,6 +37,7 @@ __all__ = [
     "Device",
     "DeviceArray",
     "DeviceBuffer",
+    "DeviceFacts",
     "DeviceLostError",
     "Event",
     "ForeignArray",
@@ -42,6 +49,7 @@ __all__ = [
     "borrow_array",
     "call",
     "cuda_device_count",
+    "device_facts",
     "device_memory",
     "fault_of",
     "gpu_is_there",
@@ -58,7 +66,7 @@ __getattr__, __dir__ = handed_on(
         "_borrow": ("ForeignArray", "borrow_array", "stream_handle"),
         "_context": ("Device",),
         "_driver": ("call", "cuda_device_count", "gpu_is_there", "gpu_label", "quietly"),
-        "_facts": ("MemoryFacts", "device_memory", "processor_memory"),
+        "_facts": ("DeviceFacts", "MemoryFacts", "device_facts", "device_memory", "processor_memory"),
         "_faults": ("CaptureBrokenError", "DeviceLostError", "OutOfMemoryError", "fault_of"),
         "_resources": ("CudaGraph", "DeviceBuffer", "Event", "PinnedBuffer", "Stream", "StreamBuffer"),
     },

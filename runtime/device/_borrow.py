@@ -8,6 +8,7 @@ from typing import Any
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime.device._dlpack import read_dlpack
+from esrgan_deploy.runtime.device._driver import libcuda
 
 __all__ = [
     "ForeignArray",
@@ -208,9 +209,8 @@ def _device_of(obj: Any, interface: dict[str, Any]) -> int:
 
 
 def _device_of_address(pointer: int) -> int | None:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    driver = libcuda()
+    if driver is None:
         # Whoever made the array has no driver either, so nothing will compute on it; the session says so.
         return 0
     device_ordinal, ordinal = 9, ctypes.c_int(-1)  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL

@@ -1,40 +1,18 @@
-"""A CUDA context that is joined or retained, and what is known of its device. Not run on a GPU so far."""
+"""A CUDA context that is joined or retained. Not run on a GPU so far."""
 
 import contextlib
-import dataclasses
 import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime.device._driver import call, constant, gpu_label, quietly
+from esrgan_deploy.runtime.device._driver import call, gpu_label, quietly
 
-__all__ = ["Device", "DeviceTraits"]
+__all__ = ["Device"]
 
 # One for each device, for all sessions of the process.
 _EXCLUSIVE: dict[int, threading.RLock] = {}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DeviceTraits:
-    """What a device is.
-
-    Attributes:
-        name: As the driver names it.
-        compute_capability: ``"9.0"`` and so on.
-        multiprocessors: Their number.
-        l2_bytes: Size of the L2 cache.
-        total_bytes: Size of its memory.
-        driver: Newest CUDA version that the driver knows, ``13000`` for 13.0.
-    """
-
-    name: str
-    compute_capability: str
-    multiprocessors: int
-    l2_bytes: int
-    total_bytes: int
-    driver: int
 
 
 class Device:
@@ -93,23 +71,6 @@ class Device:
             yield
         finally:
             quietly("cuCtxSetCurrent", before)
-
-    def traits(self) -> DeviceTraits:
-        """Ask the driver what the device is.
-
-        Raises:
-            InferenceError: It refuses.
-        """
-        name: bytes = call("cuDeviceGetName", 256, self._handle)
-        return DeviceTraits(
-            name=name.split(b"\0")[0].decode(errors="replace"),
-            compute_capability=f"{self._attribute('COMPUTE_CAPABILITY_MAJOR')}."
-            f"{self._attribute('COMPUTE_CAPABILITY_MINOR')}",
-            multiprocessors=self._attribute("MULTIPROCESSOR_COUNT"),
-            l2_bytes=self._attribute("L2_CACHE_SIZE"),
-            total_bytes=int(call("cuDeviceTotalMem", self._handle)),
-            driver=int(call("cuDriverGetVersion")),
-        )
 
     def memory(self) -> tuple[int, int]:
         """Return the bytes of the device's memory that are free, and all of them.
@@ -179,12 +140,3 @@ class Device:
     def _release(self, name: str, arguments: tuple[object, ...], _keep: object) -> None:
         self.discard(name, *arguments)
         self.close()
-
-    def _attribute(self, name: str) -> int:
-        return int(
-            call(
-                "cuDeviceGetAttribute",
-                constant("CUdevice_attribute", f"CU_DEVICE_ATTRIBUTE_{name}"),
-                self._handle,
-            )
-        )

@@ -15,7 +15,7 @@ from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
 from esrgan_deploy.runtime.device._faults import CaptureBrokenError, DeviceLostError, OutOfMemoryError
 
-__all__ = ["call", "constant", "cuda_device_count", "gpu_is_there", "gpu_label", "quietly"]
+__all__ = ["call", "constant", "cuda_device_count", "gpu_is_there", "gpu_label", "libcuda", "quietly"]
 
 # After one of these every further call in the context fails as well (CUresult in cuda.h: "the process must be
 # terminated and relaunched", "the device cannot be used"), so no smaller tile and no second try helps.
@@ -101,18 +101,18 @@ def constant(enumeration: str, member: str) -> Any:
     return getattr(getattr(_driver(), enumeration), member)
 
 
-def cuda_device_count() -> int:
-    """Return the number of CUDA devices; 0 where there is no driver or it does not start.
-
-    The driver's library is asked directly, so that no CUDA package has to be installed to learn that there
-    is nothing to run on. Creates no context.
-    """
+def libcuda() -> Any | None:
+    """Return the driver's own library, None where there is none: what it is asked needs no CUDA package installed."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        return ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return None
+
+
+def cuda_device_count() -> int:
+    """Return the number of CUDA devices; 0 where there is no driver or it does not start. Creates no context."""
+    driver, count = libcuda(), ctypes.c_int(0)
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
 

@@ -1,15 +1,39 @@
-"""How much memory is free, and how large the cache in front of it is."""
+"""What a GPU is, and how much memory is free there or here."""
 
+import ctypes
 import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["MemoryFacts", "device_memory", "processor_memory"]
+from esrgan_deploy.runtime.device._driver import libcuda
+
+__all__ = ["DeviceFacts", "MemoryFacts", "device_facts", "device_memory", "processor_memory"]
 
 # What cgroup v1 states where nothing is limited lies just under 2^63; no machine has a tenth of it.
 UNLIMITED = 2**59
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, and _L2_CACHE_SIZE.
+ATTRIBUTES = (75, 76, 38)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceFacts:
+    """What a GPU is.
+
+    Attributes:
+        name: As the driver calls it.
+        compute_capability: ``"9.0"`` and so on.
+        driver: Newest CUDA version that the driver knows, ``13000`` for 13.0.
+        ordinal: As CUDA counts.
+        l2_bytes: Size of the L2 cache; None where it is not known.
+    """
+
+    name: str
+    compute_capability: str
+    driver: int
+    ordinal: int = 0
+    l2_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +50,37 @@ class MemoryFacts:
     free_bytes: int
     l2_bytes: int | None
     kind: Literal["processor", "gpu"]
+
+
+def device_facts(ordinal: int | None = None) -> DeviceFacts | None:
+    """Ask the driver about a GPU; None where there is no driver or no such GPU. Creates no context.
+
+    Args:
+        ordinal: As CUDA counts; None for the one whose context is current, else the first.
+    """
+    driver = libcuda()
+    if driver is None or driver.cuInit(0) != 0:
+        return None
+    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if ordinal is None:
+        ordinal = device.value if driver.cuCtxGetDevice(ctypes.byref(device)) == 0 else 0
+    if driver.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
+        return None
+    numbers = [ctypes.c_int() for _ in ATTRIBUTES]
+    for value, attribute in zip(numbers, ATTRIBUTES, strict=True):
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
+            return None
+    named = driver.cuDeviceGetName(name, len(name), device) == 0
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    major, minor, l2_bytes = (value.value for value in numbers)
+    return DeviceFacts(
+        name=name.value.decode(errors="replace") if named else f"GPU {ordinal}",
+        compute_capability=f"{major}.{minor}",
+        driver=version.value,
+        ordinal=ordinal,
+        l2_bytes=l2_bytes or None,
+    )
 
 
 def processor_memory(root: Path = Path("/")) -> MemoryFacts:
@@ -52,10 +107,10 @@ def device_memory(device: int) -> MemoryFacts:
     """
     from esrgan_deploy.runtime.device._context import Device
 
-    held = Device(device)
+    held, facts = Device(device), device_facts(device)
     try:
         free, _ = held.memory()
-        return MemoryFacts(free_bytes=free, l2_bytes=held.traits().l2_bytes or None, kind="gpu")
+        return MemoryFacts(free_bytes=free, l2_bytes=facts.l2_bytes if facts else None, kind="gpu")
     finally:
         held.close()
 

@@ -20,7 +20,8 @@ from esrgan_deploy._flavour import open_flavour
 from esrgan_deploy._manifest import Artefact, amend_artefact, load_manifest
 from esrgan_deploy.engines._rebuild import _options, rebuild_plan
 from esrgan_deploy.engines.rebuild import main
-from esrgan_deploy.runtime.sessions.plan import Admitted, DeviceFacts, check_plan
+from esrgan_deploy.runtime.device import DeviceFacts
+from esrgan_deploy.runtime.sessions.plan import Admitted, check_plan
 
 COMMAND = [sys.executable, "-m", "esrgan_deploy.engines.rebuild"]
 

@@ -60,6 +60,7 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
             content=content,
             artefact=None,
             flavour=engine_helper.flavour_of(net, Flavour),
+            facts=None,
         )
         monkeypatch.setattr(_cuda, "_driver", lambda: gpu)
         monkeypatch.setattr(_session_plan, "admit_plan", lambda path, options: admitted)

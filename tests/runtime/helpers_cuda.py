@@ -28,8 +28,7 @@ UNSUPPORTED = real.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 # Calls that work in no context; everything else needs the one of its objects to be current.
 ANYWHERE = {
     "cuInit", "cuCtxGetCurrent", "cuCtxSetCurrent", "cuDeviceGet", "cuDevicePrimaryCtxRetain",
-    "cuDevicePrimaryCtxRelease", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDeviceTotalMem", "cuDriverGetVersion",
-    "cuDeviceGetCount", "cuDeviceGetPCIBusId",
+    "cuDevicePrimaryCtxRelease", "cuDeviceGetName", "cuDeviceGetCount", "cuDeviceGetPCIBusId",
 }  # fmt: skip
 
 
@@ -245,15 +244,6 @@ class FakeDriver:
 
     def cuDeviceGetPCIBusId(self, length: int, device: int) -> bytes:
         return f"0000:{0x1B + int(device):02X}:00.0".encode().ljust(length, b"\0")
-
-    def cuDeviceGetAttribute(self, attribute: Any, device: int) -> int:
-        return {"MAJOR": 9, "MINOR": 0, "COUNT": 132, "SIZE": 50 << 20}[attribute.name.split("_")[-1]]
-
-    def cuDeviceTotalMem(self, device: int) -> int:
-        return self.memory
-
-    def cuDriverGetVersion(self) -> int:
-        return 13000
 
     def cuMemGetInfo(self) -> tuple[int, int]:
         return self.memory - self.used(), self.memory

@@ -6,16 +6,14 @@ from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.runtime.sessions.plan._admit import Admitted, check_plan
-    from esrgan_deploy.runtime.sessions.plan._fit import DeviceFacts, device_facts
     from esrgan_deploy.runtime.sessions.plan._session import PlanSession
 
-__all__ = ["Admitted", "DeviceFacts", "PlanSession", "check_plan", "device_facts"]
+__all__ = ["Admitted", "PlanSession", "check_plan"]
 
 __getattr__, __dir__ = handed_on(
     __name__,
     {
         "_admit": ("Admitted", "check_plan"),
-        "_fit": ("DeviceFacts", "device_facts"),
         "_session": ("PlanSession",),
     },
 )

@@ -12,12 +12,10 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import EngineMismatchError, ExportError, MissingDependencyError
 from esrgan_deploy._flavour import Flavour, open_flavour
 from esrgan_deploy._manifest import Artefact, find_manifest, load_manifest
-from esrgan_deploy.runtime.device import Device
+from esrgan_deploy.runtime.device import Device, DeviceFacts, device_facts
 from esrgan_deploy.runtime.sessions._protocol import SessionOptions
 from esrgan_deploy.runtime.sessions.plan._fit import (
-    DeviceFacts,
     Refusal,
-    device_facts,
     flavour_of,
     rebuild_command,
     refusals,
@@ -45,12 +43,14 @@ class Admitted:
         content: What it holds, as it was hashed: load this, and do not read the file again.
         artefact: What its manifest says of it; None where the caller trusts a plan that no manifest vouches for.
         flavour: The TensorRT to load it with.
+        facts: Of the GPU that it fits; None where none was asked.
     """
 
     path: Path
     content: bytes = dataclasses.field(repr=False)
     artefact: Artefact | None
     flavour: Flavour
+    facts: DeviceFacts | None
 
     @property
     def host_code(self) -> bool:
@@ -106,7 +106,7 @@ def check_plan(path: Path, *, trust: bool = False, facts: DeviceFacts | None = N
     if isinstance(flavour, Refusal):
         return flavour
     refusal = refusals(path, vouched, facts, flavour) or _invalid(path, content, vouched, facts, flavour)
-    return refusal or Admitted(path=path, content=content, artefact=vouched, flavour=flavour)
+    return refusal or Admitted(path=path, content=content, artefact=vouched, flavour=flavour, facts=facts)
 
 
 def _vouched(path: Path) -> tuple[bytes, Artefact | Refusal]:
@@ -184,7 +184,7 @@ def _trusted(path: Path, content: bytes, facts: DeviceFacts | None) -> Admitted 
         )
         return Refusal(reason=f"is a plan of {name}{built}", mend=one_line(error))
     refusal = _invalid(path, content, None, facts, flavour)
-    return refusal or Admitted(path=path, content=content, artefact=None, flavour=flavour)
+    return refusal or Admitted(path=path, content=content, artefact=None, flavour=flavour, facts=facts)
 
 
 def _invalid(

@@ -64,7 +64,7 @@ class PlanEngine:
         self._disk: KeyedFile | None = None
         self._saved = b""
         if hasattr(config, "create_runtime_cache"):
-            self._open_cache(config, device)
+            self._open_cache(config)
         # Arrays of others come at addresses that change with each call, which a captured graph cannot follow.
         configured = captures_itself or self._cache is not None
         self._in_slots = self._configured(graph=cuda_graph) if configured else None
@@ -263,14 +263,14 @@ class PlanEngine:
             config.set_runtime_cache(self._cache)
         return config
 
-    def _open_cache(self, config: Any, device: Device) -> None:
-        traits = device.traits()
+    def _open_cache(self, config: Any) -> None:
+        facts = self._admitted.facts
         # Everything that compiled kernels depend on.
         key = {
             "plan": hashlib.sha256(self._admitted.content).hexdigest(),
             "version": self.flavour.version,
-            "gpu": traits.name,
-            "driver": traits.driver,
+            "gpu": facts.name if facts else "",
+            "driver": facts.driver if facts else 0,
         }
         self._disk = KeyedFile(cache_folder("kernels"), "kernels", key)
         self._cache = config.create_runtime_cache()

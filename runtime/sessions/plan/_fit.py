@@ -1,6 +1,5 @@
 """Whether a plan fits the TensorRT and the card at hand, told before it is loaded."""
 
-import ctypes
 import dataclasses
 import functools
 import importlib.metadata
@@ -12,11 +11,10 @@ from typing import Any
 from esrgan_deploy._errors import MissingDependencyError
 from esrgan_deploy._flavour import FLAVOURS, Flavour, open_flavour
 from esrgan_deploy._manifest import Artefact
+from esrgan_deploy.runtime.device import DeviceFacts
 
 __all__ = [
-    "DeviceFacts",
     "Refusal",
-    "device_facts",
     "flavour_of",
     "rebuild_command",
     "refusals",
@@ -35,24 +33,6 @@ _DIAGNOSTICS = {
     "CUDA_ERROR": ("CUDA does not work here", False),
 }
 _CUDA_MAJORS = range(11, 20)
-_CAPABILITY = {"major": 75, "minor": 76}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DeviceFacts:
-    """What a plan has to fit.
-
-    Attributes:
-        name: Of the GPU, as the driver calls it.
-        compute_capability: ``"9.0"`` and so on.
-        driver: Newest CUDA version that the driver knows, ``13000`` for 13.0.
-        ordinal: Of the device, as CUDA counts.
-    """
-
-    name: str
-    compute_capability: str
-    driver: int
-    ordinal: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,32 +149,6 @@ def flavour_of(path: Path, artefact: Artefact) -> Flavour | Refusal:
 def rebuild_command(path: Path, *options: str) -> str:
     """Return the command that rebuilds a plan, to be pasted into a shell."""
     return shlex.join(["python", "-m", "esrgan_deploy.engines.rebuild", str(path), *options])
-
-
-def device_facts(ordinal: int = 0) -> DeviceFacts | None:
-    """Ask the driver about a card; None where there is no driver or no such card. Creates no context."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), ordinal) != 0:
-        return None
-    numbers = {}
-    for part, attribute in _CAPABILITY.items():
-        value = ctypes.c_int()
-        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
-            return None
-        numbers[part] = value.value
-    named = driver.cuDeviceGetName(name, len(name), device) == 0
-    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return None
-    return DeviceFacts(
-        name=name.value.decode(errors="replace") if named else f"GPU {ordinal}",
-        compute_capability=f"{numbers['major']}.{numbers['minor']}",
-        driver=version.value,
-        ordinal=ordinal,
-    )
 
 
 def _rebuildable(path: Path, artefact: Artefact, reason: str, *, flavour: str = "") -> Refusal:

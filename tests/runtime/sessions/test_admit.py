@@ -18,7 +18,8 @@ from esrgan_deploy._files import sha256_of
 from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
 from esrgan_deploy._manifest import Artefact, find_manifest, load_manifest
 from esrgan_deploy.runtime import SessionOptions
-from esrgan_deploy.runtime.sessions.plan import Admitted, DeviceFacts, check_plan, device_facts
+from esrgan_deploy.runtime.device import DeviceFacts, device_facts
+from esrgan_deploy.runtime.sessions.plan import Admitted, check_plan
 from esrgan_deploy.runtime.sessions.plan import _admit as _trust
 from esrgan_deploy.runtime.sessions.plan._admit import admit_plan
 from esrgan_deploy.runtime.sessions.plan._fit import Refusal, flavour_of, refusals, validity_refusal
