@@ -39,7 +39,6 @@ class BuildResult:
         scratch_bytes: Memory for activations at the largest input, as the builder reckons it; None if it
             does not say.
         weights_bytes: Memory for weights, likewise.
-        onnx_sha256: Digest of the graph; its first 16 digits are the name that the plan carries.
         warnings: One sentence each, TensorRT's own among them.
     """
 
@@ -54,7 +53,6 @@ class BuildResult:
     layers: tuple[Layer, ...] = dataclasses.field(repr=False)
     scratch_bytes: int | None
     weights_bytes: int | None
-    onnx_sha256: str
     warnings: tuple[str, ...]
 
 
@@ -123,7 +121,6 @@ def engine_from_onnx(
         layers=built.layers,
         scratch_bytes=built.scratch_bytes,
         weights_bytes=built.weights_bytes,
-        onnx_sha256=graph.sha256,
         warnings=(*warnings, *built.warnings),
     )
 

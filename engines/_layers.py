@@ -78,7 +78,6 @@ class Layer:
         name: Its name in the plan.
         kind: What it computes: ``"Corr"`` (a convolution), ``"Conc"`` (a copy), ``"MulMax"`` (a leaky ReLU)
             and so on as TensorRT's compiler abbreviates the operators that it fused, or the layer's type.
-        tactic: Name of the kernel, where one was chosen while building.
         inputs: What it reads, weights left out.
         weights: Its constants.
         outputs: What it writes.
@@ -87,7 +86,6 @@ class Layer:
 
     name: str
     kind: str
-    tactic: str
     inputs: tuple[Tensor, ...]
     weights: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -191,7 +189,6 @@ def _layer(line: str) -> Layer:
     return Layer(
         name=name,
         kind=kind,
-        tactic=fields.get("TacticName", ""),
         inputs=_tensors(fields.get("Inputs", "")),
         weights=_tensors(fields.get("Constants", "")),
         outputs=_tensors(fields.get("Outputs", "")),

@@ -88,7 +88,7 @@ class ShapeRange:
         return dataclasses.replace(self, size_multiple=size_multiple)
 
     @classmethod
-    def parse(cls, text: str, *, size_multiple: int = 1) -> "ShapeRange":
+    def parse(cls, text: str) -> "ShapeRange":
         """Read ``1x64x64:1x256x256:4x512x512``, or ``1x256x256`` for one fixed size.
 
         ``HxW`` means a batch of 1.
@@ -99,7 +99,7 @@ class ShapeRange:
         shapes = [_shape(part, text) for part in text.split(":")]
         if len(shapes) not in (1, 3):
             raise EngineBuildError(f"--shapes: {text!r} names {len(shapes)} sizes; {_EXAMPLES}")
-        return cls(min=shapes[0], opt=shapes[len(shapes) // 2], max=shapes[-1], size_multiple=size_multiple)
+        return cls(min=shapes[0], opt=shapes[len(shapes) // 2], max=shapes[-1])
 
     @classmethod
     def fixed(cls, shape: Shape, *, size_multiple: int = 1) -> "ShapeRange":

@@ -80,15 +80,15 @@ def read_dlpack(obj: Any, *, stream: int | None) -> DlpackTensor:
     except TypeError:
         # From before DLPack 1.0.
         capsule = obj.__dlpack__(stream=stream)
-    name = _name(capsule)
+    name = _get_name(capsule) or b""
     if name == b"dltensor_versioned":
-        versioned = ctypes.cast(_pointer(capsule, name), ctypes.POINTER(_Versioned)).contents
+        versioned = ctypes.cast(_get_pointer(id(capsule), name), ctypes.POINTER(_Versioned)).contents
         if versioned.major != 1:
             raise ValueError(f"its DLPack version is {versioned.major}.{versioned.minor}; known are 0 and 1")
         return _read(versioned.tensor, capsule, read_only=bool(versioned.flags & READ_ONLY))
     if name == b"dltensor":
         # The tensor is the front of the structure; the capsule's own destructor releases it.
-        tensor = ctypes.cast(_pointer(capsule, name), ctypes.POINTER(DLTensor)).contents
+        tensor = ctypes.cast(_get_pointer(id(capsule), name), ctypes.POINTER(DLTensor)).contents
         return _read(tensor, capsule, read_only=False)
     raise ValueError(f"its DLPack capsule is called {name!r}; known are 'dltensor' and 'dltensor_versioned'")
 
@@ -114,20 +114,6 @@ def _dtype(code: int, bits: int, lanes: int) -> str:
         if code in KINDS:
             return f"{KINDS[code]}{bits}"
     raise ValueError(f"its DLPack type is code {code} with {bits} bits and {lanes} lanes, which is not known")
-
-
-def _name(capsule: object) -> bytes:
-    get = ctypes.pythonapi.PyCapsule_GetName
-    get.restype, get.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    name: bytes | None = get(capsule)
-    return name or b""
-
-
-def _pointer(capsule: object, name: bytes) -> int:
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    address: int = get(capsule, name)
-    return address
 
 
 NAME = b"dltensor"
@@ -195,9 +181,11 @@ def _let_go() -> None:
 
 
 # Prototypes of their own: the functions of ctypes.pythonapi are shared with whoever else sets their types.
+_get_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
 _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destructor)(
     ("PyCapsule_New", ctypes.pythonapi)
 )
+# In a destructor the capsule is nothing that may be referred to: its address stands for it.
 _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
     ("PyCapsule_IsValid", ctypes.pythonapi)
 )

@@ -28,14 +28,12 @@ class PngFacts:
 
     Attributes:
         depth: Bits per sample.
-        colour_type: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGB and alpha.
         transparent: The samples of the one colour that is transparent, in the file's own depth; empty where
             there is none, and for palettes.
         colour: Chunks that say what the samples mean; see `Picture.png_colour`.
     """
 
     depth: int
-    colour_type: int
     transparent: tuple[int, ...]
     colour: tuple[tuple[bytes, bytes], ...]
 
@@ -74,7 +72,7 @@ def png_facts(path: Path) -> PngFacts:
     values: tuple[int, ...] = ()
     if header[9] in (0, 2):
         values = tuple(np.frombuffer(transparency[: len(transparency) // 2 * 2], ">u2").tolist())
-    return PngFacts(depth=header[8], colour_type=header[9], transparent=values, colour=tuple(colour))
+    return PngFacts(depth=header[8], transparent=values, colour=tuple(colour))
 
 
 def write_png16(

@@ -18,7 +18,7 @@ def output_shape(info: SessionInfo, nhw: tuple[int, int, int]) -> tuple[int, ...
 
 
 def check_batch(
-    array: ForeignArray, info: SessionInfo, *, dtypes: tuple[str, ...] = (), writable: bool = False
+    array: ForeignArray, info: SessionInfo, *, dtypes: tuple[str, ...] = ()
 ) -> tuple[int, int, int]:
     """Refuse a batch that a session cannot take, before anything is enqueued.
 
@@ -26,7 +26,6 @@ def check_batch(
         array: The batch.
         info: Of the session.
         dtypes: What the session takes; empty for the one that `info` names.
-        writable: Whether it will be written to.
 
     Returns:
         ``(N, H, W)``.
@@ -34,7 +33,7 @@ def check_batch(
     Raises:
         InferenceError: Device, dtype, rank, channels or size do not fit.
     """
-    _check_place(array, info, "the batch", dtypes or (info.dtype.name,), writable=writable)
+    _check_place(array, info, "the batch", dtypes or (info.dtype.name,))
     layout = "(N, H, W, C)" if info.form == "uint8" else "(N, C, H, W)"
     if len(array.shape) != 4:
         raise InferenceError(f"the batch has the shape {array.shape}; {info.name} takes {layout}")
@@ -84,7 +83,9 @@ def check_output(
     Raises:
         InferenceError: Device, dtype or shape do not fit, it is read-only, or it overlaps the batch.
     """
-    _check_place(array, info, "out", (dtype,), writable=True)
+    _check_place(array, info, "out", (dtype,))
+    if array.read_only:
+        raise InferenceError("out is read-only; give memory that can be written to")
     wanted = output_shape(info, nhw)
     if array.shape != wanted:
         raise InferenceError(f"out has the shape {array.shape}; the result of this batch has {wanted}")
@@ -93,9 +94,7 @@ def check_output(
         raise InferenceError("out overlaps the batch in memory; give memory of its own")
 
 
-def _check_place(
-    array: ForeignArray, info: SessionInfo, what: str, dtypes: tuple[str, ...], *, writable: bool
-) -> None:
+def _check_place(array: ForeignArray, info: SessionInfo, what: str, dtypes: tuple[str, ...]) -> None:
     if array.device != info.device:
         raise InferenceError(
             f"{what} lies on {_place(array.device)} and {info.name} computes on {_place(info.device)}; "
@@ -103,8 +102,6 @@ def _check_place(
         )
     if array.dtype not in dtypes:
         raise InferenceError(f"{what} is {array.dtype}; {info.name} takes {' or '.join(dtypes)} there")
-    if writable and array.read_only:
-        raise InferenceError(f"{what} is read-only; give memory that can be written to")
 
 
 def _place(device: int) -> str:

@@ -9,12 +9,11 @@ from esrgan_deploy._files import sha256_of
 from esrgan_deploy._manifest import amend_artefact, find_manifest, load_manifest
 from esrgan_deploy.runtime.device import MemoryFacts
 from esrgan_deploy.runtime.sessions import SessionInfo
-from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, TileOptions, plan_tiles
+from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, TileOptions
 from esrgan_deploy.runtime.tiling._seams import SeamCurve
 
 __all__ = [
     "SEAM_LEVELS",
-    "StoredTiling",
     "TileChoice",
     "activation_bytes",
     "choose_tiling",
@@ -74,7 +73,6 @@ def choose_tiling(
     *,
     memory: MemoryFacts,
     curve: SeamCurve | None = None,
-    picture: tuple[int, int] | None = None,
 ) -> TileChoice:
     """Choose tiles that fit into memory, and into the L2 of a GPU, with seams under half an 8-bit level.
 
@@ -82,7 +80,6 @@ def choose_tiling(
         info: The session.
         memory: Of what computes.
         curve: What was measured of the seams; None takes a halo of 16.
-        picture: ``(height, width)`` where every picture has that size.
     """
     align = math.lcm(info.size_multiple, info.scale.denominator)
     least, low, narrow = info.min_shape[0], max(info.min_shape[1:]), min(info.max_shape[1:])
@@ -110,7 +107,7 @@ def choose_tiling(
         )
     if (edge - 2 * halo) ** 2 * 2 < edge**2:
         warnings.append(f"more than half of every tile of {edge} is halo")
-    batch = _batch(info, edge, halo, min(pixels, cached or 0), picture)
+    batch = max(least, min(info.max_shape[0], min(pixels, cached or 0) // edge**2))
     need, free = activation_bytes(info) * batch * edge**2 / 2**30, memory.free_bytes / 2**30
     reason = f"{batch} tile{'s' * (batch > 1)} of {edge} at a time, about {need:.2f} of {free:.1f} GiB free"
     if cached is not None:
@@ -173,25 +170,6 @@ def _cached(info: SessionInfo, memory: MemoryFacts) -> int | None:
     return memory.l2_bytes * spec.unshuffle**2 // (width * _item_bytes(info))
 
 
-def _batch(info: SessionInfo, edge: int, halo: int, pixels: int, picture: tuple[int, int] | None) -> int:
-    least, most = info.min_shape[0], info.max_shape[0]
-    if picture is None:
-        return max(least, min(most, pixels // edge**2))
-    plan = plan_tiles(
-        *picture,
-        largest=edge,
-        halo=halo,
-        multiple=info.size_multiple,
-        scale=info.scale,
-        least=info.min_shape[1:],
-        most=info.max_shape[1:],
-    )
-    together = min(plan.count, max(1, pixels // math.prod(plan.tile)))
-    # Five tiles four at a time would compute eight; three at a time they are six.
-    even = math.ceil(plan.count / math.ceil(plan.count / together))
-    return max(least, min(most, even))
-
-
 def _widest(info: SessionInfo) -> int:
     spec, scale = info.spec, math.ceil(info.scale)
     if spec is None or spec.features < 1:
@@ -210,21 +188,6 @@ def _item_bytes(info: SessionInfo) -> int:
 
 def _down(value: int, step: int) -> int:
     return value // step * step
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StoredTiling:
-    """A measurement.
-
-    Attributes:
-        curve: The seams by the halo.
-        choice: What was chosen from them, on the machine that measured.
-        file: Name of the artefact that was measured.
-    """
-
-    curve: SeamCurve
-    choice: TileChoice
-    file: str
 
 
 def store_tiling(path: Path, curve: SeamCurve, choice: TileChoice) -> Path:
@@ -249,15 +212,11 @@ def store_tiling(path: Path, curve: SeamCurve, choice: TileChoice) -> Path:
     return manifest
 
 
-def load_tiling(path: Path, *, sha256: str | None = None) -> StoredTiling | None:
+def load_tiling(path: Path) -> SeamCurve | None:
     """Return what was measured of this file, or else of the one it was built from; None where nothing was.
 
     How far a pixel sees is a matter of the weights, which a plan has from its graph; a manifest that cannot be read,
     or that describes another file of that name, says nothing.
-
-    Args:
-        path: The artefact.
-        sha256: Its digest, where it is known already.
     """
     found = find_manifest(path)
     if found is None:
@@ -265,18 +224,12 @@ def load_tiling(path: Path, *, sha256: str | None = None) -> StoredTiling | None
     try:
         manifest = load_manifest(found)
         entry = manifest.artefact(path.name)
-        if entry is None or entry.sha256 != (sha256 or sha256_of(path)):
+        if entry is None or entry.sha256 != sha256_of(path):
             return None
         seen: set[str] = set()
         while entry is not None and not entry.tiling and entry.file not in seen:
             seen.add(entry.file)
             entry = manifest.artefact(entry.built_from)
-        if entry is None or not entry.tiling:
-            return None
-        known = {field.name for field in dataclasses.fields(TileChoice)}
-        choice = {key: value for key, value in entry.tiling["choice"].items() if key in known}
-        return StoredTiling(
-            curve=SeamCurve.from_json(entry.tiling["curve"]), choice=TileChoice(**choice), file=entry.file
-        )
+        return SeamCurve.from_json(entry.tiling["curve"]) if entry is not None and entry.tiling else None
     except (ExportError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None

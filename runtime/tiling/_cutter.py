@@ -9,9 +9,8 @@ from typing import Literal
 from esrgan_deploy._errors import EsrganDeployError, InferenceError
 from esrgan_deploy.runtime.device import MemoryFacts, device_memory, processor_memory
 from esrgan_deploy.runtime.sessions import SessionInfo
-from esrgan_deploy.runtime.tiling._choice import PRUDENCE, SEAM_LEVELS, TileChoice, choose_tiling, load_tiling
+from esrgan_deploy.runtime.tiling._choice import PRUDENCE, SEAM_LEVELS, choose_tiling, load_tiling
 from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, Edge, TileOptions, TilePlan, plan_tiles
-from esrgan_deploy.runtime.tiling._seams import SeamCurve
 
 __all__ = ["Cutter", "cutter_for"]
 
@@ -131,7 +130,7 @@ def cutter_for(
     """
     # Before anything is looked up, so that a wrong number is refused as such.
     TileOptions(tile=tile, halo=halo or 0, edge=edge)
-    curve = _measured(path) if halo is None else None
+    curve = load_tiling(path) if path is not None and halo is None else None
     if tile == "auto":
         choice = choose_tiling(info, memory=_memory(info), curve=curve)
         if halo is None:
@@ -139,21 +138,13 @@ def cutter_for(
                 warnings.warn(f"{info.name}: {choice.warning}", RuntimeWarning, stacklevel=4)
             halo = choice.halo
         options = TileOptions(tile="auto", halo=halo, edge=edge)
-        return Cutter(info, options, largest=max(choice.tile, 2 * halo + 1), batch=_batch(info, choice))
+        # On a processor one tile at a time leaves nothing idle, and holds the least.
+        batch = choice.batch if info.device >= 0 else 1
+        return Cutter(info, options, largest=max(choice.tile, 2 * halo + 1), batch=batch)
     if halo is None:
         found = curve.halo_for(SEAM_LEVELS / PRUDENCE) if curve else None
         halo = TileOptions().halo if found is None else found
     return Cutter(info, TileOptions(tile=tile, halo=halo, edge=edge))
-
-
-def _batch(info: SessionInfo, choice: TileChoice) -> int:
-    # On a processor one tile at a time leaves nothing idle, and holds the least.
-    return choice.batch if info.device >= 0 else 1
-
-
-def _measured(path: Path | None) -> SeamCurve | None:
-    stored = None if path is None else load_tiling(path)
-    return None if stored is None else stored.curve
 
 
 def _memory(info: SessionInfo) -> MemoryFacts:

@@ -67,13 +67,8 @@ def show(text: str) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    try:
+    with _needed():
         print(text, flush=True)
-    except BrokenPipeError:
-        _silence()
-    except (OSError, ValueError) as error:
-        _silence()
-        raise OSError(getattr(error, "errno", None), _reason(error), "standard output") from error
 
 
 def note(line: str) -> None:
@@ -145,7 +140,9 @@ def one_line_errors(command: str) -> Callable[[Callable[..., int]], Callable[...
                     return main(*args, **kwargs)
                 finally:
                     # --help and lines that were not flushed: at the interpreter's exit it would be too late.
-                    _flush()
+                    if sys.stdout is not None:
+                        with _needed():
+                            sys.stdout.flush()
             except EsrganDeployError as error:
                 note(f"{command}: {one_line(error)}")
                 return 1
@@ -188,11 +185,10 @@ def _open_standard_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _flush() -> None:
-    if sys.stdout is None:
-        return
+@contextlib.contextmanager
+def _needed() -> Iterator[None]:
     try:
-        sys.stdout.flush()
+        yield
     except BrokenPipeError:
         _silence()
     except (OSError, ValueError) as error:

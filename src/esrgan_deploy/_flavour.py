@@ -33,8 +33,7 @@ class Flavour:
         version: Its own version, such as ``"11.4.0.106"``; the two flavours count differently.
         capabilities: Names found by looking for the members that carry them, never by version:
             ``compute_capabilities`` (plans for named architectures, built without a GPU),
-            ``hardware_compatibility``, ``timing_cache``, ``runtime_cache``, ``engine_validity``,
-            ``cuda_graph_strategy``, ``tiling_optimization_level``, ``build_route``.
+            ``hardware_compatibility``, ``timing_cache``, ``engine_validity``.
         logger: The one logger of this module in this process. TensorRT keeps the first that it is given and
             warns of any other, so every builder and runtime is made with this one.
     """
@@ -154,19 +153,15 @@ def _imported(name: str) -> Flavour:
 
 
 def _capabilities(trt: Any) -> frozenset[str]:
-    config, runtime_config = trt.IBuilderConfig, getattr(trt, "IRuntimeConfig", None)
+    config = trt.IBuilderConfig
     portable = hasattr(config, "set_compute_capability")
-    runtime_cache = hasattr(runtime_config, "create_runtime_cache")
+    runtime_cache = hasattr(getattr(trt, "IRuntimeConfig", None), "create_runtime_cache")
     found = {
         "compute_capabilities": portable,
         # RTX has both members, warns that the first is unsupported and calls the second a deprecated no-op.
         "hardware_compatibility": hasattr(config, "hardware_compatibility_level") and not portable,
         "timing_cache": hasattr(config, "create_timing_cache") and not runtime_cache,
-        "runtime_cache": runtime_cache,
         "engine_validity": hasattr(trt.Runtime, "get_engine_validity"),
-        "cuda_graph_strategy": hasattr(runtime_config, "cuda_graph_strategy"),
-        "tiling_optimization_level": hasattr(config, "tiling_optimization_level"),
-        "build_route": hasattr(config, "build_route"),
     }
     return frozenset(capability for capability, there in found.items() if there)
 

@@ -46,13 +46,12 @@ def psnr(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic], *, peak: float 
     return float(10.0 * np.log10(peak**2 / error))
 
 
-def ssim(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic], *, peak: float = 255.0) -> float:
-    """Return the structural similarity of two pictures, the mean over channels.
+def ssim(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> float:
+    """Return the structural similarity of two pictures in 0..255, the mean over channels.
 
     Args:
         a: ``(H, W)`` or ``(H, W, C)``.
         b: The same shape.
-        peak: The largest value that a sample can have.
 
     Raises:
         ValueError: The shapes differ, or a side is under 11 pixels.
@@ -61,7 +60,7 @@ def ssim(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic], *, peak: float 
     if min(a.shape[:2]) < 11:
         raise ValueError(f"SSIM needs at least 11x11 pixels, got {a.shape[0]}x{a.shape[1]}")
     x, y = a.astype(np.float64), b.astype(np.float64)
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_x, mean_y = _gaussian(x), _gaussian(y)
     var_x = _gaussian(x * x) - mean_x**2
     var_y = _gaussian(y * y) - mean_y**2

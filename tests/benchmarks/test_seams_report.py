@@ -69,7 +69,7 @@ def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path, folder:
     assert seams["kept"] == "model.json"
     kept = load_tiling(model)
     assert kept is not None
-    assert kept.curve.to_json() == seams["curve"]
+    assert kept.to_json() == seams["curve"]
     # It lies in the results' JSON, and is printed from there.
     text = seams_table(json.loads(json.dumps(seams)))
     line = next(line for line in text.splitlines() if line.endswith("<- under half a level from here on"))

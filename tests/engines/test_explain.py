@@ -43,4 +43,4 @@ def test_a_size_that_cannot_work_is_refused(rrdb: Callable[..., Path]) -> None:
     with pytest.raises(EngineBuildError, match="allows 2,147,483,648"):
         explain(rrdb(features=64), RTX, 2160, 3840)
     with pytest.raises(EngineBuildError, match="multiples of 2"):
-        explain(rrdb(), BuildOptions(shapes=ShapeRange.parse("1x16x16", size_multiple=2)), 33, 32)
+        explain(rrdb(), BuildOptions(shapes=ShapeRange.parse("1x16x16").checked(2)), 33, 32)

@@ -12,7 +12,7 @@ from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
 FAKE = """
 __version__ = "11.4.0.106"
 class IBuilderConfig:
-    create_timing_cache = hardware_compatibility_level = tiling_optimization_level = build_route = None
+    create_timing_cache = hardware_compatibility_level = None
 class IRuntimeConfig: pass
 class Runtime: pass
 class ILogger:
@@ -44,7 +44,7 @@ def test_rtx_opens_by_name_with_what_it_can_do() -> None:
     flavour = open_flavour("tensorrt_rtx")
     assert flavour.name == "tensorrt_rtx"
     assert flavour.version.split(".")[0].isdigit()
-    assert {"compute_capabilities", "runtime_cache", "engine_validity"} <= flavour.capabilities
+    assert {"compute_capabilities", "engine_validity"} <= flavour.capabilities
     assert not {"hardware_compatibility", "timing_cache"} & flavour.capabilities
     assert flavour.builds_without_gpu
 

@@ -66,7 +66,7 @@ def test_the_tile_offered_is_the_largest_that_fits(asked: str, offered: str, wid
 def test_the_tile_offered_keeps_to_the_size_multiple(wide: Path) -> None:
     """A x2plus model does not take an odd tile."""
     with pytest.raises(EngineBuildError) as caught:
-        preflight(wide, ShapeRange.parse("1x2176x3840", size_multiple=32))
+        preflight(wide, ShapeRange.parse("1x2176x3840").checked(32))
     assert _offered(caught.value) == "1440x1440"
 
 

@@ -84,7 +84,7 @@ def test_wrong_order_names_the_axis_and_both_values() -> None:
 def test_sides_that_are_no_multiple_are_refused_with_the_next_that_is() -> None:
     """A x2plus model fails inside TensorRT on an odd side."""
     with pytest.raises(EngineBuildError, match=r"multiples of 2\. Try: 1x66x64"):
-        ShapeRange.parse("1x65x64", size_multiple=2)
+        ShapeRange.parse("1x65x64").checked(2)
     with pytest.raises(EngineBuildError, match="multiples of 4"):
         ShapeRange.parse("1x66x64").checked(4)
-    assert ShapeRange.parse("1x66x64", size_multiple=2).size_multiple == 2
+    assert ShapeRange.parse("1x66x64").checked(2).size_multiple == 2

@@ -71,7 +71,7 @@ class PlanEngine:
         self._on_device = self._configured(graph=False) if configured else None
         self._spare: Any = None
 
-    def describe(self, device: Device) -> SessionInfo:
+    def describe(self) -> SessionInfo:
         """Return what the plan takes and gives, by its first profile.
 
         Raises:
@@ -99,10 +99,10 @@ class PlanEngine:
             size_multiple=known.size_multiple if known else 1,
             min_shape=(least[0], least[side], least[side + 1]),
             max_shape=(most[0], most[side], most[side + 1]),
-            provider=f"{self.flavour.name} {self.flavour.version}, {gpu_label(device.ordinal)}",
+            provider=f"{self.flavour.name} {self.flavour.version}, {gpu_label(self._device.ordinal)}",
             spec=self._spec(),
             precision=known.precision if known else "",
-            device=device.ordinal,
+            device=self._device.ordinal,
             slots=SLOTS_ON_GPU,
             watched=self.health is not None,
         )

@@ -47,7 +47,7 @@ class PlanSession:
         try:
             with self._device.bound():
                 self._engine = PlanEngine(admitted, self._device, cuda_graph=options.cuda_graph)
-                self._info = self._engine.describe(self._device)
+                self._info = self._engine.describe()
         except BaseException:
             self._let_go()
             raise

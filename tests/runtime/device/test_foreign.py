@@ -357,8 +357,6 @@ def test_a_batch_that_fits_is_measured() -> None:
     assert check_batch(foreign((2, 3, 8, 128)), FLOAT) == (2, 8, 128)
     assert check_batch(foreign((2, 8, 10, 3), "uint8", device=-1), UINT8) == (2, 8, 10)
     assert check_batch(foreign((1, 3, 8, 8), "bfloat16"), FLOAT, dtypes=("bfloat16",)) == (1, 8, 8)
-    with pytest.raises(InferenceError, match="read-only"):
-        check_batch(foreign((1, 3, 8, 8), read_only=True), FLOAT, writable=True)
 
 
 def test_a_fixed_size_is_named_alone() -> None:

@@ -92,20 +92,18 @@ MEMORY = st.builds(
     kind=st.sampled_from(["processor", "gpu"]),
 )
 CURVES = st.none() | st.lists(st.floats(0, 200), min_size=1, max_size=len(HALOS)).map(lambda x: curve(*x))
-PICTURES = st.none() | st.tuples(st.integers(1, 5000), st.integers(1, 5000))
 
 
-@given(sessions(), MEMORY, CURVES, PICTURES, st.integers(1, 3000), st.integers(1, 3000))
+@given(sessions(), MEMORY, CURVES, st.integers(1, 3000), st.integers(1, 3000))
 def test_every_choice_can_be_carried_out(
     session: SessionInfo,
     memory: MemoryFacts,
     seams: SeamCurve | None,
-    picture: tuple[int, int] | None,
     height: int,
     width: int,
 ) -> None:
     """A choice that no plan can follow, or of a shape that the net refuses, fails where no choice would have."""
-    choice = choose_tiling(session, memory=memory, curve=seams, picture=picture)
+    choice = choose_tiling(session, memory=memory, curve=seams)
     plan = plan_tiles(
         height,
         width,
@@ -122,12 +120,12 @@ def test_every_choice_can_be_carried_out(
     assert "\n" not in choice.reason + choice.warning
 
 
-@given(sessions(), MEMORY, CURVES, PICTURES)
+@given(sessions(), MEMORY, CURVES)
 def test_a_choice_fits_into_half_of_what_is_free_or_says_so(
-    session: SessionInfo, memory: MemoryFacts, seams: SeamCurve | None, picture: tuple[int, int] | None
+    session: SessionInfo, memory: MemoryFacts, seams: SeamCurve | None
 ) -> None:
     """More is ended by the system, or fails on the card, in the middle of a picture."""
-    choice = choose_tiling(session, memory=memory, curve=seams, picture=picture)
+    choice = choose_tiling(session, memory=memory, curve=seams)
     slots = session.slots if memory.kind == "gpu" else 1
     need = activation_bytes(session) * choice.tile**2 * choice.batch * slots
     assert need <= memory.free_bytes / 2 or "may not fit" in choice.warning
@@ -233,18 +231,6 @@ def test_small_tiles_go_together() -> None:
     assert (choice.tile, choice.batch) == (128, 8)
     assert choose_tiling(dataclasses.replace(session, max_shape=(4, 128, 128)), memory=gpu()).batch == 4
     assert choose_tiling(session, memory=gpu(free=4.0), curve=SMALL).batch < 8
-
-
-@pytest.mark.parametrize(
-    ("picture", "batch"), [((100, 100), 1), ((200, 300), 6), ((240, 352), 12), ((500, 340), 10)]
-)
-def test_a_batch_is_no_larger_than_the_picture_fills(picture: tuple[int, int], batch: int) -> None:
-    """Tiles that pad the last batch are computed and thrown away."""
-    session = on_gpu(max_shape=(16, 128, 128))
-    choice = choose_tiling(session, memory=gpu(), curve=SMALL, picture=picture)
-    count = plan_tiles(*picture, largest=128, halo=8, scale=4, most=(128, 128)).count
-    assert choice.batch == batch
-    assert -count % choice.batch < math.ceil(count / choice.batch)
 
 
 def test_memory_that_is_short_makes_the_tile_smaller_and_says_so() -> None:
