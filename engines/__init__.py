@@ -10,25 +10,22 @@ from esrgan_deploy._optional import handed_on
 if TYPE_CHECKING:
     from esrgan_deploy.engines._build import BuildResult, engine_from_onnx
     from esrgan_deploy.engines._explain import explain
-    from esrgan_deploy.engines._layers import KernelRow, Layer, Tensor, declared_bytes_per_pixel, kernel_table
+    from esrgan_deploy.engines._layers import Layer, Tensor, declared_bytes_per_pixel
     from esrgan_deploy.engines._options import BuildOptions
-    from esrgan_deploy.engines._preflight import Preflight, preflight
+    from esrgan_deploy.engines._preflight import preflight
     from esrgan_deploy.engines._rebuild import built_fields
     from esrgan_deploy.engines._shapes import ShapeRange
 
 __all__ = [
     "BuildOptions",
     "BuildResult",
-    "KernelRow",
     "Layer",
-    "Preflight",
     "ShapeRange",
     "Tensor",
     "built_fields",
     "declared_bytes_per_pixel",
     "engine_from_onnx",
     "explain",
-    "kernel_table",
     "preflight",
 ]
 
@@ -37,9 +34,9 @@ __getattr__, __dir__ = handed_on(
     {
         "_build": ("BuildResult", "engine_from_onnx"),
         "_explain": ("explain",),
-        "_layers": ("KernelRow", "Layer", "Tensor", "declared_bytes_per_pixel", "kernel_table"),
+        "_layers": ("Layer", "Tensor", "declared_bytes_per_pixel"),
         "_options": ("BuildOptions",),
-        "_preflight": ("Preflight", "preflight"),
+        "_preflight": ("preflight",),
         "_rebuild": ("built_fields",),
         "_shapes": ("ShapeRange",),
     },

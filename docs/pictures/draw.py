@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from esrgan_deploy._bicubic import bicubic_downscale
+from esrgan_deploy._metrics import bicubic_downscale
 
 WIDTH, HEIGHT, SHORE = 960, 640, 400
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._errors import EsrganDeployError, ExportError
+from esrgan_deploy._errors import EsrganDeployError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._flavour import flavour_is_installed
-from esrgan_deploy._manifest import Artefact, Manifest, find_manifest, load_manifest
+from esrgan_deploy._manifest import Artefact, Manifest, manifest_beside
 from esrgan_deploy.runtime.device import cuda_device_count
 from esrgan_deploy.runtime.sessions import (
     BatchOutput,
@@ -49,7 +49,7 @@ def fallback_for(path: Path, info: SessionInfo) -> Path | None:
     Returns:
         None where no manifest lies beside it, it lists no such artefact, or this one has the most range already.
     """
-    manifest = _manifest_beside(path)
+    manifest = manifest_beside(path)
     mine = manifest.artefact(path.name) if manifest else None
     if manifest is None or mine is None or not _is_as_listed(path, mine):
         return None
@@ -64,15 +64,6 @@ def fallback_for(path: Path, info: SessionInfo) -> Path | None:
         if _takes_all(other, info) and beside != path and _is_as_listed(beside, other):
             return beside
     return None
-
-
-def _manifest_beside(path: Path) -> Manifest | None:
-    place = find_manifest(path)
-    try:
-        return load_manifest(place) if place is not None else None
-    except (ExportError, OSError):
-        # One that cannot be read vouches for nothing.
-        return None
 
 
 def _wider(manifest: Manifest, mine: Artefact) -> Iterator[Artefact]:

@@ -5,16 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime.device import OutOfMemoryError
 from esrgan_deploy.runtime.sessions._checks import check_size
-from esrgan_deploy.runtime.sessions._protocol import BatchOutput, SessionInfo
+from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
 
 __all__ = ["HostSlot"]
-
-Array = npt.NDArray[Any]
 
 
 class HostSlot:
@@ -23,17 +20,16 @@ class HostSlot:
     Args:
         info: Of the session.
         compute: Takes an input batch and returns what was made of it; raises InferenceError.
-        turn: What is held while it computes: a lock where two at once would only slow each other down.
+        turn: What is held while it computes: a lock, as two at once would only slow each other down.
     """
 
     def __init__(
         self,
         info: SessionInfo,
         compute: Callable[[Array], BatchOutput],
-        turn: contextlib.AbstractContextManager[Any] | None = None,
+        turn: contextlib.AbstractContextManager[Any],
     ) -> None:
-        self._info, self._compute = info, compute
-        self._turn = contextlib.nullcontext() if turn is None else turn
+        self._info, self._compute, self._turn = info, compute, turn
         self._batch: Array | None = None
         self._made: BatchOutput | None = None
 

@@ -4,9 +4,9 @@ import dataclasses
 import math
 from pathlib import Path
 
-from esrgan_deploy._errors import ExportError, InferenceError
+from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._files import sha256_of
-from esrgan_deploy._manifest import amend_artefact, find_manifest, load_manifest
+from esrgan_deploy._manifest import amend_artefact, find_manifest, load_manifest, manifest_beside
 from esrgan_deploy.runtime.device import MemoryFacts
 from esrgan_deploy.runtime.sessions import SessionInfo
 from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, TileOptions
@@ -218,18 +218,15 @@ def load_tiling(path: Path) -> SeamCurve | None:
     How far a pixel sees is a matter of the weights, which a plan has from its graph; a manifest that cannot be read,
     or that describes another file of that name, says nothing.
     """
-    found = find_manifest(path)
-    if found is None:
-        return None
+    manifest = manifest_beside(path)
+    entry = manifest.artefact(path.name) if manifest else None
     try:
-        manifest = load_manifest(found)
-        entry = manifest.artefact(path.name)
-        if entry is None or entry.sha256 != sha256_of(path):
+        if manifest is None or entry is None or entry.sha256 != sha256_of(path):
             return None
         seen: set[str] = set()
         while entry is not None and not entry.tiling and entry.file not in seen:
             seen.add(entry.file)
             entry = manifest.artefact(entry.built_from)
         return SeamCurve.from_json(entry.tiling["curve"]) if entry is not None and entry.tiling else None
-    except (ExportError, OSError, KeyError, TypeError, ValueError, AttributeError):
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return None

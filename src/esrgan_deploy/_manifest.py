@@ -10,7 +10,15 @@ from esrgan_deploy._errors import ExportError, ParityError
 from esrgan_deploy._files import locked, replaced_atomically, sha256_of
 from esrgan_deploy._spec import ModelSpec
 
-__all__ = ["Artefact", "Manifest", "amend_artefact", "find_manifest", "load_manifest", "save_manifest"]
+__all__ = [
+    "Artefact",
+    "Manifest",
+    "amend_artefact",
+    "find_manifest",
+    "load_manifest",
+    "manifest_beside",
+    "save_manifest",
+]
 
 SCHEMA = 1
 
@@ -172,6 +180,15 @@ def load_manifest(path: Path) -> Manifest:
         raise ExportError(
             f"{path} is not a manifest of this package ({error}). Run: esrgan-export again, into an empty folder"
         ) from error
+
+
+def manifest_beside(artefact: Path) -> Manifest | None:
+    """Return what `find_manifest` finds, or None: one that cannot be read vouches for nothing."""
+    place = find_manifest(artefact)
+    try:
+        return None if place is None else load_manifest(place)
+    except (ExportError, OSError):
+        return None
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:

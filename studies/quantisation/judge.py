@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._errors import MediaError
-from esrgan_deploy._metrics import crop_border, luma, psnr, ssim
+from esrgan_deploy._metrics import bicubic_downscale, crop_border, luma, psnr, ssim
 from esrgan_deploy._optional import require
 from esrgan_deploy._parity import Comparer, planar
 from esrgan_deploy._quality import paired_pictures

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esrgan_deploy._bicubic import bicubic_downscale
+from esrgan_deploy._metrics import bicubic_downscale
 
 
 @pytest.mark.parametrize(("folder", "factor"), [("Set5/x4", 4), ("Set5/x2", 2), ("BSD100/x4", 4)])

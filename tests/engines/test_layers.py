@@ -12,11 +12,10 @@ from esrgan_deploy.engines import (
     ShapeRange,
     Tensor,
     declared_bytes_per_pixel,
-    kernel_table,
 )
 from esrgan_deploy.engines._compile import compile_graph
 from esrgan_deploy.engines._graph import read_graph
-from esrgan_deploy.engines._layers import convolution_dtypes, parse_layers
+from esrgan_deploy.engines._layers import convolution_dtypes, kernel_table, parse_layers
 
 SIDE = 128
 

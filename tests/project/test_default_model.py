@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from esrgan_deploy import Upscaler
-from esrgan_deploy._bicubic import bicubic_downscale
-from esrgan_deploy._metrics import crop_border, luma, psnr
+from esrgan_deploy._metrics import bicubic_downscale, crop_border, luma, psnr
 from esrgan_deploy._parity import planar
 from esrgan_deploy.export import load_checkpoint
 from esrgan_deploy.export.proof import golden_pictures, run, session_of

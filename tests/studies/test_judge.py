@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._errors import MediaError
-from esrgan_deploy._metrics import crop_border, luma, psnr, ssim
+from esrgan_deploy._metrics import bicubic_downscale, crop_border, luma, psnr, ssim
 from studies.quantisation.judge import Pan, Shown, flicker_of, frames_of, judge, pictures_of, remembered
 
 SCALE = 4

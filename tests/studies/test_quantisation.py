@@ -10,8 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from esrgan_deploy._bicubic import bicubic_downscale
-from esrgan_deploy._metrics import psnr
+from esrgan_deploy._metrics import bicubic_downscale, psnr
 from esrgan_deploy.export._scales import recipe_of_scales
 from esrgan_deploy.export.graphs import fold_scales, nest_concats, quantise, save, to_precision, trace
 from esrgan_deploy.export.nets import RRDBNet, layers, placement

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from esrgan_deploy._bicubic import bicubic_downscale
+from esrgan_deploy._metrics import bicubic_downscale
 from esrgan_deploy.export.nets import RRDBNet
 from studies.__main__ import NAMES, main
 from studies.int8_cpu import has_vnni

@@ -64,7 +64,7 @@ def benchmark_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import skimage
     from PIL import Image
 
-    from esrgan_deploy._bicubic import bicubic_downscale
+    from esrgan_deploy._metrics import bicubic_downscale
 
     folder = tmp_path_factory.mktemp("benchmark")
     hr = np.ascontiguousarray(skimage.data.rocket()[240:368, 260:420])

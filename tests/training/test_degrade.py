@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from esrgan_deploy._bicubic import bicubic_downscale
+from esrgan_deploy._metrics import bicubic_downscale
 from esrgan_deploy.training.data import RealEsrganDegradation, _degrade
 from esrgan_deploy.training.data._blur import blur, draw_kernel
 from esrgan_deploy.training.data._degrade import gaussian_noise, jpeg, poisson_noise, resize

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._errors import TrainingError
+from esrgan_deploy._metrics import bicubic_downscale
 from esrgan_deploy.training.data import gather
 
 

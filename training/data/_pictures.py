@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._errors import TrainingError
 from esrgan_deploy._files import PICTURES, replaced_atomically
+from esrgan_deploy._metrics import bicubic_downscale
 from esrgan_deploy._optional import require
 
 __all__ = ["Pair", "gather"]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._errors import MediaError
 from esrgan_deploy._files import PICTURES, picture_files
+from esrgan_deploy._metrics import bicubic_downscale
 from esrgan_deploy.runtime.pictures import read_picture
 
 __all__ = [

@@ -14,13 +14,12 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._spec import HEALTH_OUTPUT
 from esrgan_deploy.runtime.sessions._protocol import PEAKS, SessionOptions
-from esrgan_deploy.runtime.sessions.onnx._facts import are_picture_and_health
+from esrgan_deploy.runtime.sessions.onnx._facts import DTYPES, are_picture_and_health
 
 __all__ = ["AdaptedGraph", "Ends", "measured_ends"]
 
 Layout = Literal["NCHW", "NHWC"]
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _CHANNELS, _GREYS = (1, 3, 4), np.array([0.25, 0.5, 0.75])
 # Between them multiples of every size multiple that is known; the first that runs is taken.
 _SIDES = (16, 32, 64)
@@ -56,7 +55,7 @@ class AdaptedGraph:
     def __init__(self, graph: Any, ends: Ends) -> None:
         self._graph, self._ends = graph, ends
         source = graph.get_inputs()[0]
-        self._dtype = _DTYPES[source.type]
+        self._dtype = DTYPES[source.type]
         shape = [source.shape[axis] for axis in ((0, 3, 1, 2) if ends.layout == "NHWC" else range(4))]
         taken = types.SimpleNamespace(name=source.name, type="tensor(float)", shape=shape)
         made = types.SimpleNamespace(name=ends.output, type="tensor(float)", shape=[None] * 4)
@@ -94,9 +93,9 @@ def measured_ends(graph: Any, path: Path, said: SessionOptions) -> Ends | None:
     """
     inputs, outputs = graph.get_inputs(), {value.name: value.type for value in graph.get_outputs()}
     watched = are_picture_and_health(graph.get_outputs()) and not said.describes
-    if watched or len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
+    if watched or len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in DTYPES:
         return None
-    names = [name for name in outputs if name != HEALTH_OUTPUT and outputs[name] in _DTYPES]
+    names = [name for name in outputs if name != HEALTH_OUTPUT and outputs[name] in DTYPES]
     if said.output_name not in (None, *names):
         raise InferenceError(
             f"{path} has no picture {said.output_name!r}, only {', '.join(names)}: --output-name"

@@ -33,17 +33,14 @@ from esrgan_deploy.runtime.device import (
 )
 from esrgan_deploy.runtime.sessions._checks import check_size, output_shape
 from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
+from esrgan_deploy.runtime.sessions.onnx._facts import DTYPES
 
 __all__ = ["OrtCuda", "OrtCudaSlot", "bound", "element_type", "failure_of", "reason_of", "run_bound"]
 
 
-# What `NodeArg.type` calls the element types of pictures, and numpy.
-ELEMENTS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
-
-
 def element_type(value: Any) -> str:
     """Return the dtype of a graph's input or output as numpy spells it; the type's own name where it has none."""
-    return ELEMENTS.get(value.type, str(value.type))
+    return np.dtype(DTYPES[value.type]).name if value.type in DTYPES else str(value.type)
 
 
 def bound(graph: Any, batch: ForeignArray, outputs: Sequence[ForeignArray]) -> Any:

@@ -16,8 +16,9 @@ from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._spec import HEALTH_OUTPUT, METADATA_KEY, UNBOUNDED, Form, ModelSpec
 from esrgan_deploy.runtime.sessions._protocol import SessionInfo
 
-__all__ = ["are_picture_and_health", "facts_of_graph"]
+__all__ = ["DTYPES", "are_picture_and_health", "facts_of_graph"]
 
+# What `NodeArg.type` calls the element types of pictures.
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from esrgan_deploy._cache import KeyedFile, cache_folder
-from esrgan_deploy._errors import EngineMismatchError, ExportError, InferenceError
-from esrgan_deploy._manifest import find_manifest, load_manifest
-from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy._errors import EngineMismatchError, InferenceError
+from esrgan_deploy._manifest import manifest_beside
+from esrgan_deploy._spec import HEALTH_OUTPUT, ModelSpec
 from esrgan_deploy.runtime.device import Device, DeviceLostError, OutOfMemoryError, call, fault_of, gpu_label
 from esrgan_deploy.runtime.sessions._protocol import SLOTS_ON_GPU, SessionInfo
 from esrgan_deploy.runtime.sessions.plan._admit import Admitted
@@ -25,7 +25,6 @@ from esrgan_deploy.runtime.sessions.plan._fit import rebuild_command
 
 __all__ = ["PlanEngine"]
 
-HEALTH = "health"
 DTYPES = ("uint8", "float16", "float32")
 
 
@@ -283,17 +282,19 @@ class PlanEngine:
         trt, engine, path = self.flavour.module, self._engine, self._admitted.path
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        outputs = [name for name in names if name not in inputs and name != HEALTH]
+        outputs = [name for name in names if name not in inputs and name != HEALTH_OUTPUT]
         if len(inputs) != 1 or len(outputs) != 1:
             raise InferenceError(
                 f"{path} takes {', '.join(inputs) or 'nothing'} and makes {', '.join(outputs) or 'nothing'}; "
-                f"one in, one out, and maybe {HEALTH!r}, is a plan that enlarges pictures"
+                f"one in, one out, and maybe {HEALTH_OUTPUT!r}, is a plan that enlarges pictures"
             )
         self.input, self.output = inputs[0], outputs[0]
-        self.health = HEALTH if HEALTH in names else None
+        self.health = HEALTH_OUTPUT if HEALTH_OUTPUT in names else None
         self.dtype, self.out_dtype = self._dtype(self.input), self._dtype(self.output)
-        if self.health and self._dtype(HEALTH) != np.float32:
-            raise InferenceError(f"{path} has an output {HEALTH!r} that is not float32; export it again")
+        if self.health and self._dtype(HEALTH_OUTPUT) != np.float32:
+            raise InferenceError(
+                f"{path} has an output {HEALTH_OUTPUT!r} that is not float32; export it again"
+            )
         for name in names:
             if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
                 raise InferenceError(f"{path} wants {name} in the processor's memory; export it again")
@@ -330,11 +331,8 @@ class PlanEngine:
         return scale
 
     def _spec(self) -> ModelSpec | None:
-        place = find_manifest(self._admitted.path) if self._admitted.artefact is not None else None
-        try:
-            return load_manifest(place).spec if place is not None else None
-        except ExportError:
-            return None
+        manifest = manifest_beside(self._admitted.path) if self._admitted.artefact is not None else None
+        return None if manifest is None else manifest.spec
 
 
 def _raise_if_lost() -> None:

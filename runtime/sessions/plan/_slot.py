@@ -4,7 +4,6 @@ import contextlib
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime.device import (
@@ -18,12 +17,10 @@ from esrgan_deploy.runtime.device import (
     Stream,
 )
 from esrgan_deploy.runtime.sessions._checks import check_size
-from esrgan_deploy.runtime.sessions._protocol import BatchOutput, SessionInfo
+from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
 from esrgan_deploy.runtime.sessions.plan._engine import PlanEngine
 
 __all__ = ["PlanSlot"]
-
-Array = npt.NDArray[Any]
 
 SHAPES = 4
 # Captures of one shape that fail one after the other before none is tried any more: once or twice it was another

@@ -253,7 +253,7 @@ def test_a_resized_output_says_its_size(ratio, sides):
 
 def test_resized_shrinks_as_the_benchmark_pictures_were_shrunk():
     """The reference itself would be wrong: this holds it to a second, integer implementation."""
-    from esrgan_deploy._bicubic import bicubic_downscale
+    from esrgan_deploy._metrics import bicubic_downscale
 
     picture = np.random.default_rng(1).integers(40, 200, (24, 36, 3), np.uint8)
     planar = torch.from_numpy(picture.transpose(2, 0, 1)[None].astype(np.float32))

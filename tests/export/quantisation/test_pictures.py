@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from esrgan_deploy._bicubic import bicubic_downscale
 from esrgan_deploy._errors import ExportError, MediaError
+from esrgan_deploy._metrics import bicubic_downscale
 from esrgan_deploy.export.quantisation.calibration import (
     SCENES,
     CalibrationPictures,

@@ -170,7 +170,7 @@ def test_the_offset_of_a_capsule_counts() -> None:
     class Offset(OldLibrary):
         def __dlpack__(self, stream: int | None = None) -> object:
             capsule = self.array.__dlpack__(stream=stream)
-            address = _dlpack._pointer(capsule, b"dltensor")
+            address = _dlpack._get_pointer(id(capsule), b"dltensor")
             _dlpack.DLTensor.from_address(address).byte_offset = 12
             return capsule
 
