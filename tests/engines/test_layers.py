@@ -113,9 +113,7 @@ def test_a_tensor_that_is_read_twice_is_one_read() -> None:
     """x + x reads x once from memory."""
     x = Tensor(name="x", dims=(2, 3), dtype="fp32")
     part = Tensor(name="x", dims=(2, 2), dtype="fp32")
-    layer = Layer(
-        name="", kind="", tactic="", inputs=(x, x, part), weights=(), outputs=(x,), convolution=False
-    )
+    layer = Layer(name="", kind="", inputs=(x, x, part), weights=(), outputs=(x,), convolution=False)
     assert (layer.read, layer.written) == (24 + 16, 24)
 
 
@@ -124,9 +122,7 @@ def test_the_dtype_of_a_kernel_is_the_narrowest_that_computes() -> None:
 
     def dtype(*dtypes: str) -> str:
         tensors = tuple(Tensor(name=d, dims=(1,), dtype=d) for d in dtypes)
-        return Layer(
-            name="", kind="", tactic="", inputs=tensors, weights=(), outputs=(), convolution=True
-        ).dtype
+        return Layer(name="", kind="", inputs=tensors, weights=(), outputs=(), convolution=True).dtype
 
     assert dtype("fp16", "int8") == "int8"
     assert dtype("uint8", "fp16", "fp32") == "fp16"
