@@ -107,7 +107,7 @@ def test_a_processor_is_not_given_a_second_identical_number(made, tmp_path, run_
 
 def test_a_checkpoint_is_timed_as_the_reference_that_it_is(made, tmp_path, run_bench):
     """PyTorch itself belongs beside its graphs, and has no parity to show."""
-    pytest.importorskip("esrgan_deploy.export.pytorch._session")
+    pytest.importorskip("esrgan_deploy.export.pytorch")
     result = run_bench(
         made.parent / "net.pth", made / "model.onnx", "--shape", "8x8", "--seconds", "0.1", "--no-peaks"
     )
