@@ -4,12 +4,14 @@ import collections
 import gc
 import hashlib
 import io
+import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,83 @@ def _traced_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch.onnx, "export", once)
         yield
+
+
+class Forked:
+    """A command's ``main`` in a process of its own, as `subprocess.Popen` is one; its output is text."""
+
+    def __init__(self, ask: Callable[..., Any], folder: Path, pid: int) -> None:
+        self._ask, self._folder, self.pid = ask, folder, pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit status, negative where a signal ended it; None while it runs."""
+        return self._wait(os.WNOHANG)
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit status."""
+        status = self._wait(0)
+        assert status is not None
+        return status
+
+    def _wait(self, options: int) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._ask(wait=self.pid, options=options)["status"]
+        return self.returncode
+
+    @property
+    def stdout(self) -> str:
+        """What it printed."""
+        return (self._folder / "stdout").read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it said."""
+        return (self._folder / "stderr").read_text()
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Forked]]:
+    """Start ``fork(module, argv, cwd=…, env={…}, limit=…)``: its ``main`` in a process that has torch already.
+
+    Importing it takes a process seconds, and there are two dozen that are started to be killed, to run out of room,
+    or to run beside another. `limit` is the largest file that it may write, in bytes; `env` is added to this one's.
+    """
+    helper = Path(__file__).with_name("helpers_forks.py")
+    modules = ["accelerate", "onnxscript", "esrgan_deploy.export._export", "esrgan_deploy.training._trainer"]
+    server = subprocess.Popen(
+        [sys.executable, helper, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+
+    def ask(**request: Any) -> Any:
+        print(json.dumps(request), file=server.stdin, flush=True)
+        return json.loads(server.stdout.readline())
+
+    def start(
+        module: str,
+        argv: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> Forked:
+        folder = tmp_path_factory.mktemp("forked")
+        answer = ask(
+            module=module,
+            argv=list(map(str, argv)),
+            cwd=str(cwd or Path.cwd()),
+            env={**os.environ, **(env or {})},
+            stdout=str(folder / "stdout"),
+            stderr=str(folder / "stderr"),
+            limit=limit,
+        )
+        return Forked(ask, folder, answer["pid"])
+
+    yield start
+    server.stdin.close()
+    server.wait()
 
 
 @pytest.fixture(scope="session")

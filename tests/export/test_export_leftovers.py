@@ -4,10 +4,9 @@ import dataclasses
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,18 +88,15 @@ def test_an_export_beside_another_is_not_taken_for_a_leftover(tiny_export, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_exports_leave_no_folder_after_the_next(tiny_export, tmp_path):
+def test_killed_exports_leave_no_folder_after_the_next(fork, tiny_export, tmp_path):
     """Each kill would leave a folder of the model's size for ever. ``ESRGAN_KILLS=100`` kills more often."""
-    code = "import sys; from esrgan_deploy.export._cli import main; sys.exit(main())"
     made = tmp_path / "made"
     made.mkdir()
 
-    def start(name: str) -> subprocess.Popen[bytes]:
+    def start(name: str) -> Any:
         # Of a graph, which is not traced.
-        command = [sys.executable, "-c", code, str(tiny_export / "model.onnx"), "-o", str(made / name)]
-        command += ["--no-plan", "--precision", "fp16", "--shapes", "16x16"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **quiet)
+        asked = [tiny_export / "model.onnx", "-o", made / name, "--no-plan", "--precision", "fp16"]
+        return fork("esrgan_deploy.export._cli", [*asked, "--shapes", "16x16"], cwd=tmp_path)
 
     def working(before: list[str]) -> int:
         """Files in the folder that is being made, and -1 before there is one."""

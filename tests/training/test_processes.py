@@ -1,10 +1,9 @@
 """Trainings that are killed, that run out of room, and that run as two processes."""
 
 import json
-import resource
+import os
 import signal
-import subprocess
-import sys
+import socket
 import time
 
 import pytest
@@ -17,7 +16,7 @@ from esrgan_deploy.training._cli import main
 # trained in this one.
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-m", "esrgan_deploy.training._cli"]
+COMMAND = "esrgan_deploy.training._cli"
 
 
 @pytest.fixture
@@ -36,9 +35,41 @@ def arguments(photographs, cache):
     return make
 
 
-def _run(arguments, *, launcher=(), **options):
-    command = [*launcher, *COMMAND[1:]] if launcher else COMMAND
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, **options)
+@pytest.fixture
+def run(fork):
+    """Run the command in a process of its own, to its end."""
+
+    def ended(arguments, **options):
+        process = fork(COMMAND, arguments, **options)
+        process.wait()
+        return process
+
+    return ended
+
+
+@pytest.fixture
+def run_as_two(fork):
+    """Run the command as two processes that train together, as `accelerate launch` and `torchrun` start them."""
+
+    def ended(arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        both = [
+            fork(COMMAND, arguments, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in (0, 1)
+        ]
+        for process in both:
+            process.wait()
+        return both
+
+    return ended
 
 
 def _losses(output):
@@ -47,17 +78,19 @@ def _losses(output):
 
 
 @pytest.mark.parametrize("stage", ["psnr", "gan"])
-def test_a_training_killed_and_resumed_ends_bit_equal_to_one_that_was_not(arguments, tmp_path, capsys, stage):
+def test_a_training_killed_and_resumed_ends_bit_equal_to_one_that_was_not(
+    fork, arguments, tmp_path, capsys, stage
+):
     """Exact resume: optimisers, averages, discriminator and data go on as if nothing had been."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(arguments(whole, stage=stage)) == 0
-    process = subprocess.Popen([*COMMAND, *arguments(broken, stage=stage)], stdout=subprocess.DEVNULL)
+    process = fork(COMMAND, arguments(broken, stage=stage))
     # Killed somewhere after the second state, with steps in its log that the resumed run takes again.
     while not (broken / "state-00000080").exists():
         assert process.poll() is None
         time.sleep(0.005)
     time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (broken / "state-00000200").exists(), "it was killed too late to show anything"
     assert main(arguments(broken, stage=stage, resume=True)) == 0
@@ -69,15 +102,14 @@ def test_a_training_killed_and_resumed_ends_bit_equal_to_one_that_was_not(argume
 
 
 @pytest.mark.parametrize("keys", [{"stage": "psnr"}, {"stage": "gan", "discriminator": "unet"}])
-def test_two_processes_have_the_loss_curve_of_one(arguments, tmp_path, keys):
+def test_two_processes_have_the_loss_curve_of_one(run, run_as_two, arguments, tmp_path, keys):
     """The global batch decides, not how it is shared out; the order of float sums is all that may differ."""
     keys = keys | {"steps": 20, "save-every": 20, "cpu": True}
     # Accelerate takes one device a process.
-    assert _run(arguments(tmp_path / "one", **keys)).returncode == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = _run(arguments(tmp_path / "two", **keys), launcher=launcher)
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("step 20/20") == 1, "the second process is silent"
+    assert run(arguments(tmp_path / "one", **keys)).returncode == 0
+    first, second = run_as_two(arguments(tmp_path / "two", **keys))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert (first.stdout + second.stdout).count("step 20/20") == 1, "the second process is silent"
     for one, other in zip(_losses(tmp_path / "one"), _losses(tmp_path / "two"), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
@@ -85,29 +117,22 @@ def test_two_processes_have_the_loss_curve_of_one(arguments, tmp_path, keys):
         torch.testing.assert_close(value, other[name], rtol=0, atol=2e-4)
 
 
-def test_processes_that_do_not_divide_the_batch_are_refused(arguments, tmp_path):
+def test_processes_that_do_not_divide_the_batch_are_refused(run_as_two, arguments, tmp_path):
     """A smaller batch in silence would be another training."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    refused = _run(arguments(tmp_path / "run", batch=5, cpu=True), launcher=launcher)
-    assert refused.returncode != 0
-    assert (
-        "batch is 5, which 2 processes times accumulate 1 do not divide; give a multiple of 2"
-        in refused.stderr
-    )
+    first, second = run_as_two(arguments(tmp_path / "run", batch=5, cpu=True))
+    assert 0 not in (first.returncode, second.returncode)
+    why = "batch is 5, which 2 processes times accumulate 1 do not divide; give a multiple of 2"
+    assert why in first.stderr + second.stderr
 
 
-def test_a_full_disk_leaves_the_state_before_whole(arguments, tmp_path):
+def test_a_full_disk_leaves_the_state_before_whole(run, arguments, tmp_path):
     """What was there is what the training goes on from."""
     output = tmp_path / "run"
     assert main(arguments(output, steps=40)) == 0
     kept = {path.name: path.read_bytes() for path in (output / "state-00000040").iterdir()}
     # No file may grow beyond this: the weights do not fit.
     limit = len(kept["model.safetensors"]) // 2
-
-    def no_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    full = _run(arguments(output, resume=True, steps=80, **{"log-every": 40}), preexec_fn=no_room)
+    full = run(arguments(output, resume=True, steps=80, **{"log-every": 40}), limit=limit)
     assert full.returncode == 1
     (line,) = full.stderr.splitlines()
     assert line.startswith("esrgan-train: the state of step 80 cannot be written to ")
@@ -117,11 +142,11 @@ def test_a_full_disk_leaves_the_state_before_whole(arguments, tmp_path):
     assert main(arguments(output, resume=True, steps=80)) == 0
 
 
-def test_mixed_precision_trains_close_to_fp32(arguments, tmp_path):
+def test_mixed_precision_trains_close_to_fp32(run, arguments, tmp_path):
     """It rounds; it must neither be ignored nor lead elsewhere, and what is shipped is fp32."""
     # Accelerate takes one precision a process.
     for amp in ("no", "bf16"):
-        done = _run(arguments(tmp_path / amp, amp=amp, steps=60, cpu=True))
+        done = run(arguments(tmp_path / amp, amp=amp, steps=60, cpu=True))
         assert done.returncode == 0, done.stderr
     exact, mixed = _losses(tmp_path / "no"), _losses(tmp_path / "bf16")
     assert exact != mixed
@@ -130,9 +155,9 @@ def test_mixed_precision_trains_close_to_fp32(arguments, tmp_path):
     assert {value.dtype for value in weights.values()} == {torch.float32}
 
 
-def test_fp16_without_a_gpu_is_refused_in_one_line(arguments, tmp_path):
+def test_fp16_without_a_gpu_is_refused_in_one_line(run, arguments, tmp_path):
     """Accelerate would train in fp32 and say nothing."""
-    refused = _run(arguments(tmp_path / "run", amp="fp16", cpu=True))
+    refused = run(arguments(tmp_path / "run", amp="fp16", cpu=True))
     assert refused.returncode == 1
     assert (
         refused.stderr == "esrgan-train: amp is fp16, which needs a GPU; on the CPU bf16 and no are allowed\n"
