@@ -60,6 +60,9 @@ def stopped_by_ctrl_c() -> Iterator[Stop]:
     A KeyboardInterrupt raised inside one of TensorRT's callbacks would have to travel through C++. Python
     runs signal handlers between bytecodes of the main thread alone: elsewhere, or where the program
     handles Ctrl-C itself, everything stays as it is.
+
+    Yields:
+        What the block asks, now and then, whether it is to stop.
     """
     stop = Stop()
 

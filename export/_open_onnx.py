@@ -108,6 +108,9 @@ def _float_form(model: ir.Model, path: Path, said: SessionOptions) -> tuple[Any,
     Returns:
         The graph as it came, to run as one of that form, and what it takes and gives; None where the graph need not
         change, or will be refused.
+
+    Raises:
+        CheckpointError: It says itself what it takes and options say it too, or one of its ends is uint8.
     """
     if METADATA_KEY in model.metadata_props:
         if said.describes:

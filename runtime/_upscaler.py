@@ -236,6 +236,9 @@ class Upscaler:
         Args:
             frames: Pictures as `upscale` takes them.
 
+        Yields:
+            The larger pictures, as `upscale` returns them.
+
         Raises:
             InferenceError: As from `upscale`.
         """

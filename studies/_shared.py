@@ -35,7 +35,11 @@ def threads_option(parser: Parser, default: int | None = None) -> None:
 
 
 def shape(text: str) -> tuple[int, int, int]:
-    """Be the `type` of an option that takes ``NxHxW`` or ``HxW``."""
+    """Be the `type` of an option that takes ``NxHxW`` or ``HxW``.
+
+    Raises:
+        argparse.ArgumentTypeError: It is neither.
+    """
     try:
         return parse_shape(text)
     except ValueError as error:
@@ -43,7 +47,11 @@ def shape(text: str) -> tuple[int, int, int]:
 
 
 def size(text: str) -> tuple[int, int]:
-    """Be the `type` of an option that takes ``HxW``."""
+    """Be the `type` of an option that takes ``HxW``.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not.
+    """
     if text.lower().count("x") != 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 480x640")
     return shape(text)[1:]

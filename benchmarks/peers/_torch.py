@@ -42,7 +42,7 @@ def module_from_graph(path: Path) -> "nn.Module":
     Raises:
         InferenceError: It is not a graph of an architecture of this package.
         MissingDependencyError: torch or onnx-ir is not installed.
-    """
+    """  # noqa: DOC501  what _refusal returns
     ir = require("onnx_ir", extra="export")
     torch = require("torch", extra="export")
     from esrgan_deploy.export.checkpoints import empty_net

@@ -144,7 +144,12 @@ class Row:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Row":
-        """Rebuild a row from `to_json`; what follows from the raw values is computed anew."""
+        """Rebuild a row from `to_json`; what follows from the raw values is computed anew.
+
+        Raises:
+            ValueError: It has no latency.
+            KeyError: Its shape or its timings are missing.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         fields = {key: value for key, value in data.items() if key in known}
         n, h, w = fields["shape"]
@@ -221,7 +226,7 @@ def load_results(path: Path) -> Results:
     Raises:
         BenchmarkError: The file is none, or of another schema.
         OSError: It cannot be read.
-    """
+    """  # noqa: DOC501  ValueError is caught here
     try:
         results = Results.from_json(json.loads(path.read_text(encoding="utf-8")))
         for row in results.rows:

@@ -141,7 +141,11 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: io.Buffered
 
 
 def _decode_legacy(data: bytes) -> object:
-    """Read the form of before torch 1.6: pickles (the third after the head is what was saved), then the storages."""
+    """Read the form of before torch 1.6: pickles (the third after the head is what was saved), then the storages.
+
+    Raises:
+        ValueError: A storage is missing, or has fewer numbers than it names.
+    """
     file = io.BytesIO(data)
     buffers: dict[str, tuple[bytearray, int]] = {}
     left = len(data)
@@ -210,7 +214,11 @@ def _zip_reason(error: Exception) -> str:
 
 
 def _root_of(archive: zipfile.ZipFile, size: int, path: Path) -> str:
-    """Return the folder that a checkpoint's members are in, with its slash; refuse what is no checkpoint."""
+    """Return the folder that a checkpoint's members are in, with its slash; refuse what is no checkpoint.
+
+    Raises:
+        CheckpointError: It unpacks to more than weights do, is a TorchScript archive, or torch.save did not write it.
+    """
     members = archive.infolist()
     declared = sum(member.file_size for member in members)
     if declared > MAX_BYTES or (declared > _RATIO_FROM_BYTES and declared > _MAX_RATIO * size):

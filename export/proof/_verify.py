@@ -94,6 +94,9 @@ def verify_shapes(
 
     Returns:
         The comparison, and a sentence for each shape that was left out.
+
+    Raises:
+        ParityError: An output has another size than PyTorch's.
     """
     m = multiple
     wanted = [(1, m, m), (1, 17 * m, 9 * m), (3, 5 * m, 11 * m)]

@@ -123,7 +123,11 @@ class TorchSession:
     def run_on_device(
         self, array: object, *, stream: object | None = None, out: object | None = None
     ) -> object:
-        """See `Session.run_on_device`; returns a tensor, or ``out``."""
+        """See `Session.run_on_device`; returns a tensor, or ``out``.
+
+        Raises:
+            InferenceError: The array does not fit, a stream is given where there is none, or it failed.
+        """
         self._open_net()
         if self._device.type == "cuda":
             return self._run_on_cuda(array, stream, out)

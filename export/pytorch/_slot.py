@@ -50,7 +50,11 @@ class TorchCudaSlot:
         return batch
 
     def start(self) -> None:
-        """Enqueue upload, inference and download; see `Slot.start`."""
+        """Enqueue upload, inference and download; see `Slot.start`.
+
+        Raises:
+            InferenceError: It was not prepared, or the device refuses it.
+        """
         if self._batch is None or self._made is None:
             raise InferenceError(f"a slot of {self._info.name} was started before it was prepared")
         with self._translated(f"a batch of {self._shape}"), torch.cuda.stream(self._stream):
@@ -59,7 +63,11 @@ class TorchCudaSlot:
             self._done.record(self._stream)
 
     def finish(self) -> BatchOutput:
-        """Wait for the batch; see `Slot.finish`."""
+        """Wait for the batch; see `Slot.finish`.
+
+        Raises:
+            InferenceError: It was not prepared, or the batch failed on the device.
+        """
         if self._made is None:
             raise InferenceError(f"a slot of {self._info.name} was asked for what it was not given")
         with self._translated(f"a batch of {self._shape}"):

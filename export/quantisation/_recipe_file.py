@@ -112,7 +112,7 @@ def load_recipe(path: Path) -> KeptRecipe:
 
     Raises:
         ExportError: It is not there, not one, of another schema, or its parameters are not those it was kept with.
-    """
+    """  # noqa: DOC501  ValueError is caught here
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:

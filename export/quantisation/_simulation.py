@@ -116,7 +116,11 @@ class Simulation:
             conv.forward = _Forward(self, conv, name)  # type: ignore[method-assign, assignment]
 
     def use(self, names: Iterable[str]) -> None:
-        """Quantise these convolutions, all of which the recipe knows, and no others."""
+        """Quantise these convolutions, all of which the recipe knows, and no others.
+
+        Raises:
+            KeyError: The recipe has none of that name.
+        """
         self._on = frozenset(names)
         unknown = self._on - set(self._convolutions)
         if unknown:
@@ -208,7 +212,11 @@ def rounded(x: Tensor, step: Tensor, kind: str, *, weights: bool = False) -> Ten
 
 
 def apply_parameters(module: nn.Module, recipe: Recipe) -> None:
-    """Put the parameters that a recipe changed into a module, which is changed."""
+    """Put the parameters that a recipe changed into a module, which is changed.
+
+    Raises:
+        KeyError: The module has none of that name.
+    """
     state = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in recipe.parameters.items()}
     missing = module.load_state_dict(state, strict=False).unexpected_keys
     if missing:

@@ -74,7 +74,7 @@ def call(name: str, *arguments: Any) -> Any:
         CaptureBrokenError: A graph is being captured, and it cannot be done meanwhile, or the capture was broken.
         DeviceLostError: The context is broken; only a new process helps.
         InferenceError: Every other status, or there is no driver.
-    """
+    """  # noqa: DOC501  what _error returns
     try:
         status, *values = getattr(_driver(), name)(*arguments)
     except (RuntimeError, OSError) as error:

@@ -140,7 +140,7 @@ class Guard:
 
         Raises:
             InferenceError: The batch is no picture, and nothing here makes a better one.
-        """
+        """  # noqa: DOC501  what bad_picture_error returns
         wrong = judge(made, info, len(tiles), given=given)
         if wrong is None:
             return made, info

@@ -101,7 +101,8 @@ def open_lanes(
         insist: Whether it must compute on those devices, because somebody named them.
 
     Raises:
-        EsrganDeployError: One cannot be opened.
+        InferenceError: One cannot be opened, or computes elsewhere than on the device that was named.
+        EsrganDeployError: As from `open_session` and `verify_golden`.
     """
     lanes: list[Lane] = []
     try:
@@ -144,6 +145,7 @@ def borrowed_lanes(sessions: Sequence[Session], *, slots: int | None) -> list[La
 
     Raises:
         InferenceError: There is none, or they are not of one model.
+        ValueError: One is no session.
     """
     if not sessions:
         raise InferenceError("an empty list of sessions enlarges nothing; give at least one")

@@ -37,7 +37,7 @@ def verify_golden(session: Session, path: Path) -> tuple[Comparison, ...]:
         InferenceError: There is nothing to verify against: no manifest, no golden file, another one than the
             manifest lists, no bound for the precision, or no picture within the sizes that the session takes.
         ParityError: A bound is breached, with the figures, or the output has another size.
-    """
+    """  # noqa: DOC501  what _unverified returns
     manifest, folder = _manifest_of(path), path.parent
     listed = manifest.artefact(path.name)
     # The pairs would hold for a file that differs in one bit as well; they were not made for it.

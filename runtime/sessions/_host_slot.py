@@ -34,7 +34,12 @@ class HostSlot:
         self._made: BatchOutput | None = None
 
     def prepare(self, shape: tuple[int, int, int]) -> Array:
-        """Return the batch to fill; see `Slot.prepare`."""
+        """Return the batch to fill; see `Slot.prepare`.
+
+        Raises:
+            InferenceError: The session does not take that shape.
+            OutOfMemoryError: The batch does not fit into memory.
+        """
         wanted = self._info.batch_shape(*shape)
         self._made = None
         if self._batch is None or self._batch.shape != wanted:
@@ -50,14 +55,22 @@ class HostSlot:
         return self._batch
 
     def start(self) -> None:
-        """Compute the batch, and wait for a turn to do so."""
+        """Compute the batch, and wait for a turn to do so.
+
+        Raises:
+            InferenceError: It was not prepared, or it failed.
+        """
         if self._batch is None:
             raise InferenceError(f"a slot of {self._info.name} was started before it was prepared")
         with self._turn:
             self._made = self._compute(self._batch)
 
     def finish(self) -> BatchOutput:
-        """Return what was made; see `Slot.finish`."""
+        """Return what was made; see `Slot.finish`.
+
+        Raises:
+            InferenceError: Nothing was started.
+        """
         if self._made is None:
             raise InferenceError(f"a slot of {self._info.name} was asked for what it was not given")
         return self._made

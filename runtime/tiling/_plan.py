@@ -183,6 +183,7 @@ def plan_tiles(
 
     Raises:
         InferenceError: No tile of the asked size can be placed.
+        ValueError: A batch or a largest tile below 1.
     """
     if height < 1 or width < 1:
         raise InferenceError(f"the picture is {width}x{height} pixels; it needs at least 1x1")

@@ -166,7 +166,11 @@ def add_options(parser: argparse.ArgumentParser, options: type, *, required: boo
 
 
 def breaches(options: Any) -> Iterator[str]:
-    """Say of every field that is beyond its choices or limits: its name, its value, and what is allowed."""
+    """Look for fields that are beyond their choices or limits.
+
+    Yields:
+        Of each its name, its value, and what is allowed.
+    """
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if _is_option(field):
@@ -175,7 +179,11 @@ def breaches(options: Any) -> Iterator[str]:
 
 
 def peaks(text: str) -> int | tuple[int, int]:
-    """Read ``1`` or ``255``, or ``1:255`` of an input and an output, as the `type` of an option."""
+    """Read ``1`` or ``255``, or ``1:255`` of an input and an output, as the `type` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none of these.
+    """
     known = {"1": 1, "255": 255}
     parts = text.split(":")
     if len(parts) > 2 or not known.keys() >= set(parts):
@@ -211,7 +219,11 @@ def between(least: float, most: float) -> Callable[[str], float]:
 
 
 def output_file(text: str) -> Path:
-    """Be the `type` of an option that names a file to write: what cannot be one is refused before the work."""
+    """Be the `type` of an option that names a file to write: what cannot be one is refused before the work.
+
+    Raises:
+        argparse.ArgumentTypeError: Its folder is missing or cannot be written, or something else is there.
+    """
     path, why = Path(text), ""
     parent = path.absolute().parent
     try:
@@ -324,7 +336,11 @@ def _reader(field: "dataclasses.Field[Any]", kind: Any, *, listed: bool) -> Call
 
 
 def _problems(field: "dataclasses.Field[Any]", value: Any) -> Iterator[str]:
-    """Say what is allowed, once for each limit that the value breaks."""
+    """Compare a value with the limits of its field.
+
+    Yields:
+        What is allowed, once for each limit that the value breaks.
+    """
     choices = _choices(field)
     for one in value if isinstance(value, tuple) else (value,):
         if choices and one not in choices and one != field.default:

@@ -162,7 +162,7 @@ def load_manifest(path: Path) -> Manifest:
 
     Raises:
         ExportError: It is not a manifest, or of a schema that this version does not know.
-    """
+    """  # noqa: DOC501  ValueError is caught here
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or "schema" not in data:

@@ -82,6 +82,9 @@ def opened(path: Path, *, threads: int | None = None) -> Iterator[Opened]:
         path: The .onnx file, either form.
         threads: Of ONNX Runtime; None lets it choose.
 
+    Yields:
+        What it makes of pictures; closed at the end of the block.
+
     Raises:
         BenchmarkError: It is no graph, or its scale is no whole number.
         InferenceError: ONNX Runtime refuses it.

@@ -132,7 +132,11 @@ class PsnrStage:
     def backward(
         self, losses: dict[str, Tensor], weights: dict[str, float], totals: dict[str, float], parts: int
     ) -> None:
-        """Add up the weighted losses, refuse what is not finite, and accumulate gradients."""
+        """Add up the weighted losses, refuse what is not finite, and accumulate gradients.
+
+        Raises:
+            LossNotFiniteError: A loss is NaN or infinite, in every process alike.
+        """
         named = torch.stack([loss.detach().float() for loss in losses.values()]) / parts
         # Every process learns of it and stops: one that went on would wait for the others for ever.
         values = self.accelerator.reduce(named, reduction="mean").tolist()

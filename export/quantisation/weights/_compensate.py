@@ -80,6 +80,9 @@ def side_by_side(
 
     Returns:
         The outputs of the fp32 and of the quantised net.
+
+    Raises:
+        ValueError: There are no pictures.
     """
     known = list(pictures)
     if not known:

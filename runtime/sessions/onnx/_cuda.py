@@ -149,7 +149,7 @@ class OrtCuda:
 
         Raises:
             InferenceError: It failed; `OutOfMemoryError` and `DeviceLostError` can be answered.
-        """
+        """  # noqa: DOC501  what failure_of returns
         with turn, self.device.bound():
             for handle in {stream, batch.stream, *(output.stream for output in outputs)}:
                 if handle is not None and handle != self.stream.handle:
@@ -225,7 +225,11 @@ class OrtCudaSlot:
         return self._views[0]
 
     def start(self) -> None:
-        """Enqueue upload, inference and download; see `Slot.start`."""
+        """Enqueue upload, inference and download; see `Slot.start`.
+
+        Raises:
+            InferenceError: It was not prepared, or the device refuses it.
+        """
         if self._cuda is None or not self._arrays:
             raise InferenceError(f"a slot of {self._info.name} was started before it was prepared")
         batch, *outputs = self._arrays
@@ -244,7 +248,11 @@ class OrtCudaSlot:
             self._done.record(self._stream.handle)
 
     def finish(self) -> BatchOutput:
-        """Wait for the batch; see `Slot.finish`."""
+        """Wait for the batch; see `Slot.finish`.
+
+        Raises:
+            InferenceError: It was not prepared, or the batch failed on the device.
+        """
         if not self._arrays:
             raise InferenceError(f"a slot of {self._info.name} was asked for what it was not given")
         with self._device.bound():

@@ -156,7 +156,11 @@ def _spec(data: dict[str, Any]) -> ModelSpec | None:
 
 
 def _measure(path: Path, run: Run, declared: _Input, channels: int) -> _Facts:
-    """Find scale, size multiple and output channels from what the graph makes of small blank pictures."""
+    """Find scale, size multiple and output channels from what the graph makes of small blank pictures.
+
+    Raises:
+        InferenceError: It enlarges no size by one factor.
+    """
     if declared.height:
         return _measure_fixed(path, run, declared, channels)
     failure: Exception | None = None

@@ -38,7 +38,11 @@ def missing_data(path: Path) -> str:
 
 
 def _fields(file: BinaryIO, end: int, wanted: int) -> Iterator[int]:
-    """Go to each field of a number in a message that ends at ``end``, and yield where the field ends."""
+    """Go to each field of a number in a message that ends at ``end``.
+
+    Yields:
+        Where the field ends, with the file at its beginning.
+    """
     while file.tell() < end:
         tag = _varint(file)
         kind = tag & 7

@@ -184,7 +184,11 @@ class OnnxSession:
     def run_on_device(
         self, array: object, *, stream: object | None = None, out: object | None = None
     ) -> object:
-        """See `Session.run_on_device`."""
+        """See `Session.run_on_device`.
+
+        Raises:
+            InferenceError: The array does not fit or cannot stay where it is, there are no streams, or it failed.
+        """  # noqa: DOC501  what failure_of returns
         graph = self._open_graph()
         if isinstance(graph, AdaptedGraph):
             raise InferenceError(
@@ -278,7 +282,11 @@ class OnnxSession:
 def _look(
     ort: Any, path: Path, options: SessionOptions, wanted: list[tuple[str, dict[str, str]]]
 ) -> tuple[Any, Ends | None]:
-    """Open a graph that others made and find out what it takes and gives; no graph where it says so itself."""
+    """Open a graph that others made and find out what it takes and gives; no graph where it says so itself.
+
+    Raises:
+        InferenceError: The graph says itself what it takes, and options say it too.
+    """
     if not describes_itself(path):
         graph = _opened(ort, path, options, wanted)
         return graph, measured_ends(graph, path, options)

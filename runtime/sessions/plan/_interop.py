@@ -54,6 +54,9 @@ class PlanOnDevice:
         Everything is checked before anything is enqueued. A result that is not given a place is allocated in the
         stream's order, from the driver's pool, which gives memory back to the system whenever the stream is waited
         for: a caller in a hurry passes ``out``.
+
+        Raises:
+            InferenceError: The session is closed, the array does not fit, or the device refuses it.
         """
         with self._turn:
             if self._closed:

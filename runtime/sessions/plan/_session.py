@@ -63,7 +63,11 @@ class PlanSession:
         return PlanSlot(self._open(), self._device, self._info)
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Enlarge one batch; see `Session.run`."""
+        """Enlarge one batch; see `Session.run`.
+
+        Raises:
+            InferenceError: The batch is not of that form, the session is closed, or it failed.
+        """
         info = self._info
         wanted = info.batch_shape(0, 0, 0)
         channel = 3 if info.form == "uint8" else 1

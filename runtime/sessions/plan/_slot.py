@@ -73,7 +73,11 @@ class PlanSlot:
         return self._now.views[self._engine.input]
 
     def start(self) -> None:
-        """Enqueue upload, inference and download; see `Slot.start`."""
+        """Enqueue upload, inference and download; see `Slot.start`.
+
+        Raises:
+            InferenceError: It is closed, was not prepared or not finished, or the device refuses it.
+        """
         self._refuse_closed()
         if self._now is None or self._busy:
             state = "again before it was finished" if self._busy else "before it was prepared"
@@ -87,7 +91,11 @@ class PlanSlot:
         self._busy = True
 
     def finish(self) -> BatchOutput:
-        """Wait for the batch and return it; see `Slot.finish`."""
+        """Wait for the batch and return it; see `Slot.finish`.
+
+        Raises:
+            InferenceError: It was not started, or the batch failed on the device.
+        """
         shape = self._now
         if shape is None or not self._busy:
             raise InferenceError(f"a slot of {self._info.name} was asked for what it was not given")
