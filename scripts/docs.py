@@ -1,4 +1,7 @@
-"""Build the documentation, the API's from the docstrings: python3 scripts/docs.py [mkdocs arguments]"""
+"""Build the documentation, the API's from the docstrings: python3 scripts/docs.py [mkdocs arguments]
+
+Into build/site; with ``serve`` it is shown and follows what is written.
+"""
 
 import os
 import subprocess
@@ -8,14 +11,16 @@ from _environment import ROOT, ready
 
 
 def main() -> int:
-    """Build into build/site; with ``serve`` show it."""
-    scripts = ready(".venv-test", "export,cpu,rtx,media,training,report,dev", editable=True)
-    arguments = sys.argv[1:] or ["build", "--strict", "--quiet"]
-    # What mkdocs says of its own successors is no news of these documents.
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(
-        [str(scripts / "python"), "-m", "mkdocs", *arguments], cwd=ROOT, env=environment
-    ).returncode
+    scripts = ready(".venv-docs", "docs", editable=True)
+    environment = {
+        **os.environ,
+        # ruff, which breaks long signatures, is looked for there.
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        # What mkdocs-material says of mkdocs' successors is no news of these documents.
+        "NO_MKDOCS_2_WARNING": "1",
+    }
+    command = [str(scripts / "python"), "-m", "mkdocs", *(sys.argv[1:] or ["build", "--strict", "--quiet"])]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime import Upscaler
 
     __version__: str
+    """The version that is installed, such as ``"0.1.0"``."""
 
 __all__ = [
     "Artefact",

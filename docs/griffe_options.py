@@ -1,0 +1,20 @@
+"""Show a field of options by its default and its help, not by the call that makes it."""
+
+from typing import Any
+
+import griffe
+
+
+class Options(griffe.Extension):
+    """Reads ``name: int = option(4, help="...")`` as ``name: int = 4``, with its help as its docstring."""
+
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        call = attr.value
+        if not isinstance(call, griffe.ExprCall) or str(call.function) != "option":
+            return
+        named = {word.name: word.value for word in call.arguments if isinstance(word, griffe.ExprKeyword)}
+        given = [word for word in call.arguments if not isinstance(word, griffe.ExprKeyword)]
+        attr.value = given[0] if given else f"{named['factory']}()" if "factory" in named else None
+        described = attr.parent.docstring is not None and "Attributes:" in attr.parent.docstring.value
+        if attr.docstring is None and not described:
+            attr.docstring = griffe.Docstring(str(named["help"]).strip("'\""), parent=attr)
