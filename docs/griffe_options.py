@@ -9,6 +9,7 @@ class Options(griffe.Extension):
     """Reads ``name: int = option(4, help="...")`` as ``name: int = 4``, with its help as its docstring."""
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        """Replace the call."""
         call = attr.value
         if not isinstance(call, griffe.ExprCall) or str(call.function) != "option":
             return
