@@ -243,7 +243,7 @@ def _seams(models: Sequence[Path], names: Sequence[str], options: BenchOptions) 
                 check_point(session, path, point)
     from esrgan_deploy.benchmarks.report import run_seams
 
-    return {name: run_seams(path, options=options) for name, path in zip(names, models, strict=True)}
+    return {name: run_seams(path, options) for name, path in zip(names, models, strict=True)}
 
 
 def _roofs(entries: Sequence[_Entry], options: BenchOptions) -> dict[str, Any] | None:

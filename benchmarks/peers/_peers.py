@@ -1,6 +1,5 @@
 """Other runtimes on the same net and the same input, for a comparison in the same run."""
 
-import importlib
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,24 +12,23 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import ExportError, InferenceError, MissingDependencyError
 from esrgan_deploy._files import CHECKPOINTS
 from esrgan_deploy._optional import require
+from esrgan_deploy.benchmarks.peers._ncnn import open_ncnn
 from esrgan_deploy.benchmarks.peers._protocol import Peer, PeerTask
+from esrgan_deploy.benchmarks.peers._runtimes import open_onnxruntime, open_openvino
+from esrgan_deploy.benchmarks.peers._torch import open_torch, open_torch_compiled
 
-__all__ = ["PEERS", "Peer", "open_peers"]
+__all__ = ["Peer", "open_peers"]
 
-# By name: the module and the function that open it, imported only where it is asked for.
-_OPENERS = {
-    "torch": ("_torch", "open_torch"),
-    "torch-compile": ("_torch", "open_torch_compiled"),
-    "onnxruntime": ("_runtimes", "open_onnxruntime"),
-    "openvino": ("_runtimes", "open_openvino"),
-    "ncnn": ("_ncnn", "open_ncnn"),
+OPENERS: dict[str, Callable[[PeerTask], Peer]] = {
+    "torch": open_torch,
+    "torch-compile": open_torch_compiled,
+    "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
+    "ncnn": open_ncnn,
 }
 
 # What stands before the suffix of the graphs and plans of an export.
 GRAPH_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8-cpu")
-
-PEERS = tuple(_OPENERS)
-"""The names that `open_peers` takes."""
 
 
 def open_peers(
@@ -47,7 +45,7 @@ def open_peers(
     fp16 and its copies to and from the device are within `Peer.run`; elsewhere all compute in fp32.
 
     Args:
-        names: Of `PEERS`, in the order wanted.
+        names: Of `_options.PEERS`, in the order wanted.
         model: A checkpoint, or a graph or plan of esrgan-export with ``model.onnx`` beside it.
         shape: ``(N, H, W)`` of the batch, in LR pixels.
         threads: Threads on the processor; None lets each choose. PyTorch's are the whole process'.
@@ -57,14 +55,9 @@ def open_peers(
         Those that are installed, in the order of `names`; close each.
 
     Raises:
-        InferenceError: A name is unknown, or a peer cannot run this net.
+        InferenceError: A peer cannot run this net.
         MissingDependencyError: None of them is installed.
     """
-    unknown = [name for name in names if name not in _OPENERS]
-    if unknown:
-        raise InferenceError(
-            f"there is no peer {', '.join(map(repr, unknown))}; the peers are {', '.join(PEERS)}"
-        )
     peers: list[Peer] = []
     missing: list[MissingDependencyError] = []
     with tempfile.TemporaryDirectory(prefix="esrgan-peers-") as folder:
@@ -86,12 +79,8 @@ def open_peers(
 
 
 def _open(name: str, task: PeerTask) -> Peer:
-    module, function = _OPENERS[name]
-    opener: Callable[[PeerTask], Peer] = getattr(
-        importlib.import_module(f"esrgan_deploy.benchmarks.peers.{module}"), function
-    )
     try:
-        return opener(task)
+        return OPENERS[name](task)
     except (InferenceError, MissingDependencyError):
         raise
     except Exception as error:

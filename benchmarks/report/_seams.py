@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_deploy._errors import InferenceError, MediaError
-from esrgan_deploy._files import PICTURES, picture_files
-from esrgan_deploy._optional import require
+from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks.measure import session_options
-from esrgan_deploy.runtime import Session, Upscaler, open_session, read_picture
-from esrgan_deploy.runtime.device import MemoryFacts, device_memory, processor_memory
-from esrgan_deploy.runtime.sessions import SessionInfo
+from esrgan_deploy.runtime import Session, Upscaler, open_session
+from esrgan_deploy.runtime.device import device_memory, processor_memory
 from esrgan_deploy.runtime.tiling import (
     EDGES,
     SEAM_LEVELS,
@@ -32,16 +29,12 @@ FLAT = ((0.5, 0.5, 0.5), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1))
 SIDE = 64
 
 
-def run_seams(
-    path: Path, *, options: BenchOptions | None = None, pictures: Path | None = None, store: bool = True
-) -> dict[str, Any]:
-    """Measure an artefact's seams, choose its tiling, and keep both in the manifest beside it.
+def run_seams(path: Path, options: BenchOptions) -> dict[str, Any]:
+    """Measure an artefact's seams on drawn pictures, choose its tiling, and keep both in the manifest beside it.
 
     Args:
         path: The artefact.
         options: How it is opened.
-        pictures: A folder of photographs, or one file; None has pictures drawn.
-        store: Whether to keep the result, where there is a manifest.
 
     Returns:
         What JSON carries: ``file``; ``curve`` (`SeamCurve`), ``choice`` (`TileChoice`), ``memory`` (`MemoryFacts`),
@@ -51,12 +44,12 @@ def run_seams(
 
     Raises:
         InferenceError: The artefact cannot be run here.
-        MediaError: A picture cannot be read.
     """
-    session = open_session(path, session_options(options or BenchOptions()))
+    session = open_session(path, session_options(options))
     try:
-        curve = measure_seams(session, pictures=None if pictures is None else _read(pictures))
-        memory = _memory_of(session.info)
+        curve = measure_seams(session)
+        device = session.info.device
+        memory = device_memory(device) if device >= 0 else processor_memory()
         choice = choose_tiling(session.info, memory=memory, curve=curve)
         rim = _rim(session, choice.halo)
     except NotMeasurableError as error:
@@ -69,7 +62,7 @@ def run_seams(
         "choice": dataclasses.asdict(choice),
         "memory": dataclasses.asdict(memory),
         "rim": rim,
-        "kept": _keep(path, curve, choice) if store else "not asked for",
+        "kept": _keep(path, curve, choice),
     }
 
 
@@ -115,20 +108,8 @@ def _rim(session: Session, halo: int) -> dict[str, float]:
     return found
 
 
-def _memory_of(info: SessionInfo) -> MemoryFacts:
-    return device_memory(info.device) if info.device >= 0 else processor_memory()
-
-
 def _keep(path: Path, curve: SeamCurve, choice: TileChoice) -> str:
     try:
         return store_tiling(path, curve, choice).name
     except (InferenceError, OSError) as error:
         return f"no, {error}"
-
-
-def _read(pictures: Path) -> dict[str, Any]:
-    require("PIL", extra="media")
-    files = picture_files(pictures) if pictures.is_dir() else [pictures]
-    if not files:
-        raise MediaError(f"{pictures} holds no picture; it needs {', '.join(PICTURES)}")
-    return {file.name: read_picture(file).pixels for file in files}

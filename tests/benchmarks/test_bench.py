@@ -13,7 +13,7 @@ from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.benchmarks import _options
 from esrgan_deploy.benchmarks._cli import main
 from esrgan_deploy.benchmarks.measure import Timing, measure, measure_quality
-from esrgan_deploy.benchmarks.peers._peers import PEERS
+from esrgan_deploy.benchmarks.peers._peers import OPENERS
 from esrgan_deploy.benchmarks.record import Row, difference_of
 from esrgan_deploy.engines import BuildOptions, ShapeRange, built_fields, engine_from_onnx
 from esrgan_deploy.export import ExportOptions, export_model
@@ -186,7 +186,7 @@ def test_a_usage_error_is_exit_2(made, arguments, run_bench):
 
 def test_every_peer_that_can_be_named_can_be_opened():
     """The help would offer one that the work then refuses."""
-    assert PEERS == _options.PEERS
+    assert tuple(OPENERS) == _options.PEERS
 
 
 def test_the_traffic_of_a_plan_of_one_size_is_kept_and_held_against_the_copy(made, tmp_path):

@@ -15,7 +15,6 @@ from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._spec import METADATA_KEY, ModelSpec
 from esrgan_deploy.benchmarks._cli import main
 from esrgan_deploy.benchmarks.peers import open_peers
-from esrgan_deploy.benchmarks.peers._peers import PEERS
 from esrgan_deploy.benchmarks.peers._torch import module_from_graph
 from esrgan_deploy.export._write_graphs import describe
 from esrgan_deploy.export.graphs import clone, fold_scales, nest_concats, save, trace
@@ -204,12 +203,6 @@ def test_a_resized_graph_is_no_module(model, tmp_path):
     save(graph, tmp_path / "model.onnx")
     with pytest.raises(InferenceError, match=r"resizes the net's 4 to 2"):
         module_from_graph(tmp_path / "model.onnx")
-
-
-def test_an_unknown_name_lists_the_peers(model):
-    """A typing error is answered with what is allowed."""
-    with pytest.raises(InferenceError, match=", ".join(PEERS)):
-        _peers(["tensorflow"], model)
 
 
 def test_threads_of_torch_are_put_back(model):

@@ -8,31 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esrgan_deploy import InferenceError, MediaError
 from esrgan_deploy._manifest import Artefact, Manifest, save_manifest
 from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.benchmarks._options import BenchOptions
 from esrgan_deploy.benchmarks.report import run_seams, seams_table
 from esrgan_deploy.runtime.tiling._choice import load_tiling
-from esrgan_deploy.runtime.tiling._drawn import drawn_picture
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A graph of one 5x5 convolution x1 with the manifest beside it."""
     return write(tmp_path, ("n", "h", "w"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with two pictures, one of them too small, and something else."""
-    from PIL import Image
-
-    made = tmp_path / "pictures"
-    made.mkdir()
-    Image.fromarray(drawn_picture(1, 120)).save(made / "b.png")
-    Image.fromarray(drawn_picture(2, 20)).save(made / "a.png")
-    (made / "notes.txt").write_text("no picture")
-    return made
 
 
 def write(folder: Path, size: tuple[Any, Any, Any]) -> Path:
@@ -61,10 +47,9 @@ def write(folder: Path, size: tuple[Any, Any, Any]) -> Path:
     return path
 
 
-def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path, folder: Path) -> None:
+def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path) -> None:
     """A figure that is printed and not kept has to be measured again by everyone."""
-    seams = run_seams(model, pictures=folder)
-    assert seams["curve"]["pictures"] == ["b.png"]
+    seams = run_seams(model, BenchOptions())
     assert seams["choice"]["halo"] == 2
     assert seams["kept"] == "model.json"
     kept = load_tiling(model)
@@ -74,16 +59,15 @@ def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path, folder:
     text = seams_table(json.loads(json.dumps(seams)))
     line = next(line for line in text.splitlines() if line.endswith("<- under half a level from here on"))
     assert line.split()[0] == "2"
-    assert "b.png" in text
     assert "halo 2, where seams were measured" in text
     assert text.endswith("kept in the manifest: model.json")
 
 
 def test_the_rim_of_one_colour_is_measured_with_and_without_its_edge_repeated(
-    model: Path, folder: Path
+    model: Path,
 ) -> None:
     """A halo that hides the seams may leave a rim, and nobody would know how wide it has to be."""
-    seams = run_seams(model, pictures=folder, store=False)
+    seams = run_seams(model, BenchOptions())
     assert seams["rim"]["zero"] > 20
     assert seams["rim"]["repeat"] < 0.01
     line = next(line for line in seams_table(seams).splitlines() if line.startswith("edge: "))
@@ -91,28 +75,15 @@ def test_the_rim_of_one_colour_is_measured_with_and_without_its_edge_repeated(
     assert "the halo of 2" in line
 
 
-def test_nothing_is_kept_where_it_is_not_wanted_or_has_no_place(
-    model: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_kept_where_it_has_no_place(model: Path, tmp_path: Path) -> None:
     """A measurement must not end in an error because a model was given without its manifest."""
-    assert run_seams(model, pictures=folder / "b.png", store=False)["kept"] == "not asked for"
-    assert load_tiling(model) is None
     (tmp_path / "bare").mkdir()
     bare = Path(shutil.copy(model, tmp_path / "bare" / "model.onnx"))
-    assert "no manifest" in run_seams(bare, pictures=folder)["kept"]
+    assert "no manifest" in run_seams(bare, BenchOptions())["kept"]
 
 
 def test_a_net_of_one_size_is_left_out_with_the_reason(tmp_path: Path) -> None:
     """It takes nothing untiled to compare with; the other artefacts of the run still have theirs."""
-    seams = run_seams(write(tmp_path, (1, 64, 48)))
+    seams = run_seams(write(tmp_path, (1, 64, 48)), BenchOptions())
     assert "takes 48x64 to 48x64 pixels" in seams["skipped"]
     assert "not measured" in seams_table(seams)
-
-
-def test_a_folder_without_pictures_is_refused(model: Path, tmp_path: Path) -> None:
-    """Drawn pictures in their place would be taken for the photographs asked for."""
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(MediaError, match="holds no picture"):
-        run_seams(model, pictures=tmp_path / "empty")
-    with pytest.raises(InferenceError, match="no file"):
-        run_seams(tmp_path / "none.onnx")
