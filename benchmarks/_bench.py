@@ -171,7 +171,7 @@ def _measure_point(
             Row(
                 name=peer.name,
                 kind="peer",
-                provider=f"{peer.provider}, version {peer.version or 'unknown'}",
+                provider=f"{peer.provider}, version {peer.version}",
                 shape=point.shape,
                 threads=options.threads,
                 timings=timings(i),

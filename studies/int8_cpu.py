@@ -16,12 +16,10 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from esrgan_deploy._command_line import Parser, between
-from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks.measure import measure
 from esrgan_deploy.runtime import SessionOptions, open_session
 from studies._shared import Figures, cell, shape, spread, threads_option
@@ -115,22 +113,12 @@ def _times(paths: list[Path], args: argparse.Namespace) -> dict[str, dict[str, t
             session = stack.enter_context(contextlib.closing(open_session(path, how)))
             runs.append(functools.partial(session.run, batch))
         if args.openvino:
-            runs += [_openvino(path, args.threads, batch) for path in paths]
+            from esrgan_deploy.benchmarks.peers import in_openvino
+
+            runs += [in_openvino(path, batch, args.threads) for path in paths]
         values = [timing.values for timing in measure(runs, seconds=args.seconds)]
     runtimes = ["onnxruntime", "openvino"][: len(values) // 2]
     return {
         runtime: dict(zip(PRECISIONS, values[2 * place : 2 * place + 2], strict=True))
         for place, runtime in enumerate(runtimes)
     }
-
-
-def _openvino(path: Path, threads: int | None, batch: Any) -> Callable[[], object]:
-    ov = require("openvino", extra="peers")
-    core = ov.Core()
-    model = core.read_model(str(path))
-    model.reshape({model.inputs[0].get_any_name(): list(batch.shape)})
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
-    return lambda: request.infer({0: batch}, share_inputs=True, share_outputs=True)

@@ -31,7 +31,7 @@ from esrgan_deploy.training.models import (
     spec_of,
     teacher,
 )
-from esrgan_deploy.training.stages import GanStage, LossNotFiniteError, PsnrStage, Stage, learning_rate
+from esrgan_deploy.training.stages import GanStage, LossNotFiniteError, PsnrStage, learning_rate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -108,7 +108,7 @@ class _Loop:
         self,
         config: TrainConfig,
         accelerator: "Accelerator",
-        stage: Stage,
+        stage: PsnrStage,
         crops: Crops,
         report: Report,
         quantisation: FakeQuantisation | None,
@@ -316,7 +316,9 @@ def _calibrate(
     quantisation.calibrate(accelerator.unwrap_model(net), pictures)
 
 
-def _stage(config: TrainConfig, accelerator: "Accelerator", quantisation: FakeQuantisation | None) -> Stage:
+def _stage(
+    config: TrainConfig, accelerator: "Accelerator", quantisation: FakeQuantisation | None
+) -> PsnrStage:
     net = generator(config)
     if quantisation is not None:
         quantisation.attach(net)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "machine_state", "same_machine"]
+__all__ = ["describe_machine", "machine_state", "same_machine", "usable_cores"]
 
 # What makes two machines the same for a comparison. Versions of packages may differ: that is what one compares.
 IDENTITY = ("machine", "cpu", "cores", "memory_gib", "system")
@@ -54,7 +54,7 @@ def describe_machine() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "system": platform.system(),
         "kernel": platform.release(),
@@ -62,6 +62,11 @@ def describe_machine() -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "gpus": _nvidia_smi(_GPU),
     }
+
+
+def usable_cores() -> int:
+    """Return how many of the processor's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_state() -> dict[str, Any]:

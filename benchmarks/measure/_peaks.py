@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from esrgan_deploy._console import one_line
+from esrgan_deploy.benchmarks.measure._machine import usable_cores
 from esrgan_deploy.benchmarks.measure._timing import timed
 
 __all__ = ["best_of", "measure_peaks"]
@@ -41,7 +42,7 @@ def measure_peaks(device: int, threads: int | None, precisions: Sequence[str]) -
         precisions: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"``, ``"fp8"``. On a GPU
             fp32 brings a second roof, ``"tf32"``.
     """
-    number = str(threads or _cores())
+    number = str(threads or usable_cores())
     # OpenBLAS, MKL and OpenMP read theirs when they are loaded and never again.
     limits = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), number)
     question = {"device": device, "threads": int(number), "precisions": list(dict.fromkeys(precisions))}
@@ -220,10 +221,6 @@ def _repeat(once: Callable[[], float], least: int = 5) -> list[float]:
 
 def _threads(number: int) -> str:
     return "1 thread" if number == 1 else f"{number} threads"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Quality of an artefact: PSNR and SSIM on folders of HR and LR pictures."""
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +16,14 @@ from esrgan_deploy.runtime import Upscaler, open_session
 __all__ = ["measure_quality"]
 
 
-def measure_quality(
-    model: Path, folder: Path, *, crop: int | None = None, threads: int | None = None
-) -> Quality:
-    """Upscale ``folder/LR`` and compare it with ``folder/HR``; pictures pair by name.
+def measure_quality(model: Path, folder: Path, *, threads: int | None = None) -> Quality:
+    """Upscale ``folder/LR`` and compare it with ``folder/HR``; pictures pair by name, the scale is cropped.
 
     A half-precision graph on a processor is measured with every tensor really rounded (see `rounding_model`).
 
     Args:
         model: An .onnx, a .plan, or a checkpoint.
         folder: Holds ``LR`` and ``HR``.
-        crop: Border in HR pixels to leave out; None takes the scale, as the papers do.
         threads: Threads of ONNX Runtime on the CPU.
 
     Raises:
@@ -36,7 +34,8 @@ def measure_quality(
         # The bare net on the whole picture, as the papers and PyTorch have it.
         Upscaler(path, tile=0, edge="zero", threads=threads) as upscaler,
     ):
-        border = int(np.ceil(float(upscaler.info.scale))) if crop is None else crop
+        # As the papers do.
+        border = math.ceil(upscaler.info.scale)
         return measure_pairs(upscaler.upscale, folder, crop=border, arithmetic=arithmetic)
 
 

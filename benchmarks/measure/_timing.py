@@ -33,7 +33,11 @@ class Timing:
 
     def percentile(self, share: float) -> float:
         """Return the value that this share of the values does not exceed, interpolated."""
-        return _percentile(sorted(self.values), share)
+        ordered = sorted(self.values)
+        place = share * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
     @property
     def spread(self) -> float:
@@ -116,15 +120,10 @@ def paired_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float
         first: Seconds, in the order of the rounds.
         second: Seconds of the same rounds.
     """
-    ratios = sorted(a / b for a, b in zip(first, second, strict=True))
-    return _percentile(ratios, 0.25), _percentile(ratios, 0.5), _percentile(ratios, 0.75)
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    low, middle, high = statistics.quantiles(
+        (a / b for a, b in zip(first, second, strict=True)), n=4, method="inclusive"
+    )
+    return low, middle, high
 
 
 def _warm_up(sampler: Sampler, most: int, seconds: float) -> list[float]:

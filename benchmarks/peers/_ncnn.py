@@ -1,5 +1,6 @@
 """ncnn as a peer, by way of pnnx."""
 
+import importlib.metadata
 import importlib.util
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._optional import require
-from esrgan_deploy.benchmarks.peers._protocol import Peer, PeerTask, version_of
+from esrgan_deploy.benchmarks.peers._protocol import Peer, PeerTask
 
 __all__ = ["open_ncnn"]
 
@@ -57,7 +58,7 @@ def open_ncnn(task: PeerTask) -> Peer:
     return Peer(
         name="ncnn",
         provider="ncnn, CPU, fp32",
-        version=version_of("ncnn"),
+        version=importlib.metadata.version("ncnn"),
         run=run,
         difference=task.difference(np.stack([np.array(mat) for mat in run()])),
         close=close,
@@ -108,7 +109,7 @@ def _converted(task: PeerTask, program: Path) -> tuple[Path, Path]:
     if done.returncode != 0 or not parameters.is_file() or not weights.is_file():
         said = one_line(done.stdout)[-200:]
         raise InferenceError(
-            f"pnnx {version_of('pnnx')} cannot convert {task.graph.name} for ncnn (status {done.returncode}: "
-            f"{said}). Leave ncnn out of --peers"
+            f"pnnx {importlib.metadata.version('pnnx')} cannot convert {task.graph.name} for ncnn (status "
+            f"{done.returncode}: {said}). Leave ncnn out of --peers"
         )
     return parameters, weights

@@ -1,7 +1,6 @@
 """What a peer is, and what opens one is given."""
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Peer", "PeerTask", "version_of"]
+__all__ = ["Peer", "PeerTask"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,13 +58,3 @@ class PeerTask:
         if output.shape != self.expected.shape:
             return float("inf")
         return float(np.abs(output.astype(np.float32) - self.expected).max())
-
-
-def version_of(*distributions: str) -> str:
-    """Return the version of the first of these packages that is installed; empty where none is."""
-    for name in distributions:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ""

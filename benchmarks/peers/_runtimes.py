@@ -1,13 +1,17 @@
 """ONNX Runtime and OpenVINO as peers: the same graph in another runtime."""
 
 import contextlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from esrgan_deploy._optional import require
-from esrgan_deploy.benchmarks.peers._protocol import Peer, PeerTask, version_of
+from esrgan_deploy.benchmarks.peers._protocol import Peer, PeerTask
 
-__all__ = ["open_onnxruntime", "open_openvino"]
-
+__all__ = ["in_openvino", "open_onnxruntime", "open_openvino"]
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
@@ -40,7 +44,7 @@ def open_onnxruntime(task: PeerTask) -> Peer:
     return Peer(
         name="onnxruntime",
         provider=f"ONNX Runtime, {provider}, fp32",
-        version=version_of("onnxruntime", "onnxruntime-gpu") or str(ort.__version__),
+        version=str(ort.__version__),
         run=run,
         difference=task.difference(session.run([output], feeds)[0]),
         close=held.close,
@@ -54,24 +58,30 @@ def open_openvino(task: PeerTask) -> Peer:
         MissingDependencyError: OpenVINO is not installed.
     """
     ov = require("openvino", extra="peers")
-    core = ov.Core()
-    model = core.read_model(str(task.graph))
-    # Fixed shapes, which OpenVINO plans its memory for.
-    model.reshape({model.inputs[0].get_any_name(): list(task.batch.shape)})
-    # Else it computes in bf16 where the processor can, and another net would be measured.
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if task.threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = task.threads
-    held = {"request": core.compile_model(model, "CPU", settings).create_infer_request()}
-
-    def run() -> Any:
-        return held["request"].infer({0: task.batch}, share_inputs=True, share_outputs=True)[0]
-
+    held = {"run": in_openvino(task.graph, task.batch, task.threads)}
     return Peer(
         name="openvino",
         provider="OpenVINO, CPU, fp32",
-        version=version_of("openvino"),
-        run=run,
-        difference=task.difference(run()),
+        version=str(ov.__version__),
+        run=lambda: held["run"](),
+        difference=task.difference(held["run"]()),
         close=held.clear,
     )
+
+
+def in_openvino(graph: Path, batch: npt.NDArray[np.float32], threads: int | None) -> Callable[[], Any]:
+    """Return what runs a batch ``(N, C, H, W)`` through a graph in OpenVINO, on the processor, to a batch.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    core = require("openvino", extra="peers").Core()
+    model = core.read_model(str(graph))
+    # Fixed shapes, which OpenVINO plans its memory for.
+    model.reshape({model.inputs[0].get_any_name(): list(batch.shape)})
+    # Else it computes in bf16 where the processor can, and another net would be measured.
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return lambda: request.infer({0: batch}, share_inputs=True, share_outputs=True)[0]

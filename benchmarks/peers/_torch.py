@@ -18,7 +18,7 @@ from esrgan_deploy._errors import InferenceError, MissingDependencyError
 from esrgan_deploy._files import CHECKPOINTS
 from esrgan_deploy._optional import require
 from esrgan_deploy._spec import METADATA_KEY, ModelSpec
-from esrgan_deploy.benchmarks.peers._protocol import Peer, PeerTask, version_of
+from esrgan_deploy.benchmarks.peers._protocol import Peer, PeerTask
 
 if TYPE_CHECKING:
     from torch import nn
@@ -181,7 +181,7 @@ def _open(task: PeerTask, name: str, *, compiled: bool) -> Peer:
     return Peer(
         name=name,
         provider=f"PyTorch {'compiled' if compiled else 'eager'}, {where}, {fastest}",
-        version=version_of("torch") or str(torch.__version__),
+        version=str(torch.__version__),
         run=run,
         difference=difference,
         close=close,

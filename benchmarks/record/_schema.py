@@ -111,10 +111,6 @@ class Row:
         """What of the sweep it was measured at."""
         return self.shape, self.streams, self.tile
 
-    def megapixels_per_second(self, timing: str) -> float:
-        """Low-resolution megapixels per second, by the median."""
-        return self.pixels / self.timings[timing].median / 1e6
-
     def figures(self, timing: str) -> dict[str, Any]:
         """Return what follows from the values of a timing; None stands for what is not known."""
         taken = self.timings[timing]

@@ -15,7 +15,7 @@ from typing import Any
 from esrgan_deploy._optional import require
 from esrgan_deploy.benchmarks.measure import UNSTABLE
 from esrgan_deploy.benchmarks.record import Results, Row, point_in_words
-from esrgan_deploy.benchmarks.report._table import describe_parity
+from esrgan_deploy.benchmarks.report._table import describe_parity, describe_qualities
 
 __all__ = ["html_report", "number", "require_report"]
 
@@ -93,7 +93,8 @@ def html_report(results: Results) -> str:
             ],
             warnings=results.warnings,
             speeds=[_speed(row, timing) for row in rows for timing in row.timings],
-            remarks=_remarks(rows),
+            remarks=describe_qualities(rows)
+            + [f"{row.name}: {timing}: {why}" for row in rows for timing, why in row.notes.items()],
             latencies=[_histogram(row) for row in rows[:MOST_HISTOGRAMS]],
             hidden=len(rows) - MOST_HISTOGRAMS,
             throughput=_throughput(rows),
@@ -145,17 +146,6 @@ def _speed(row: Row, timing: str) -> list[str]:
     ]
 
 
-def _remarks(rows: Sequence[Row]) -> list[str]:
-    qualities = [
-        f"{row.name}: Y {q['psnr_y']:.4f} dB / {q['ssim_y']:.4f}, RGB {q['psnr_rgb']:.4f} dB / {q['ssim_rgb']:.4f} "
-        f"over {q['pictures']} pictures; {q['arithmetic']}"
-        for row in rows
-        if (q := row.quality)
-    ]
-    notes = [f"{row.name}: {timing}: {why}" for row in rows for timing, why in row.notes.items()]
-    return list(dict.fromkeys(qualities + notes))
-
-
 def _ratio(place: int, ratio: dict[str, Any], words: dict[Any, str]) -> list[str]:
     point = tuple(ratio["shape"]), ratio["streams"], ratio["tile"]
     return [
@@ -198,7 +188,7 @@ def _lines(rows: Sequence[Row], place: Callable[[Row], int], label: str, scale: 
     series: dict[str, dict[int, float]] = {}
     for row in rows:
         name = row.name + (f", {row.streams} in flight" if row.streams > 1 else "")
-        points, x, y = series.setdefault(name, {}), place(row), row.megapixels_per_second(row.best)
+        points, x, y = series.setdefault(name, {}), place(row), row.figures(row.best)["megapixels_per_second"]
         # Two pictures cut into the same tiles: the faster one stands for the tile.
         points[x] = max(y, points.get(x, y))
     if all(len(points) < 2 for points in series.values()):

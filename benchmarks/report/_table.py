@@ -7,7 +7,7 @@ from esrgan_deploy._console import aligned
 from esrgan_deploy.benchmarks.measure import UNSTABLE
 from esrgan_deploy.benchmarks.record import Results, Row, point_in_words
 
-__all__ = ["describe_parity", "table"]
+__all__ = ["describe_parity", "describe_qualities", "table"]
 
 # Head of a column and what stands in it; a column that is empty in every row is left out.
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
@@ -20,7 +20,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("p50 ms each", lambda row: _milliseconds(row, "throughput", 0.5)),
     ("n", lambda row: str(len(row.timings["latency"].values))),
     ("pictures/s", lambda row: f"{row.figures(row.best)['pictures_per_second']:.3f}"),
-    ("LR MP/s", lambda row: f"{row.megapixels_per_second(row.best):.4f}"),
+    ("LR MP/s", lambda row: f"{row.figures(row.best)['megapixels_per_second']:.4f}"),
     ("TFLOP/s", lambda row: _optional(row.figures(row.best)["teraflops"], ".4f")),
     ("of peak", lambda row: _optional(row.figures(row.best)["compute_share"], ".0%")),
     ("device TFLOP/s", lambda row: _of_device(row, "teraflops", ".4f")),
@@ -55,7 +55,7 @@ def table(results: Results) -> str:
     lines += _unstable(rows, several)
     lines += [_ratio(ratio, several) for ratio in results.ratios]
     lines += _differences(rows, several)
-    lines += _qualities(rows)
+    lines += describe_qualities(rows)
     return "\n".join(lines)
 
 
@@ -155,7 +155,8 @@ def _differences(rows: Sequence[Row], several: bool) -> list[str]:
     ]
 
 
-def _qualities(rows: Sequence[Row]) -> list[str]:
+def describe_qualities(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each artefact that was held against the truth."""
     measured = {row.name: row.quality for row in rows if row.quality is not None}
     return [
         f"{name}: Y {q['psnr_y']:.4f} dB / {q['ssim_y']:.4f}, RGB {q['psnr_rgb']:.4f} dB / {q['ssim_rgb']:.4f} "

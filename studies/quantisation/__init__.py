@@ -176,7 +176,7 @@ def _peers(text: str) -> list[str]:
 
 
 def _crops(args: argparse.Namespace, fine: Opened) -> tuple[list[Any], str]:
-    from esrgan_deploy.export.quantisation.calibration._pictures import calibration_pictures
+    from esrgan_deploy.export.quantisation.calibration import calibration_pictures
 
     chosen = calibration_pictures(
         args.calibration, channels=3, scale=fine.scale, multiple=fine.multiple, fit=args.crops

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._errors import MediaError
+from esrgan_deploy._files import picture_files
 from esrgan_deploy._metrics import bicubic_downscale, crop_border, luma, psnr, ssim
 from esrgan_deploy._optional import require
 from esrgan_deploy._parity import Comparer, planar
@@ -31,8 +32,6 @@ __all__ = [
 Picture = npt.NDArray[np.uint8]
 Upscale = Callable[[Picture], Picture]
 """Enlarges ``(H, W, 3)`` uint8 to ``(H·s, W·s, 3)`` uint8."""
-
-_SUFFIXES = {".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".webp"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,9 +102,8 @@ def pictures_of(folder: Path, scale: int, *, most: int | None = None) -> list[Sh
     if (folder / "LR").is_dir() or (folder / "HR").is_dir():
         pairs = paired_pictures(folder)[:most]
         return [Shown(name=lr.name, lr=read(lr), truth=read(hr)) for lr, hr in pairs]
-    pictures = folder.iterdir() if folder.is_dir() else ()
     found = []
-    for path in sorted(one for one in pictures if one.suffix.lower() in _SUFFIXES and one.is_file())[:most]:
+    for path in (picture_files(folder) if folder.is_dir() else ())[:most]:
         truth = read(path)
         height, width = (side // scale * scale for side in truth.shape[:2])
         truth = truth[:height, :width]

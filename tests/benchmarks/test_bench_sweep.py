@@ -105,7 +105,7 @@ def test_a_sweep_over_tiles_counts_the_pixels_of_the_picture(model):
     assert [row.tile for row in results.rows] == [0, 40]
     for row in results.rows:
         assert row.pixels == 40 * 48
-        assert row.megapixels_per_second("latency") == pytest.approx(
+        assert row.figures("latency")["megapixels_per_second"] == pytest.approx(
             40 * 48 / row.timings["latency"].median / 1e6
         )
     assert "picture 40x48, tile 40" in table(results)

@@ -6,14 +6,11 @@ from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.training.stages._gan import GanStage
-    from esrgan_deploy.training.stages._psnr import LossNotFiniteError, PsnrStage, Stage, learning_rate
+    from esrgan_deploy.training.stages._psnr import LossNotFiniteError, PsnrStage, learning_rate
 
-__all__ = ["GanStage", "LossNotFiniteError", "PsnrStage", "Stage", "learning_rate"]
+__all__ = ["GanStage", "LossNotFiniteError", "PsnrStage", "learning_rate"]
 
 __getattr__, __dir__ = handed_on(
     __name__,
-    {
-        "_gan": ("GanStage",),
-        "_psnr": ("LossNotFiniteError", "PsnrStage", "Stage", "learning_rate"),
-    },
+    {"_gan": ("GanStage",), "_psnr": ("LossNotFiniteError", "PsnrStage", "learning_rate")},
 )

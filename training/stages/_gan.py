@@ -77,7 +77,7 @@ class GanStage(PsnrStage):
         config: TrainConfig,
         accelerator: "Accelerator",
         net: nn.Module,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | None,
     ) -> None:
         # Before anything is distributed: without VGG's weights there is nothing to begin.
         features = vgg19_features(config.vgg) if config.perceptual_weight else None
@@ -88,7 +88,7 @@ class GanStage(PsnrStage):
         self._judge, self._judge_optimiser = accelerator.prepare(judge, optimiser_of(judge, config))
 
     def step(self, parts: Sequence[Batch], rate: float) -> dict[str, float]:
-        """See `Stage`."""
+        """Step the generator, then the discriminator; see `PsnrStage.step`."""
         totals: dict[str, float] = {}
         fakes = self._generator_step(parts, totals)
         self.update(rate)

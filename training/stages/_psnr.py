@@ -1,9 +1,9 @@
-"""One optimiser step of the PSNR-oriented stage; the GAN stage builds on it (`_gan_stage`)."""
+"""One optimiser step of the PSNR-oriented stage; the GAN stage builds on it (`_gan`)."""
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ __all__ = [
     "Batch",
     "LossNotFiniteError",
     "PsnrStage",
-    "Stage",
     "averaged",
     "learning_rate",
     "optimiser_of",
@@ -64,11 +63,21 @@ class LossNotFiniteError(ArithmeticError):
     """A loss became NaN or infinite; no weight was changed with it."""
 
 
-class Stage(Protocol):
-    """What the training loop asks of a stage."""
+class PsnrStage:
+    """L1 to the HR picture, to a teacher's, or to both."""
 
-    net: nn.Module
-    average: AveragedModel
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: "Accelerator",
+        net: nn.Module,
+        teacher: nn.Module | None,
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.average = averaged(net.to(accelerator.device), config.ema)
+        self.net, self.optimiser = accelerator.prepare(net, optimiser_of(net, config))
+        self._teacher = teacher.to(accelerator.device) if teacher is not None else None
+        accelerator.register_for_checkpointing(self.average)
 
     def step(self, parts: Sequence[Batch], rate: float) -> dict[str, float]:
         """Take one optimiser step.
@@ -83,26 +92,6 @@ class Stage(Protocol):
         Raises:
             LossNotFiniteError: On every process, if the loss is not finite on any.
         """
-
-
-class PsnrStage:
-    """L1 to the HR picture, to a teacher's, or to both."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        accelerator: "Accelerator",
-        net: nn.Module,
-        teacher: nn.Module | None = None,
-    ) -> None:
-        self.config, self.accelerator = config, accelerator
-        self.average = averaged(net.to(accelerator.device), config.ema)
-        self.net, self.optimiser = accelerator.prepare(net, optimiser_of(net, config))
-        self._teacher = teacher.to(accelerator.device) if teacher is not None else None
-        accelerator.register_for_checkpointing(self.average)
-
-    def step(self, parts: Sequence[Batch], rate: float) -> dict[str, float]:
-        """See `Stage`."""
         totals: dict[str, float] = {}
         for lr, hr in self.each(parts, self.net):
             loss = self.pixel_loss(self.net(lr), lr, hr)
