@@ -83,7 +83,7 @@ def train(config: TrainConfig, *, say: Callable[[str], None] = print) -> Trained
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     accelerator = _accelerator(config)
-    tell = say if accelerator.is_main_process else _quiet
+    tell = say if accelerator.is_main_process else lambda _: None
     state = _state_to_resume(config)
     if config.validate is not None:
         paired_pictures(config.validate)
@@ -113,9 +113,8 @@ class _Loop:
         report: Report,
         quantisation: FakeQuantisation | None,
     ) -> None:
-        self._quantisation = quantisation
-        self._config, self._accelerator = config, accelerator
-        self._stage, self._crops, self._report = stage, crops, report
+        self._config, self._accelerator, self._stage = config, accelerator, stage
+        self._crops, self._report, self._quantisation = crops, report, quantisation
         self._quality: Quality | None = None
         self._best: float | None = None
 
@@ -128,7 +127,7 @@ class _Loop:
             with self._report.waiting():
                 numbered = list(itertools.islice(parts, config.accumulate))
             losses = self._step(step, numbered)
-            self._report.step(step + 1, losses, self._rate(step))
+            self._report.step(step + 1, losses, learning_rate(step, config))
             self._now_and_then(step + 1)
         return Trained(
             weights=config.output / WEIGHTS,
@@ -146,7 +145,7 @@ class _Loop:
             for lr, hr, _ in numbered
         ]
         try:
-            return self._stage.step(parts, self._rate(step))
+            return self._stage.step(parts, learning_rate(step, self._config))
         except LossNotFiniteError as error:
             files = sorted({str(self._crops.source(int(n))) for _, _, numbers in numbered for n in numbers})
             state = newest_state(self._config.output)
@@ -155,18 +154,6 @@ class _Loop:
                 + (f"The last good state is {state}" if state else "No state had been saved yet")
                 + "; go on with --resume and a lower --learning-rate, or without --amp"
             ) from error
-
-    def _rate(self, step: int) -> float:
-        config = self._config
-        return learning_rate(
-            step,
-            peak=config.learning_rate,
-            schedule=config.schedule,
-            steps=config.steps,
-            warmup=config.warmup,
-            milestones=config.milestones,
-            gamma=config.gamma,
-        )
 
     def _now_and_then(self, done: int) -> None:
         config, last = self._config, done == self._config.steps
@@ -229,18 +216,7 @@ class _Loop:
             process=accelerator.process_index,
             processes=accelerator.num_processes,
         )
-        return iter(
-            DataLoader(self._crops, batch_sampler=_Listed(numbers), num_workers=workers, pin_memory=on_gpu)
-        )
-
-
-class _Listed:
-    # DataLoader iterates it once.
-    def __init__(self, numbers: Iterator[list[int]]) -> None:
-        self._numbers = numbers
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self._numbers
+        return iter(DataLoader(self._crops, batch_sampler=numbers, num_workers=workers, pin_memory=on_gpu))
 
 
 def _accelerator(config: TrainConfig) -> "Accelerator":
@@ -338,7 +314,3 @@ def _floats(picture: Tensor) -> Tensor:
 def _as_json(config: TrainConfig) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     return values
-
-
-def _quiet(_: str) -> None:
-    pass

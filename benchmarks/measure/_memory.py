@@ -15,6 +15,8 @@ from typing import Any
 
 from esrgan_deploy._console import one_line
 from esrgan_deploy.benchmarks._options import BenchOptions, Point
+from esrgan_deploy.benchmarks.measure._subject import open_subject, session_options
+from esrgan_deploy.runtime import SessionOptions, open_session
 
 __all__ = ["host_peak", "measure_memory"]
 
@@ -39,13 +41,7 @@ def measure_memory(
     question = {
         "model": str(model),
         "point": dataclasses.asdict(point),
-        "options": {
-            "device": options.device,
-            "providers": options.providers,
-            "threads": options.threads,
-            "precision": options.precision,
-            "trust": options.trust,
-        },
+        "options": dataclasses.asdict(session_options(options)),
     }
     command = [sys.executable, "-m", "esrgan_deploy.benchmarks.measure._memory", json.dumps(question)]
     try:
@@ -61,26 +57,20 @@ def measure_memory(
 
 
 def _main(question: dict[str, Any]) -> dict[str, int | None]:
-    from esrgan_deploy.benchmarks.measure._subject import open_subject, session_options
-    from esrgan_deploy.runtime import open_session
-
-    point = question["point"]
-    at = Point(shape=tuple(point["shape"]), streams=point["streams"], tile=point["tile"])
-    fields = question["options"]
-    fields["providers"] = tuple(fields["providers"]) if fields["providers"] else None
-    options = BenchOptions(**fields)
+    model, point, fields = Path(question["model"]), question["point"], question["options"]
+    at = Point(**{**point, "shape": tuple(point["shape"])})
+    options = SessionOptions(**{**fields, "providers": fields["providers"] and tuple(fields["providers"])})
     before = host_peak()
     used = _device_used(options.device)
     with (
-        contextlib.closing(open_session(question["model"], session_options(options))) as session,
-        contextlib.closing(open_subject(session, Path(question["model"]), at)) as subject,
+        contextlib.closing(open_session(model, options)) as session,
+        contextlib.closing(open_subject(session, model, at)) as subject,
     ):
         for _ in range(RUNS):
             for sampler in subject.samplers.values():
                 sampler()
         after = _device_used(options.device)
-        on_device = session.info.device >= 0 and used is not None and after is not None
-        device = after - used if on_device and after is not None and used is not None else None
+        device = after - used if session.info.device >= 0 and after and used else None
     return {"host": host_peak(), "host_before": before, "device": device}
 
 

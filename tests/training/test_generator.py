@@ -144,11 +144,13 @@ def test_interpolation_mixes_weight_by_weight(small, tmp_path):
             interpolate(tmp_path / "psnr.pth", tmp_path / "gan.pth", tmp_path / name, alpha=alpha)
 
 
-def test_the_schedules():
+def test_the_schedules(small):
     """The rate at the ends, in the middle and at the milestones."""
 
-    def rate(step, **options):
-        return learning_rate(step, **({"peak": 1.0, "schedule": "cosine", "steps": 100} | options))
+    def rate(step, **keys):
+        return learning_rate(
+            step, small(**({"learning_rate": 1.0, "schedule": "cosine", "steps": 100} | keys))
+        )
 
     assert [rate(0), rate(50), rate(100)] == pytest.approx([1.0, 0.5, 0.0])
     assert [rate(0, warmup=4), rate(3, warmup=4)] == pytest.approx([0.25, rate(3)])

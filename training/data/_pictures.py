@@ -98,26 +98,20 @@ def gather(
 
 def _found(folders: Sequence[Path], paired: Sequence[Path]) -> Iterator[tuple[Path, Path | None]]:
     for number, folder in enumerate(folders):
-        if not folder.is_dir():
-            raise TrainingError(f"{folder} is not a folder; --hr takes folders of pictures")
-        small = _by_stem(paired[number]) if paired else {}
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() not in SUFFIXES or not path.is_file():
-                continue
-            stem = path.relative_to(folder).with_suffix("")
+        for flag, one in zip(("--hr", "--lr"), (folder, *paired[number : number + 1]), strict=False):
+            if not one.is_dir():
+                raise TrainingError(f"{one} is not a folder; {flag} takes folders of pictures")
+        small = dict(_by_stem(paired[number])) if paired else {}
+        for stem, path in _by_stem(folder):
             if paired and stem not in small:
                 raise TrainingError(f"{path} has no LR picture: {paired[number]} holds no {stem}.*")
             yield path, small.get(stem)
 
 
-def _by_stem(folder: Path) -> dict[Path, Path]:
-    if not folder.is_dir():
-        raise TrainingError(f"{folder} is not a folder; --lr takes folders of pictures")
-    return {
-        path.relative_to(folder).with_suffix(""): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    }
+def _by_stem(folder: Path) -> Iterator[tuple[Path, Path]]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path.relative_to(folder).with_suffix(""), path
 
 
 def _decoded(hr: Path, lr: Path | None, cache: Path, scale: int) -> Pair:

@@ -26,31 +26,17 @@ __all__ = [
 ]
 
 
-def learning_rate(
-    step: int,
-    *,
-    peak: float,
-    schedule: str,
-    steps: int,
-    warmup: int = 0,
-    milestones: Sequence[int] = (),
-    gamma: float = 0.5,
-) -> float:
-    """Return the rate that a step is taken with.
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Return the rate that a step, from 0, is taken with.
 
-    Args:
-        step: From 0.
-        peak: The rate after the warm-up.
-        schedule: ``"cosine"``, to zero at ``steps``, or ``"multistep"``.
-        steps: Steps of the whole training.
-        warmup: Steps over which the rate rises linearly.
-        milestones: Of multistep: from each of these steps on the rate is multiplied by gamma once more.
-        gamma: Of multistep.
+    It rises linearly over the warm-up; then cosine goes to zero at the last step, and multistep multiplies it by
+    gamma once more from each milestone on.
     """
-    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    if schedule == "cosine":
-        return peak * rise * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-    return peak * rise * gamma ** sum(step >= milestone for milestone in milestones)
+    rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    if config.schedule == "cosine":
+        return config.learning_rate * rise * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
+    passed = sum(step >= milestone for milestone in config.milestones)
+    return config.learning_rate * rise * config.gamma**passed
 
 
 Batch = tuple[Tensor, Tensor]
