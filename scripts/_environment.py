@@ -1,4 +1,4 @@
-"""What both README commands share: an environment of their own, made with nothing but Python."""
+"""What the commands of README and CONTRIBUTING share: an environment of their own, made with nothing but Python."""
 
 import hashlib
 import subprocess
@@ -24,17 +24,10 @@ def ready(folder: str, extras: str, *, editable: bool = False) -> Path:
         venv.create(environment, with_pip=True)
     stamp, state = environment / ".installed", _state(extras, editable)
     if not stamp.exists() or stamp.read_text() != state:
-        print(
-            f"installing esrgan-deploy[{extras}] into {folder}; PyTorch makes this take a while", flush=True
-        )
-        target = f"{ROOT}[{extras}]"
+        print(f"installing esrgan-deploy[{extras}] into {folder}; this takes a while", flush=True)
         command = [str(scripts / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        command += [
-            "--constraint",
-            str(ROOT / "constraints.txt"),
-            *(["--editable"] if editable else []),
-            target,
-        ]
+        command += ["--constraint", str(ROOT / "constraints.txt"), *(["--editable"] if editable else [])]
+        command += [f"{ROOT}[{extras}]"]
         if subprocess.run(command, cwd=ROOT).returncode:
             sys.exit("pip could not install it; its own message is above")
         stamp.write_text(state)

@@ -180,7 +180,7 @@ _NET = """
 import sys, torch
 from safetensors.torch import save_file
 from esrgan_deploy import ModelSpec
-from esrgan_deploy.export.nets._rrdbnet import RRDBNet
+from esrgan_deploy.export.nets import RRDBNet
 torch.manual_seed(0)
 spec = ModelSpec(architecture="rrdbnet", scale=4, in_channels=3, out_channels=3, features=64,
                  blocks=int(sys.argv[2]), growth=32, source_sha256="")
@@ -196,17 +196,8 @@ def write(path: Path, report: dict[str, Any]) -> None:
 
 
 def install(site: Path, wheels: Path | None) -> None:
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--disable-pip-version-check",
-    ]
-    pip += ["--no-compile", "--upgrade", "--target", str(site)]
+    flags = "--quiet --no-deps --no-index --no-compile --disable-pip-version-check --upgrade --target"
+    pip = [sys.executable, "-m", "pip", "install", *flags.split(), str(site)]
     if wheels is not None:
         for first in sorted(wheels.glob("*.whl.part00")):
             parts = sorted(wheels.glob(first.name.removesuffix("00") + "*"))

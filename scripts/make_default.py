@@ -14,10 +14,10 @@ import onnx_ir as ir
 from safetensors.torch import load_file, save_file
 
 from esrgan_deploy._files import replaced_atomically
+from esrgan_deploy._parity import planar
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export.graphs import save
 from esrgan_deploy.export.proof import golden_pictures, run, session_of
-from esrgan_deploy.export.proof._reference import planar
 
 MODELS = Path(__file__).resolve().parent.parent / "src" / "esrgan_deploy" / "models"
 

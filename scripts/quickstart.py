@@ -20,15 +20,7 @@ def main() -> None:
     scripts = ready(".venv", "export,cpu,rtx,media")
     run(scripts / "esrgan-export", "-o", "out", "--plan", "--force")
     enlarged = Path("out") / f"{picture.stem}_x4.png"
-    run(
-        scripts / "esrgan-upscale",
-        str(picture),
-        "-o",
-        str(enlarged),
-        "--model",
-        "out/model.fp16.onnx",
-        "--force",
-    )
+    run(scripts / "esrgan-upscale", picture, "-o", enlarged, "--model", "out/model.fp16.onnx", "--force")
     print()
     print("made, in the folder out/:")
     print("  model.onnx, model.fp16.onnx   the model as verified ONNX graphs")
