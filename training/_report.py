@@ -147,16 +147,8 @@ class Report:
 
     def quality(self, done: int, quality: Quality) -> None:
         """Take in a validation."""
-        self._write(
-            {
-                "step": done,
-                "psnr_y": quality.psnr_y,
-                "ssim_y": quality.ssim_y,
-                "psnr_rgb": quality.psnr_rgb,
-                "ssim_rgb": quality.ssim_rgb,
-                "crop": quality.crop,
-            }
-        )
+        kept = ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "crop")
+        self._write({"step": done, **{name: getattr(quality, name) for name in kept}})
         self._say(
             f"step {done}  {quality.pictures} pictures, crop {quality.crop}: Y {quality.psnr_y:.2f} dB / "
             f"{quality.ssim_y:.4f}, RGB {quality.psnr_rgb:.2f} dB / {quality.ssim_rgb:.4f}"
