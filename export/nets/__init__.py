@@ -21,13 +21,14 @@ if TYPE_CHECKING:
         share_of,
     )
     from esrgan_deploy.export.nets._rrdbnet import RRDB, RRDBNet
-    from esrgan_deploy.export.nets._stages import Stage, State, output_of, stages, start
+    from esrgan_deploy.export.nets._stages import Generator, Stage, State, output_of
 
 __all__ = [
     "LARGEST",
     "LEAST_STEP",
     "QUANTISED",
     "RRDB",
+    "Generator",
     "Layer",
     "Quantised",
     "RRDBNet",
@@ -42,8 +43,6 @@ __all__ = [
     "placement",
     "rescalings",
     "share_of",
-    "stages",
-    "start",
 ]
 
 __getattr__, __dir__ = handed_on(
@@ -65,6 +64,6 @@ __getattr__, __dir__ = handed_on(
             "share_of",
         ),
         "_rrdbnet": ("RRDB", "RRDBNet"),
-        "_stages": ("Stage", "State", "output_of", "stages", "start"),
+        "_stages": ("Generator", "Stage", "State", "output_of"),
     },
 )

@@ -1,14 +1,17 @@
 """The compact VGG-style generator of Real-ESRGAN (``SRVGGNetCompact`` in its archs/srvgg_arch.py)."""
 
+import functools
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export.nets._stages import Generator, Stage, State, output_of
 
 __all__ = ["SRVGGNetCompact"]
 
 
-class SRVGGNetCompact(nn.Module):
+class SRVGGNetCompact(Generator):
     """Convolutions at low resolution, one pixel-shuffle, plus the nearest-neighbour picture.
 
     ``(N, C, H, W)`` RGB 0..1 to ``(N, C, H·s, W·s)``.
@@ -26,8 +29,27 @@ class SRVGGNetCompact(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge a batch of pictures."""
-        out = x
-        for layer in self.body:
-            out = layer(out)
-        out = functional.pixel_shuffle(out, self.scale)
-        return out + functional.interpolate(x, scale_factor=float(self.scale), mode="nearest")
+        return output_of(self.stages(), self.start(x))
+
+    def start(self, picture: Tensor) -> State:
+        """Keep the picture, which is added at the end; see `Generator.start`."""
+        return picture, picture
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Cut in front of each convolution, and behind the last; see `Generator.stages`."""
+        found = [
+            Stage(unit=f"body.{place}", run=functools.partial(self._run, place))
+            for place in range(0, len(self.body), 2)
+        ]
+        return (*found, Stage(run=self._shuffled))
+
+    def _run(self, place: int, state: State) -> State:
+        x = state[0]
+        for layer in self.body[place : place + 2]:
+            x = layer(x)
+        return x, state[1]
+
+    def _shuffled(self, state: State) -> State:
+        x, picture = state
+        out = functional.pixel_shuffle(x, self.scale)
+        return (out + functional.interpolate(picture, scale_factor=float(self.scale), mode="nearest"),)

@@ -1,15 +1,18 @@
 """The RRDB generator of ESRGAN (arXiv:1809.00219), with the names that BasicSR gives its parameters."""
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from esrgan_deploy._spec import ModelSpec, upsampling_steps
+from esrgan_deploy.export.nets._stages import Generator, Stage, State
 
-__all__ = ["RRDBNet"]
+__all__ = ["RRDB", "RRDBNet"]
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(Generator):
     """Residual-in-residual dense network: ``(N, C, H, W)`` RGB 0..1 to ``(N, C, H·s, W·s)``.
 
     With ``unshuffle`` above 1 (Real-ESRGAN x2plus) the picture is folded into channels first, and height and
@@ -31,19 +34,45 @@ class RRDBNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge a batch of pictures."""
-        if self.unshuffle > 1:
-            x = functional.pixel_unshuffle(x, self.unshuffle)
-        return self.enlarge(x)
+        return self.enlarge(*self.start(x))
 
     def enlarge(self, x: Tensor) -> Tensor:
         """Run the net on a batch that is already folded: what is traced, so that the fold stays one node."""
         features = self.conv_first(x)
         features = features + self.conv_body(self.body(features))
-        for i, step in enumerate(self.steps, start=1):
-            features = functional.interpolate(features, scale_factor=float(step), mode="nearest")
-            features = _leaky(getattr(self, f"conv_up{i}")(features))
+        for i in range(1, len(self.steps) + 1):
+            features = self._upsample(i, features)
         out: Tensor = self.conv_last(_leaky(self.conv_hr(features)))
         return out
+
+    def start(self, picture: Tensor) -> State:
+        """Fold the picture; see `Generator.start`."""
+        return (functional.pixel_unshuffle(picture, self.unshuffle) if self.unshuffle > 1 else picture,)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Cut between dense blocks, and behind them between convolutions; see `Generator.stages`."""
+
+        def first(state: State) -> State:
+            features = self.conv_first(state[0])
+            return features, features
+
+        found = [Stage(unit="conv_first", run=first)]
+        for number, block in enumerate(self.body):
+            assert isinstance(block, RRDB)
+            found += block.stages(f"body.{number}")
+        found.append(Stage(unit="conv_body", run=lambda state: (state[1] + self.conv_body(state[0]),)))
+        for i in range(1, len(self.steps) + 1):
+            found.append(Stage(unit=f"conv_up{i}", run=functools.partial(self._upsampled, i)))
+        found.append(Stage(unit="conv_hr", run=lambda state: (_leaky(self.conv_hr(state[0])),)))
+        return (*found, Stage(unit="conv_last", run=lambda state: (self.conv_last(state[0]),)))
+
+    def _upsample(self, i: int, features: Tensor) -> Tensor:
+        step = float(self.steps[i - 1])
+        features = functional.interpolate(features, scale_factor=step, mode="nearest")
+        return _leaky(getattr(self, f"conv_up{i}")(features))
+
+    def _upsampled(self, i: int, state: State) -> State:
+        return (self._upsample(i, state[0]),)
 
 
 class RRDB(nn.Module):
@@ -59,6 +88,19 @@ class RRDB(nn.Module):
         """Add 0.2 of the three blocks to the input."""
         out: Tensor = self.rdb3(self.rdb2(self.rdb1(x))) * 0.2 + x
         return out
+
+    def stages(self, name: str) -> list[Stage]:
+        """Cut between the dense blocks; see `Generator.stages`.
+
+        Args:
+            name: Of this module in the net.
+        """
+        return [
+            Stage(unit=f"{name}.rdb1", run=lambda state: (self.rdb1(state[0]), *state)),
+            Stage(unit=f"{name}.rdb2", run=lambda state: (self.rdb2(state[0]), *state[1:])),
+            Stage(unit=f"{name}.rdb3", run=lambda state: (self.rdb3(state[0]), *state[1:])),
+            Stage(run=lambda state: (state[0] * 0.2 + state[1], *state[2:])),
+        ]
 
 
 class ResidualDenseBlock(nn.Module):

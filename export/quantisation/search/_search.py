@@ -125,8 +125,8 @@ def search(
         progress: Called after each new measurement, when it is kept, with how many there were.
 
     Raises:
-        ExportError: Nothing can be quantised within the budget, the recipe quantises nothing, there is no truth
-            to hold a budget against, or the architecture is not one that can be cut into units.
+        ExportError: Nothing can be quantised within the budget, the recipe quantises nothing, or there is no
+            truth to hold a budget against.
     """
     options = options or SearchOptions()
     if not simulation.recipe.formats:

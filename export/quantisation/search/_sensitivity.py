@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export.nets import Layer, Stage, State, output_of, stages, start
+from esrgan_deploy.export.nets import Generator, Layer, Stage, State, output_of
 from esrgan_deploy.export.quantisation._simulation import Simulation, tensor_of
 from esrgan_deploy.export.quantisation.search._ledger import Ledger
 from esrgan_deploy.export.quantisation.search._loss import HeldLoss, Loss, Pair
@@ -82,14 +82,16 @@ def sensitivities(
         ledger: Knows what was measured before, on the same pictures with the same `flops`.
 
     Raises:
-        ExportError: The architecture is not one that can be cut into units, or a NaN comes out.
+        ExportError: A NaN comes out.
     """
     ledger = ledger or Ledger()
     jobs = _jobs(simulation, layers)
     crops = _crops(held, spec, int(flops / _cost(jobs, layers)))
-    pieces, found = stages(simulation.module), []
+    module, found = simulation.module, []
+    assert isinstance(module, Generator)
+    pieces = module.stages()
     with torch.inference_mode(), simulation.using(()):
-        states = [start(simulation.module, tensor_of(picture)) for picture, _ in crops]
+        states = [module.start(tensor_of(picture)) for picture, _ in crops]
         base = HeldLoss(crops, [output_of(pieces, state) for state in states])
         alone = _Alone(simulation=simulation, base=base)
         for place, piece in enumerate(pieces):

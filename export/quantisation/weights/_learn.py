@@ -2,17 +2,17 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from esrgan_deploy._parity import planar
 from esrgan_deploy.export.graphs import Recipe
-from esrgan_deploy.export.nets import Layer, RRDBNet, SRVGGNetCompact
+from esrgan_deploy.export.nets import Generator, Layer, Stage, State, output_of
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
 from esrgan_deploy.export.quantisation.weights._learn_unit import Learned, Unit, learn
 
@@ -86,82 +86,41 @@ def reconstruct(
         for layer in unit.layers:
             simulation.forget(layer.name)
 
-    chosen = [layer for layer in layers if layer.name in recipe.formats]
-    if isinstance(module, RRDBNet):
-        _through_rrdbnet(module, quantised, chosen, crops, learned)
-    elif isinstance(module, SRVGGNetCompact):
-        _through_compact(module, quantised, chosen, crops, learned)
+    assert isinstance(module, Generator)
+    assert isinstance(quantised, Generator)
+    exact, rounded = module.stages(), quantised.stages()
+    wanted = made = module.start(crops)
+    last = layers[-1].name
+    for name, span in _spans(exact):
+        part = rounded[span]
+        units = {piece.unit for piece in part}
+        inside = tuple(layer for layer in layers if layer.unit in units and layer.name in recipe.formats)
+        free = (last,) if last in units and last not in recipe.formats else ()
+        after = _run(exact[span], wanted)
+        if name:
+            unit = Unit(name=name, layers=inside, free=free, run=functools.partial(_features, part))
+            learned(unit, made, after[0])
+        wanted, made = after, _run(part, made)
     return dataclasses.replace(recipe, parameters={**recipe.parameters, **kept})
 
 
-Learn = Callable[[Unit, Sequence[Tensor], Tensor], None]
-
-
-def _through_rrdbnet(
-    exact: RRDBNet, quantised: nn.Module, chosen: Sequence[Layer], crops: Tensor, learned: Learn
-) -> None:
-    assert isinstance(quantised, RRDBNet)
-    if exact.unshuffle > 1:
-        crops = functional.pixel_unshuffle(crops, exact.unshuffle)
-    first = _run(exact.conv_first, crops)
-    # An unquantised first convolution is the same in both.
-    other = _run(quantised.conv_first, crops)
-    wanted, made = first, other
-    for index, (block, rounded) in enumerate(zip(exact.body, quantised.body, strict=True)):
-        skip, rounded_skip = wanted, made
-        for name in ("rdb1", "rdb2", "rdb3"):
-            unit = f"body.{index}.{name}"
-            dense = rounded.get_submodule(name)
-            target = _run(block.get_submodule(name), wanted)
-            inside = tuple(layer for layer in chosen if layer.unit == unit)
-            learned(Unit(name=unit, layers=inside, run=dense), [made], target)
-            wanted, made = target, _run(dense, made)
-        wanted, made = wanted * 0.2 + skip, made * 0.2 + rounded_skip
-    target = _run(_tail(exact), first, wanted)
-    behind = tuple(layer for layer in chosen if layer.place in ("tail", "last"))
-    free = () if any(layer.place == "last" for layer in behind) else ("conv_last",)
-    learned(Unit(name="tail", layers=behind, free=free, run=_tail(quantised)), [other, made], target)
-
-
-def _tail(net: RRDBNet) -> Callable[[Tensor, Tensor], Tensor]:
-    def run(features: Tensor, body: Tensor) -> Tensor:
-        features = features + net.conv_body(body)
-        for number, step in enumerate(net.steps, start=1):
-            features = functional.interpolate(features, scale_factor=float(step), mode="nearest")
-            features = functional.leaky_relu(net.get_submodule(f"conv_up{number}")(features), 0.2)
-        out: Tensor = net.conv_last(functional.leaky_relu(net.conv_hr(features), 0.2))
-        return out
-
-    return run
-
-
-def _through_compact(
-    exact: SRVGGNetCompact, quantised: nn.Module, chosen: Sequence[Layer], crops: Tensor, learned: Learn
-) -> None:
-    assert isinstance(quantised, SRVGGNetCompact)
-    by_name = {layer.name: layer for layer in chosen}
-    wanted = made = crops
-    for start, stop in _spans(len(exact.body)):
-        part, rounded = nn.Sequential(*exact.body[start:stop]), nn.Sequential(*quantised.body[start:stop])
-        target = _run(part, wanted)
-        names = [f"body.{number}" for number in range(start, stop, 2)]
-        inside = tuple(by_name[name] for name in names if name in by_name)
-        last = names[-1]
-        free = (last,) if stop == len(exact.body) and last not in by_name else ()
-        unit = Unit(name=f"{names[0]} to {last}", layers=inside, free=free, run=rounded)
-        learned(unit, [made], target)
-        wanted, made = target, _run(rounded, made)
-
-
-def _spans(count: int) -> Iterator[tuple[int, int]]:
-    # Convolutions are at even places, each with its activation behind it but for the last, which joins the span
-    # in front of it: it makes the picture.
+def _spans(pieces: Sequence[Stage]) -> Iterator[tuple[str, slice]]:
+    """Yield what is learned together, with a name; what is not learned has none."""
+    units = [piece.unit for piece in pieces if piece.unit]
+    if "conv_body" in units:
+        for number, piece in enumerate(pieces):
+            if piece.unit == "conv_body":
+                yield "tail", slice(number, None)
+                return
+            # The first convolution of an RRDBNet keeps the nearest numbers.
+            yield piece.unit if number else "", slice(number, number + 1)
     start = 0
-    while start < count:
-        stop = start + 2 * TOGETHER
-        if stop >= count - 2:
-            stop = count
-        yield start, stop
+    while start < len(units):
+        stop = start + TOGETHER
+        # The last convolution makes the picture, and joins those in front of it.
+        if stop >= len(units) - 1:
+            stop = len(units)
+        yield f"{units[start]} to {units[stop - 1]}", slice(start, stop)
         start = stop
 
 
@@ -194,10 +153,19 @@ def _crops(pictures: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
     return torch.cat(turns[:MOST_CROPS])
 
 
-def _run(part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def _run(part: Sequence[Stage], state: State) -> State:
+    made = []
     with torch.no_grad():
-        made = [part(*(x[start : start + 4] for x in inputs)) for start in range(0, len(inputs[0]), 4)]
-    return torch.cat(made)
+        for start in range(0, len(state[0]), 4):
+            few = tuple(x[start : start + 4] for x in state)
+            for piece in part:
+                few = piece.run(few)
+            made.append(few)
+    return tuple(torch.cat(parts) for parts in zip(*made, strict=True))
+
+
+def _features(part: tuple[Stage, ...], *state: Tensor) -> Tensor:
+    return output_of(part, state)
 
 
 def _in_words(result: Learned) -> str:
