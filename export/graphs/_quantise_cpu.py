@@ -41,7 +41,7 @@ def quantise_for_processor(
     behind to a table of 256 values. Activations are uint8, for which x86 has instructions; 0 is one of the levels,
     since borders are padded with it. A group has one scale and zero point, so that its concatenations move bytes;
     they are written flat, from which ONNX Runtime keeps them channels last. Sums of the trunk are fp32. Weights are
-    those of the graph, per channel, see `_processor_weights.fitted`. The last convolution of an RRDBNet, where it
+    those of the graph, per channel, see `fitted`. The last convolution of an RRDBNet, where it
     is among them, makes a block of pixels at a time, see `_phases`: the same sums.
 
     Args:

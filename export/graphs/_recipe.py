@@ -29,7 +29,7 @@ class Recipe:
         parameters: Parameters that differ from the checkpoint's, by name in the module (``NAME.weight``,
             ``NAME.bias``), float32. Weights that were learned lie on the grid of their steps.
         remainders: By group of one convolution, input channels that are read twice: rounded, and what the rounding
-            left of them, rounded too, with the same weights; see `_remainders`. FP8 only.
+            left of them, rounded too, with the same weights; see `with_remainders`. FP8 only.
         inputs: By group, the range of what is rounded to uint8 with a zero point, in place of `activations`. For
             processors only, as are the outputs.
         outputs: By convolution, the range of what it gives, in front of its activation, which is rounded there too.

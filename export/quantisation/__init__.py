@@ -1,10 +1,7 @@
 """INT8 and FP8 that keep the picture: where to quantise, with which scales, and what it costs in decibels.
 
-`_find_recipe` is the way in, and `_prepare` the way from a net to a recipe; `export.nets` says what can be quantised.
-*calibration* chooses what to calibrate and to judge on, and turns what is seen there into scales; *weights* rewrites
-the weights; *search* decides what stays in half precision, each choice with weights rounded for it. `_simulation`
-computes in PyTorch what the graph will. `_recipe_file` keeps it all, and `export.graphs` writes it into the graph,
-for TensorRT or for processors. `_explain` lists what each convolution adds to the error.
+`quantise_net` finds a recipe: from what occurs on pictures (room *calibration*), with weights that are rewritten and
+rounded for it (*weights*), and with what the budget asks left in half precision (*search*).
 """
 
 from typing import TYPE_CHECKING

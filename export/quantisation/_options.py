@@ -15,7 +15,7 @@ PARTS = {
     "but-first": ("body", "tail", "last"),
     "all": ("first", "body", "tail", "last"),
 }
-"""By name, the places of `_structure.Layer`."""
+"""By name, the places of `nets.Layer`."""
 ROUNDINGS = ("nearest", "compensated", "learned")
 
 

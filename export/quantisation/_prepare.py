@@ -56,7 +56,7 @@ class Preparation:
         options: How.
         pictures: ``(1, H, W, C)`` uint8 to calibrate on.
         unsigned: For the graph for processors: its outputs are rounded too, which equalised channels of the tail
-            make worse, and its weights have a rule of their own, see `_processor_weights.fitted`.
+            make worse, and its weights have a rule of their own, see `fitted`.
         say: Receives a line of progress now and then.
     """
 

@@ -88,7 +88,7 @@ class Simulation:
     Args:
         module: The generator, in eval mode, with `Recipe.parameters` applied (see `apply_parameters`). Its
             convolutions' ``forward`` is replaced until `detach`.
-        layers: Its convolutions, as `_structure.layers` gives them.
+        layers: Its convolutions, as `nets.layers` gives them.
         recipe: Steps and formats. Everything in it is quantised until `use` says otherwise.
         weights: Whether weights are rounded too; otherwise all that errs is what the activations' rounding does.
         fitted: Parameters, by their names, that a convolution has while it is quantised; else it has the module's.

@@ -102,7 +102,7 @@ def observe(
 
     Args:
         module: The generator, fp32, in eval mode.
-        layers: Its convolutions, as `_structure.layers` gives them.
+        layers: Its convolutions, as `nets.layers` gives them.
         pictures: ``(1, H, W, C)`` uint8 each.
 
     Raises:

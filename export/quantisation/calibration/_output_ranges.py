@@ -38,7 +38,7 @@ def output_ranges(
 
     Args:
         module: The generator, fp32, in eval mode: an RRDBNet or an SRVGGNetCompact.
-        layers: Its convolutions, as `_structure.layers` gives them.
+        layers: Its convolutions, as `nets.layers` gives them.
         pictures: ``(1, H, W, C)`` uint8 each.
 
     Raises:

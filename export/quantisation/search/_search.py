@@ -113,7 +113,7 @@ def search(
 
     Args:
         simulation: Quantises afterwards what it did before.
-        layers: The net's convolutions, as `_structure.layers` gives them.
+        layers: The net's convolutions, as `nets.layers` gives them.
         spec: The net's.
         held: Pictures that calibration has not seen.
         options: None takes the defaults.

@@ -75,7 +75,7 @@ def sensitivities(
 
     Args:
         simulation: What it quantises now does not matter, and is the same afterwards.
-        layers: The net's convolutions, as `_structure.layers` gives them.
+        layers: The net's convolutions, as `nets.layers` gives them.
         spec: The net's.
         held: Pictures that calibration has not seen.
         flops: Floating-point operations to spend; two cores do about 1e11 in a second.

@@ -287,7 +287,7 @@ def compensate(
     Args:
         weight: ``(C_out, C_in, k, k)`` float32.
         bias: ``(C_out,)`` float32.
-        steps: ``(C_out,)`` or ``()``, see `_recipe.storable`.
+        steps: ``(C_out,)`` or ``()``, see `storable`.
         moments: Of the convolution's inputs.
         kind: ``"int8"`` or ``"fp8"``.
 

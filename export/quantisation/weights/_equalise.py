@@ -60,7 +60,7 @@ def equalise(
 ) -> dict[str, Array]:
     """Return parameters of the same function whose channels and weights lose less to quantisation.
 
-    Every set of channels with a free scale (`_structure.rescalings`) is divided where it is made and multiplied
+    Every set of channels with a free scale (`nets.rescalings`) is divided where it is made and multiplied
     where it is read, as in cross-layer equalisation (arXiv:1906.04721, section 4.1) and SmoothQuant
     (arXiv:2211.10438). Those balance two ranges by a rule; here the factors of the whole net are what minimises
     the predicted error of the picture, see `factors`.
