@@ -12,11 +12,11 @@ from esrgan_deploy._files import temporary_folder
 from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
 from esrgan_deploy._parity import Pairs, planar
 from esrgan_deploy.engines import ShapeRange, preflight
-from esrgan_deploy.export._open_source import Source, open_source
+from esrgan_deploy.export._open_source import open_source
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._plan import build_plan, plan_flavour, plan_shapes
 from esrgan_deploy.export._prove_quantised import prove_quantised
-from esrgan_deploy.export._write_graphs import Interchange, prove_graph, write_graph, write_interchange
+from esrgan_deploy.export._write_graphs import Export, prove_graph, write_graph, write_interchange
 from esrgan_deploy.export._write_quantised import QUANTISED_GRAPHS, Graph, search_state, write_quantised
 from esrgan_deploy.export.proof import (
     activation_maxima,
@@ -100,35 +100,35 @@ def _make(
     say: Callable[[str], None],
 ) -> Manifest:
     source = open_source(model, options, say=say)
-    base = write_interchange(source, staging)
-    say(f"wrote model.onnx: {base.nested} concatenations nested, {base.folded} residual scales folded")
-    shapes = plan_shapes(options, base.size_multiple)
+    export = write_interchange(source, options, staging, folder, say)
+    shapes = plan_shapes(options, export.size_multiple)
     if plan:
         # What cannot be built is refused before minutes are spent on its calibration and its proof.
-        preflight(base.path, shapes, memory_limit=options.build.memory_limit)
-    graphs = {
-        precision: _graph_for(source, base, precision, options, staging, folder, say)
-        for precision in options.precisions
-    }
-    sets = _reference_sets(source, base, options, shapes if plan else None, say)
-    warnings = _warnings(source, base, options, sets)
+        preflight(export.path, shapes, memory_limit=options.build.memory_limit)
+    graphs = {precision: _graph_for(export, precision) for precision in options.precisions}
+    sets = _reference_sets(export, shapes if plan else None)
+    warnings = _warnings(export, sets)
     for warning in warnings:
         say(f"warning: {warning}")
 
     say(f"verifying model.onnx against {source.against}")
     dynamic, left_out = verify_shapes(
-        base.path,
+        export.path,
         source.reference,
         shapes.corners,
         channels=source.spec.in_channels,
-        multiple=base.size_multiple,
+        multiple=export.size_multiple,
         flops_per_pixel=source.spec.flops_per_pixel,
     )
     warnings += left_out
-    artefacts = [prove_graph(base.path, "fp32", "float", base, sets, extra=(dynamic,))]
-    artefacts.append(_write_golden(source, sets["golden"], staging))
+    artefacts = [prove_graph(export, export.path, "fp32", sets, extra=(dynamic,))]
+    artefacts.append(_write_golden(export, sets["golden"]))
     for precision, graph in graphs.items():
-        artefacts += _make_precision(source, graph, base, precision, options, plan, sets, staging, say)
+        if graph.path != export.path:
+            say(f"verifying {graph.path.name}")
+            artefacts += prove_quantised(export, graph, precision, sets)
+        if plan and precision != PROCESSOR:
+            artefacts.append(build_plan(export, graph.path, precision, sets))
     return Manifest(
         spec=source.spec,
         source=source.name,
@@ -138,51 +138,17 @@ def _make(
     )
 
 
-def _graph_for(
-    source: Source,
-    base: Interchange,
-    precision: str,
-    options: ExportOptions,
-    staging: Path,
-    folder: Path,
-    say: Callable[[str], None],
-) -> Graph:
+def _graph_for(export: Export, precision: str) -> Graph:
     if precision in QUANTISED_GRAPHS:
-        return write_quantised(source, base, precision, options, staging, folder, say=say)
-    if precision == "fp32" and options.form == "float":
-        return Graph(path=base.path)
-    return Graph(path=write_graph(source, base, precision, options, staging))
+        return write_quantised(export, precision)
+    if precision == "fp32" and export.options.form == "float":
+        return Graph(path=export.path)
+    return Graph(path=write_graph(export, precision))
 
 
-def _make_precision(
-    source: Source,
-    graph: Graph,
-    base: Interchange,
-    precision: str,
-    options: ExportOptions,
-    plan: bool,
-    sets: dict[str, Pairs],
-    staging: Path,
-    say: Callable[[str], None],
-) -> list[Artefact]:
-    made = []
-    if graph.path != base.path:
-        say(f"verifying {graph.path.name}")
-        made += prove_quantised(source, graph, precision, options, base, sets, staging)
-    if plan and precision != PROCESSOR:
-        path = staging / f"model.{precision}.plan"
-        made.append(build_plan(graph.path, path, precision, base, options, sets, say=say))
-    return made
-
-
-def _reference_sets(
-    source: Source,
-    base: Interchange,
-    options: ExportOptions,
-    shapes: ShapeRange | None,
-    say: Callable[[str], None],
-) -> dict[str, Pairs]:
-    channels, multiple = source.spec.in_channels, base.size_multiple
+def _reference_sets(export: Export, shapes: ShapeRange | None) -> dict[str, Pairs]:
+    source, images, say = export.source, export.options.images, export.say
+    channels, multiple = source.spec.in_channels, export.size_multiple
     pictures = {"noise": noise_pictures(channels, multiple), "golden": golden_pictures(channels, multiple)}
     if shapes is not None and not any(shapes.holds(lr.shape[:3]) for lr in pictures["golden"].values()):
         # Without one that it takes, a plan could be verified nowhere.
@@ -190,28 +156,28 @@ def _reference_sets(
             pictures["golden"]["fitted"] = fitted_picture(channels, shapes.min)
         else:
             say(f"no golden picture of {shapes}: PyTorch would take too long to make one")
-    if options.images is not None:
-        pictures["images"] = pictures_in(options.images, channels, multiple)
+    if images is not None:
+        pictures["images"] = pictures_in(images, channels, multiple)
     say(f"running {source.against}, on {sum(map(len, pictures.values()))} pictures")
     return {on: reference_pairs(source.reference, chosen) for on, chosen in pictures.items()}
 
 
-def _warnings(source: Source, base: Interchange, options: ExportOptions, sets: dict[str, Pairs]) -> list[str]:
-    if "fp16" not in options.precisions:
+def _warnings(export: Export, sets: dict[str, Pairs]) -> list[str]:
+    if "fp16" not in export.options.precisions:
         return []
-    found = []
-    if not source.spec.supports_half:
-        found.append(
-            f"{source.spec.architecture} is known not to work in fp16; --precision bf16 or fp32 does"
-        )
+    found, spec = [], export.source.spec
+    if not spec.supports_half:
+        found.append(f"{spec.architecture} is known not to work in fp16; --precision bf16 or fp32 does")
     pictures = [planar(lr) for pairs in sets.values() for lr, _ in pairs.values()]
-    return found + overflow_warnings(activation_maxima(base.graph, pictures))
+    return found + overflow_warnings(activation_maxima(export.graph, pictures))
 
 
-def _write_golden(source: Source, pairs: Pairs, staging: Path) -> Artefact:
-    path = staging / "model.golden.npz"
+def _write_golden(export: Export, pairs: Pairs) -> Artefact:
+    path = export.staging / "model.golden.npz"
     save_golden(path, pairs)
-    return Artefact.from_file(path, kind="golden", precision="fp32", note=f"outputs of {source.against}")
+    return Artefact.from_file(
+        path, kind="golden", precision="fp32", note=f"outputs of {export.source.against}"
+    )
 
 
 def _refuse_overwriting(folder: Path, options: ExportOptions, *, plan: bool) -> None:

@@ -12,7 +12,7 @@ from esrgan_deploy._manifest import Artefact
 from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.engines import ShapeRange, built_fields, engine_from_onnx
 from esrgan_deploy.export._options import ExportOptions
-from esrgan_deploy.export._write_graphs import Interchange
+from esrgan_deploy.export._write_graphs import Export
 from esrgan_deploy.export.graphs import is_watched
 from esrgan_deploy.runtime import SessionOptions, open_session
 from esrgan_deploy.runtime.sessions import verify_session
@@ -49,17 +49,8 @@ def plan_shapes(options: ExportOptions, size_multiple: int) -> ShapeRange:
     )
 
 
-def build_plan(
-    graph: Path,
-    plan: Path,
-    precision: str,
-    base: Interchange,
-    options: ExportOptions,
-    sets: dict[str, Pairs],
-    *,
-    say: Callable[[str], None],
-) -> Artefact:
-    """Build a plan and return its entry for the manifest.
+def build_plan(export: Export, graph: Path, precision: str, sets: dict[str, Pairs]) -> Artefact:
+    """Build ``model.<precision>.plan`` of a graph and return its entry for the manifest.
 
     What the builder reports of its convolutions must be the precision that was asked for. Where a GPU can run
     the plan it is held against the reference as the graphs are; elsewhere `verified` is None and the note says so.
@@ -67,7 +58,8 @@ def build_plan(
     Raises:
         EngineBuildError: TensorRT cannot build it, or its convolutions compute in something else.
     """
-    build = dataclasses.replace(options.build, shapes=plan_shapes(options, base.size_multiple))
+    options, say, plan = export.options, export.say, export.staging / f"model.{precision}.plan"
+    build = dataclasses.replace(options.build, shapes=plan_shapes(options, export.size_multiple))
     say(f"building {plan.name} for {build.shapes}")
     result = engine_from_onnx(graph, plan, build, expect_precision=precision, progress=_progress(say))
     for warning in result.warnings:
@@ -80,8 +72,8 @@ def build_plan(
         kind="plan",
         precision=precision,
         form=options.form,
-        outscale=base.outscale,
-        size_multiple=base.size_multiple,
+        outscale=export.outscale,
+        size_multiple=export.size_multiple,
         built_from=graph.name,
         **built_fields(result, build),
         verified=verified,

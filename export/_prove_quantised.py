@@ -7,24 +7,14 @@ from typing import Any
 
 from esrgan_deploy._manifest import Artefact
 from esrgan_deploy._parity import Pairs
-from esrgan_deploy.export._open_source import Source
-from esrgan_deploy.export._options import ExportOptions
-from esrgan_deploy.export._write_graphs import Interchange, prove_graph
+from esrgan_deploy.export._write_graphs import Export, prove_graph
 from esrgan_deploy.export._write_quantised import Graph
 from esrgan_deploy.export.quantisation import Quantisation, save_recipe
 
 __all__ = ["over_budget", "prove_quantised"]
 
 
-def prove_quantised(
-    source: Source,
-    graph: Graph,
-    precision: str,
-    options: ExportOptions,
-    base: Interchange,
-    sets: dict[str, Pairs],
-    staging: Path,
-) -> list[Artefact]:
+def prove_quantised(export: Export, graph: Graph, precision: str, sets: dict[str, Pairs]) -> list[Artefact]:
     """Hold a graph against the reference, and a quantised one against its budget as well.
 
     Returns:
@@ -36,25 +26,26 @@ def prove_quantised(
     """
     quantisation, counted = graph.quantisation, graph.counted
     if quantisation is None or counted is None:
-        return [prove_graph(graph.path, precision, options.form, base, sets)]
+        return [prove_graph(export, graph.path, precision, sets)]
+    asked = export.options.quantise
     if graph.unseen is not None:
         sets = {**sets, "unseen": graph.unseen}
-    artefact = prove_graph(graph.path, precision, options.form, base, sets)
+    artefact = prove_graph(export, graph.path, precision, sets)
     facts: dict[str, Any] = {
         "convolutions": counted.convolutions,
         "of": counted.of,
         "share": counted.share,
         "pictures": quantisation.kept.facts.get("pictures", "scales of a training"),
         "asked": dict(quantisation.kept.asked),
-        "budget_db": options.quantise.budget,
+        "budget_db": asked.budget,
     }
     found = _figures(graph)
     if found:
         facts["measured"] = found
     artefact = dataclasses.replace(artefact, quantised=facts)
-    if graph.measured is not None and graph.measured.loss.loss is not None and options.quantise.search:
-        artefact = over_budget(artefact, graph.measured.loss.loss, options.quantise.budget)
-    return [artefact, *_write_recipe(quantisation, precision, found, staging)]
+    if graph.measured is not None and graph.measured.loss.loss is not None and asked.search:
+        artefact = over_budget(artefact, graph.measured.loss.loss, asked.budget)
+    return [artefact, *_write_recipe(quantisation, precision, found, export.staging)]
 
 
 def over_budget(artefact: Artefact, loss: float, budget: float) -> Artefact:

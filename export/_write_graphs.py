@@ -26,7 +26,7 @@ from esrgan_deploy.export.graphs import (
 )
 from esrgan_deploy.export.proof import verify_graph
 
-__all__ = ["Interchange", "describe", "prove_graph", "write_graph", "write_interchange"]
+__all__ = ["Export", "describe", "prove_graph", "write_graph", "write_interchange"]
 
 
 def describe(
@@ -46,27 +46,35 @@ def describe(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Interchange:
-    """The rewritten fp32 graph that every other artefact is made from.
+class Export:
+    """An export under way, and its interchange graph: the rewritten fp32 one that every other artefact is made from.
 
     Attributes:
-        graph: The float form, at the wanted scale.
+        source: What is exported.
+        options: What to make of it.
+        staging: The folder in which everything is made.
+        folder: Where it will go: scales that lie there may be taken up, and an interrupted search for it goes on.
+        say: Receives a line of progress now and then.
+        graph: The interchange graph: the float form, at the wanted scale.
         path: Where it was written.
         outscale: Output pixels per input pixel and axis.
         size_multiple: What height and width of the input have to be multiples of.
-        nested: Number of concatenations that were nested.
-        folded: Number of residual scales that were folded into weights.
     """
 
+    source: Source
+    options: ExportOptions
+    staging: Path
+    folder: Path
+    say: Callable[[str], None]
     graph: ir.Model
     path: Path
     outscale: float
     size_multiple: int
-    nested: int
-    folded: int
 
 
-def write_interchange(source: Source, folder: Path) -> Interchange:
+def write_interchange(
+    source: Source, options: ExportOptions, staging: Path, folder: Path, say: Callable[[str], None]
+) -> Export:
     """Rewrite the traced graph and write it as ``model.onnx``: the float form in fp32, with dynamic shapes.
 
     Raises:
@@ -80,36 +88,36 @@ def write_interchange(source: Source, folder: Path) -> Interchange:
     multiple = math.lcm(source.spec.size_multiple, shrink // math.gcd(shrink, source.spec.scale))
     outscale = float(source.ratio * source.spec.scale)
     describe(graph, source.spec, precision="fp32", form="float", outscale=outscale, size_multiple=multiple)
-    path = folder / "model.onnx"
+    path = staging / "model.onnx"
     save(graph, path)
-    return Interchange(
-        graph=graph, path=path, outscale=outscale, size_multiple=multiple, nested=nested, folded=folded
+    say(f"wrote model.onnx: {nested} concatenations nested, {folded} residual scales folded")
+    return Export(
+        source=source,
+        options=options,
+        staging=staging,
+        folder=folder,
+        say=say,
+        graph=graph,
+        path=path,
+        outscale=outscale,
+        size_multiple=multiple,
     )
 
 
-def write_graph(
-    source: Source,
-    base: Interchange,
-    precision: str,
-    options: ExportOptions,
-    folder: Path,
-    quantise: Callable[[ir.Model], None] | None = None,
-) -> Path:
+def write_graph(export: Export, precision: str, quantise: Callable[[ir.Model], None] | None = None) -> Path:
     """Write the graph that a plan is built from, ``model.<precision>.onnx``, in the form that was asked for.
 
     Args:
-        source: What is exported.
-        base: Its interchange graph.
+        export: What is exported.
         precision: Of the graph.
-        options: Of the export.
-        folder: Where it goes.
         quantise: Puts the Q/DQ pairs into the fp32 graph, before what is left becomes fp16.
 
     Raises:
         ExportError: A weight does not fit the precision, or the ONNX checker refuses the graph.
         OSError: The folder cannot be written.
     """
-    graph = clone(base.graph)
+    options = export.options
+    graph = clone(export.graph)
     if quantise is not None:
         quantise(graph)
     graph = to_precision(graph, precision)
@@ -119,22 +127,21 @@ def write_graph(
         to_uint8_form(graph)
     describe(
         graph,
-        source.spec,
+        export.source.spec,
         precision=precision,
         form=options.form,
-        outscale=base.outscale,
-        size_multiple=base.size_multiple,
+        outscale=export.outscale,
+        size_multiple=export.size_multiple,
     )
-    path = folder / f"model.{precision}.onnx"
+    path = export.staging / f"model.{precision}.onnx"
     save(graph, path)
     return path
 
 
 def prove_graph(
+    export: Export,
     path: Path,
     precision: str,
-    form: str,
-    base: Interchange,
     sets: dict[str, Pairs],
     *,
     extra: tuple[Comparison, ...] = (),
@@ -144,6 +151,8 @@ def prove_graph(
     Raises:
         ParityError: Its output has another shape than PyTorch's.
     """
+    interchange = path == export.path
+    form = "float" if interchange else export.options.form
     comparisons = [*verify_graph(path, precision, sets), *extra]
     figures, verified = judged(comparisons, precision, form)
     written = ir.load(path)
@@ -152,10 +161,10 @@ def prove_graph(
         kind="onnx",
         precision=precision,
         form=form,
-        outscale=base.outscale,
-        size_multiple=base.size_multiple,
+        outscale=export.outscale,
+        size_multiple=export.size_multiple,
         opset=written.graph.opset_imports[""],
-        built_from="" if path == base.path else base.path.name,
+        built_from="" if interchange else export.path.name,
         verified=verified,
         parity=figures,
         watched=is_watched(written),

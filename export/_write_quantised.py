@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from esrgan_deploy._cache import cache_folder
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.export._open_source import Source
-from esrgan_deploy.export._options import PROCESSOR, ExportOptions
+from esrgan_deploy.export._options import PROCESSOR
 from esrgan_deploy.export._scales import scales_beside, trained_recipe
-from esrgan_deploy.export._write_graphs import Interchange, write_graph
+from esrgan_deploy.export._write_graphs import Export, write_graph
 from esrgan_deploy.export.graphs import apply_parameters_to_graph, quantise, quantise_for_processor
 from esrgan_deploy.export.nets import QUANTISED, Quantised, layers, share_of
 from esrgan_deploy.export.proof import (
@@ -76,16 +76,7 @@ class Graph:
     unseen: Pairs | None = None
 
 
-def write_quantised(
-    source: Source,
-    base: Interchange,
-    precision: str,
-    options: ExportOptions,
-    staging: Path,
-    folder: Path,
-    *,
-    say: Callable[[str], None],
-) -> Graph:
+def write_quantised(export: Export, precision: str) -> Graph:
     """Find a recipe and write the graph that it makes.
 
     The graph rounds to fp16 what the search's simulation keeps in fp32, and the one for processors rounds outputs as
@@ -94,14 +85,8 @@ def write_quantised(
     precision.
 
     Args:
-        source: What is exported.
-        base: Its interchange graph.
+        export: What is exported.
         precision: One of `QUANTISED_GRAPHS`.
-        options: Of the export.
-        staging: Where the graph goes.
-        folder: Where the export will go: scales that lie there may be taken up, and an interrupted search for it
-            goes on.
-        say: Receives a line of progress now and then.
 
     Raises:
         ExportError: There is no checkpoint to calibrate, its architecture cannot be quantised, or nothing holds the
@@ -109,9 +94,10 @@ def write_quantised(
         CheckpointError: The scales beside the checkpoint do not fit it.
         MediaError: The folder of pictures holds none that can be used.
     """
-    quantisation = _quantisation_of(source, base, precision, options, folder, say=say)
+    source, options, say = export.source, export.options, export.say
+    quantisation = _quantisation_of(export, precision)
     held = _held(source, quantisation)
-    noise = noise_pictures(source.spec.in_channels, base.size_multiple)
+    noise = noise_pictures(source.spec.in_channels, export.size_multiple)
     unseen: Pairs | None = None
     if quantisation.pictures is not None:
         unseen = reference_pairs(
@@ -122,11 +108,11 @@ def write_quantised(
         # What the verification will ask: dB alone do not say how many samples are within a level.
         sets = {"noise": reference_pairs(source.reference, noise), "unseen": unseen}
     for left in reversed(range(_ROUNDS)):
-        path, counted = _write(source, base, precision, options, staging, quantisation)
+        path, counted = _write(export, precision, quantisation)
         if precision == PROCESSOR and held is not None and not quantisation.reused:
             # It rounds outputs too, each a little to one side, and nothing before has seen that.
             quantisation = _centred(path, source, quantisation)
-            path, counted = _write(source, base, precision, options, staging, quantisation)
+            path, counted = _write(export, precision, quantisation)
         measured = _measured(path, precision, quantisation, held)
         line = (
             f"{path.name}: {counted.convolutions} of {counted.of} convolutions, {counted.share:.1%} of the "
@@ -149,7 +135,7 @@ def write_quantised(
                 say(f"{path.name} on {figures['on']}: {breach}; a unit more returns")
         if quantisation.again is None:
             say("what was taken up does not hold here: calibrating again")
-            quantisation = _quantisation_of(source, base, precision, options, folder, anew=True, say=say)
+            quantisation = _quantisation_of(export, precision, anew=True)
         else:
             quantisation = _without_worst(quantisation)
     return Graph(path=path, quantisation=quantisation, counted=counted, measured=measured, unseen=unseen)
@@ -168,14 +154,7 @@ def search_state(folder: Path, precision: str) -> Path:
     return cache_folder("searches") / f"{name}.json"
 
 
-def _write(
-    source: Source,
-    base: Interchange,
-    precision: str,
-    options: ExportOptions,
-    staging: Path,
-    quantisation: Quantisation,
-) -> tuple[Path, Quantised]:
+def _write(export: Export, precision: str, quantisation: Quantisation) -> tuple[Path, Quantised]:
     recipe, found = quantisation.recipe, quantisation.layers
     counted: list[Quantised] = []
 
@@ -192,7 +171,7 @@ def _write(
             counted.append(quantise(graph, found, recipe))
             add_remainders(graph, found, recipe)
 
-    return write_graph(source, base, precision, options, staging, pass_), counted[0]
+    return write_graph(export, precision, pass_), counted[0]
 
 
 def _centred(path: Path, source: Source, quantisation: Quantisation) -> Quantisation:
@@ -258,44 +237,32 @@ def _without_worst(quantisation: Quantisation) -> Quantisation:
     return dataclasses.replace(quantisation, kept=fewer)
 
 
-def _quantisation_of(
-    source: Source,
-    base: Interchange,
-    precision: str,
-    options: ExportOptions,
-    folder: Path,
-    *,
-    anew: bool = False,
-    say: Callable[[str], None],
-) -> Quantisation:
+def _quantisation_of(export: Export, precision: str, *, anew: bool = False) -> Quantisation:
     """Find the recipe of a quantised graph.
 
     Without pictures to calibrate on, the scales that lie in the export's folder are taken up if they belong to
     these weights and were made with these options; else those that a training left beside the checkpoint.
 
     Args:
-        source: What is exported.
-        base: Its interchange graph.
+        export: What is exported.
         precision: One of `QUANTISED_GRAPHS`.
-        options: Of the export.
-        folder: Where the export will go: see `write_quantised`.
         anew: Whether to calibrate whatever lies there.
-        say: Receives a line of progress now and then.
 
     Raises:
         ExportError: There is no checkpoint to calibrate, or its architecture cannot be quantised.
         CheckpointError: The scales beside the checkpoint do not fit it.
         MediaError: The folder of pictures holds none that can be used.
     """
+    source, say = export.source, export.say
     if source.module is None:
         raise ExportError(
             f"{source.name} is a graph, and {precision} is calibrated on a checkpoint in PyTorch. Give the "
             "checkpoint, or run: --precision fp16"
         )
     kind = "int8" if precision == PROCESSOR else precision
-    asked = options.quantise
+    asked = export.options.quantise
     net = Net(module=source.module, spec=source.spec)
-    old = None if anew else reusable(folder / f"model.{precision}.scales.json", net, kind, asked, say)
+    old = None if anew else reusable(export.folder / f"model.{precision}.scales.json", net, kind, asked, say)
     if old is None and precision != PROCESSOR and asked.calibration is None and source.weights is not None:
         trained = trained_recipe(source.weights, net, kind)
         if trained is not None:
@@ -307,7 +274,7 @@ def _quantisation_of(
         asked,
         unsigned=precision == PROCESSOR,
         old=old,
-        state=search_state(folder, precision),
+        state=search_state(export.folder, precision),
         say=say,
     )
 
