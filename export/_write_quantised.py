@@ -18,7 +18,12 @@ from esrgan_deploy.export._open_source import Source
 from esrgan_deploy.export._options import PROCESSOR
 from esrgan_deploy.export._scales import scales_beside, trained_recipe
 from esrgan_deploy.export._write_graphs import Export, write_graph
-from esrgan_deploy.export.graphs import apply_parameters_to_graph, quantise, quantise_for_processor
+from esrgan_deploy.export.graphs import (
+    add_remainders,
+    apply_parameters_to_graph,
+    quantise,
+    quantise_for_processor,
+)
 from esrgan_deploy.export.nets import QUANTISED, Quantised, layers, share_of
 from esrgan_deploy.export.proof import (
     graph_input,
@@ -30,7 +35,6 @@ from esrgan_deploy.export.proof import (
 )
 from esrgan_deploy.export.quantisation import FLOOR, Net, Quantisation, quantise_net, reusable, tensor_of
 from esrgan_deploy.export.quantisation.search import HeldLoss, Loss
-from esrgan_deploy.export.quantisation.weights import add_remainders
 
 __all__ = ["QUANTISED_GRAPHS", "Graph", "Measured", "search_state", "write_quantised"]
 

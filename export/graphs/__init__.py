@@ -7,12 +7,16 @@ from esrgan_deploy._optional import handed_on
 if TYPE_CHECKING:
     from esrgan_deploy.export.graphs._conform import conform, widen
     from esrgan_deploy.export.graphs._cpu_weights import fitted
-    from esrgan_deploy.export.graphs._edit import append, clone, constant, save, to_bytes
+    from esrgan_deploy.export.graphs._edit import append, clone, save, to_bytes
     from esrgan_deploy.export.graphs._emulate_half import measured_as, rounding_model, runs_as_it_is
     from esrgan_deploy.export.graphs._fold_and_nest import fold_scales, nest_concats
     from esrgan_deploy.export.graphs._precision import to_precision
     from esrgan_deploy.export.graphs._quantise_cpu import quantise_for_processor
-    from esrgan_deploy.export.graphs._quantise_tensorrt import apply_parameters_to_graph, quantise
+    from esrgan_deploy.export.graphs._quantise_tensorrt import (
+        add_remainders,
+        apply_parameters_to_graph,
+        quantise,
+    )
     from esrgan_deploy.export.graphs._recipe import (
         UNSIGNED,
         Array,
@@ -30,11 +34,11 @@ __all__ = [
     "UNSIGNED",
     "Array",
     "Recipe",
+    "add_remainders",
     "append",
     "apply_parameters_to_graph",
     "clone",
     "conform",
-    "constant",
     "fitted",
     "fold_scales",
     "is_watched",
@@ -63,12 +67,12 @@ __getattr__, __dir__ = handed_on(
     {
         "_conform": ("conform", "widen"),
         "_cpu_weights": ("fitted",),
-        "_edit": ("append", "clone", "constant", "save", "to_bytes"),
+        "_edit": ("append", "clone", "save", "to_bytes"),
         "_emulate_half": ("measured_as", "rounding_model", "runs_as_it_is"),
         "_fold_and_nest": ("fold_scales", "nest_concats"),
         "_precision": ("to_precision",),
         "_quantise_cpu": ("quantise_for_processor",),
-        "_quantise_tensorrt": ("apply_parameters_to_graph", "quantise"),
+        "_quantise_tensorrt": ("add_remainders", "apply_parameters_to_graph", "quantise"),
         "_recipe": ("Array", "Recipe", "UNSIGNED", "storable", "unsigned_grid", "weight_steps"),
         "_resize": ("resize_output", "resize_ratio"),
         "_trace": ("trace",),

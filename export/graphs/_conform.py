@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import traversal
 
-from esrgan_deploy.export.graphs._edit import append, constant, drop_unused
+from esrgan_deploy.export.graphs._edit import append, constant, drop_unused, named_node
 from esrgan_deploy.runtime.sessions.onnx import Ends
 
 __all__ = ["conform", "widen"]
@@ -66,13 +66,11 @@ def _prepend(model: ir.Model, white: int, last: bool) -> None:
     nodes, value = [], taken
     if white != 1:
         scale = constant(model, np.array(white, np.float32), "conformed_white_in")
-        nodes.append(ir.node("Mul", [value, scale], name="conformed_levels"))
+        nodes.append(named_node("Mul", [value, scale], name="conformed_levels"))
         value = nodes[-1].outputs[0]
     if last:
-        nodes.append(ir.node("Transpose", [value], {"perm": [0, 2, 3, 1]}, name="conformed_pixels"))
+        nodes.append(named_node("Transpose", [value], {"perm": [0, 2, 3, 1]}, name="conformed_pixels"))
         value = nodes[-1].outputs[0]
-    for node in nodes:
-        node.outputs[0].name = node.name
     source.replace_all_uses_with(value)
     graph.inputs[0] = taken
     graph.insert_before(first, nodes)

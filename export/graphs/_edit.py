@@ -3,6 +3,7 @@
 from collections.abc import Collection, Container, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,26 @@ from esrgan_deploy._files import replaced_atomically
 
 __all__ = [
     "append",
+    "array_of",
     "clone",
     "constant",
+    "convolutions",
     "drop_unused",
     "name_apart",
+    "named_node",
     "save",
     "stand_in",
     "to_bytes",
 ]
+
+
+def named_node(
+    op: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, object] | None = None, *, name: str
+) -> ir.Node:
+    """Return a node outside the graph, whose one output has its name; see `name_apart`."""
+    node = ir.node(op, inputs, dict(attributes or {}), name=name)  # type: ignore[arg-type]
+    node.outputs[0].name = name
+    return node
 
 
 def append(
@@ -32,10 +45,9 @@ def append(
     *,
     name: str,
 ) -> ir.Value:
-    """Add a node at the end of the graph and return its one output, which has the node's name; see `name_apart`."""
-    node = ir.node(op, inputs, dict(attributes or {}), name=name)  # type: ignore[arg-type]
+    """Add a `named_node` at the end of the graph and return its output."""
+    node = named_node(op, inputs, attributes, name=name)
     model.graph.append(node)
-    node.outputs[0].name = name
     return node.outputs[0]
 
 
@@ -50,6 +62,23 @@ def constant(model: ir.Model, array: npt.NDArray[np.generic], name: str) -> ir.V
     )
     model.graph.register_initializer(value)
     return value
+
+
+def array_of(value: ir.Value | None) -> npt.NDArray[Any]:
+    """Return what a constant holds."""
+    assert value is not None
+    assert value.const_value is not None
+    array: npt.NDArray[Any] = value.const_value.numpy()
+    return array
+
+
+def convolutions(graph: ir.Graph) -> dict[str, ir.Node]:
+    """Return the convolutions by the names of their weights, without ``.weight``."""
+    return {
+        node.inputs[1].name.removesuffix(".weight"): node
+        for node in graph
+        if node.op_type == "Conv" and node.inputs[1] is not None and node.inputs[1].name is not None
+    }
 
 
 def drop_unused(graph: ir.Graph) -> None:

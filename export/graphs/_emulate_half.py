@@ -8,7 +8,7 @@ than it is. Here the rounding is written into the graph, as casts that are not i
 import numpy as np
 import onnx_ir as ir
 
-from esrgan_deploy.export.graphs._edit import clone, name_apart
+from esrgan_deploy.export.graphs._edit import clone, name_apart, named_node
 from esrgan_deploy.export.graphs._precision import DTYPES
 from esrgan_deploy.export.nets import QUANTISED
 
@@ -77,8 +77,7 @@ def rounding_model(model: ir.Model, precision: str) -> ir.Model:
 
 def _widen(graph: ir.Graph, value: ir.Value, before: ir.Node | None) -> None:
     # `value` is truly half; its readers get an fp32 copy.
-    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{value.name}_as_fp32")
-    cast.outputs[0].name = cast.name
+    cast = named_node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{value.name}_as_fp32")
     for node, index in list(value.uses()):
         if node is not cast:
             node.replace_input_with(index, cast.outputs[0])
@@ -90,8 +89,7 @@ def _widen(graph: ir.Graph, value: ir.Value, before: ir.Node | None) -> None:
 
 def _take_float(graph: ir.Graph, source: ir.Value, half: ir.DataType) -> None:
     source.type = ir.TensorType(ir.DataType.FLOAT)
-    down = ir.node("Cast", [source], {"to": half}, name=f"{source.name}_rounded")
-    down.outputs[0].name = down.name
+    down = named_node("Cast", [source], {"to": half}, name=f"{source.name}_rounded")
     widen = next(node for node, _ in source.uses() if node is not down)
     widen.replace_input_with(0, down.outputs[0])
     graph.insert_before(widen, down)
@@ -99,11 +97,10 @@ def _take_float(graph: ir.Graph, source: ir.Value, half: ir.DataType) -> None:
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, half: ir.DataType) -> None:
     name, is_output = value.name, value.is_graph_output()
-    down = ir.node("Cast", [value], {"to": half}, name=f"{name}_rounded")
+    down = named_node("Cast", [value], {"to": half}, name=f"{name}_rounded")
     rounded = down.outputs[0]
     rounded.type = ir.TensorType(half)
-    up = ir.node("Cast", [rounded], {"to": ir.DataType.FLOAT}, name=f"{name}_again")
-    up.outputs[0].name = up.name
+    up = named_node("Cast", [rounded], {"to": ir.DataType.FLOAT}, name=f"{name}_again")
     for user, index in list(value.uses()):
         if user is not down:
             user.replace_input_with(index, up.outputs[0])
@@ -112,12 +109,10 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, half: ir.DataType) -
         widened = up.outputs[0]
         graph.outputs[list(graph.outputs).index(value)] = widened
         widened.type, widened.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
-        rounded.name, value.name, widened.name = down.name, f"{name}_exact", name
+        value.name, widened.name = f"{name}_exact", name
     elif is_output:
         graph.outputs[list(graph.outputs).index(value)] = rounded
         rounded.shape, value.name, rounded.name = value.shape, f"{name}_exact", name
-    else:
-        rounded.name = down.name
 
 
 def _after(graph: ir.Graph, node: ir.Node) -> ir.Node | None:

@@ -6,7 +6,7 @@ Each works on any graph of the family, whoever wrote it, and returns how often i
 import numpy as np
 import onnx_ir as ir
 
-from esrgan_deploy.export.graphs._edit import stand_in
+from esrgan_deploy.export.graphs._edit import array_of, stand_in
 
 __all__ = ["fold_input", "fold_scales", "nest_concats"]
 
@@ -59,8 +59,7 @@ def fold_scales(model: ir.Model) -> int:
         for i in range(1, len(conv.inputs)):
             parameter = conv.inputs[i]
             assert parameter is not None
-            assert parameter.const_value is not None
-            array = parameter.const_value.numpy()
+            array = array_of(parameter)
             # In double precision and rounded once.
             scaled = (array.astype(np.float64) * factor).astype(array.dtype)
             parameter.const_value = ir.tensor(scaled, name=parameter.name)
@@ -91,8 +90,7 @@ def fold_input(model: ir.Model, factor: int) -> None:
         weight = node.inputs[1]
         assert node.op_type == "Conv", node.op_type
         assert weight is not None
-        assert weight.const_value is not None
-        permuted = np.ascontiguousarray(weight.const_value.numpy()[:, order])
+        permuted = np.ascontiguousarray(array_of(weight)[:, order])
         weight.const_value = ir.tensor(permuted, name=weight.name)
     picture = ir.Value(
         name="input",

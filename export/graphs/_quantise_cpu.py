@@ -9,7 +9,7 @@ from onnx_ir.passes import common
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy.export.graphs._cpu_weights import fitted, in_phases
-from esrgan_deploy.export.graphs._edit import constant, drop_unused
+from esrgan_deploy.export.graphs._edit import array_of, constant, convolutions, drop_unused, named_node
 from esrgan_deploy.export.graphs._recipe import unsigned_grid
 from esrgan_deploy.export.nets import Layer, Quantised, counted
 
@@ -60,23 +60,19 @@ def quantise_for_processor(
     if not names:
         raise ExportError("no convolution is to be quantised; name some, or run: --precision fp32")
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    convolutions = {
-        node.inputs[1].name.removesuffix(".weight"): node
-        for node in model.graph
-        if node.op_type == "Conv" and node.inputs[1] is not None and node.inputs[1].name is not None
-    }
+    nodes = convolutions(model.graph)
     known = {layer.name: layer for layer in layers}
     for name in names:
-        if name not in known or name not in convolutions:
+        if name not in known or name not in nodes:
             raise ExportError(
                 f"the graph has no convolution with the weights {name}.weight, which is to be quantised"
             )
-    pass_ = _Pass(model, known, ranges, outputs, {convolutions[name]: name for name in names})
+    pass_ = _Pass(model, known, ranges, outputs, {nodes[name]: name for name in names})
     # Everything in front first: a convolution is found by its weights, which it loses when its own turn comes.
     for name in names:
-        pass_.read(convolutions[name])
+        pass_.read(nodes[name])
     for name in names:
-        pass_.compute(convolutions[name], (steps or {}).get(name))
+        pass_.compute(nodes[name], (steps or {}).get(name))
     model.graph.sort()
     drop_unused(model.graph)
     made = sum(node.op_type == "Conv" and _is_quantised(node) for node in model.graph)
@@ -96,11 +92,7 @@ class _Pass:
     ) -> None:
         self._model, self._graph, self._layers = model, model.graph, layers
         self._ranges, self._outputs, self._chosen = ranges, outputs, chosen
-        self._names = {
-            node: node.inputs[1].name.removesuffix(".weight")  # type: ignore[union-attr]
-            for node in model.graph
-            if node.op_type == "Conv"
-        }
+        self._names = {node: name for name, node in convolutions(model.graph).items()}
         self._scales: dict[str, tuple[ir.Value, ir.Value]] = {}
         self._done: dict[tuple[ir.Value, str], ir.Value] = {}
 
@@ -124,13 +116,13 @@ class _Pass:
         """Quantise the weights, the bias and the output of a convolution."""
         name = self._chosen[conv]
         layer = self._layers[name]
-        step = _numpy(self._scale_of(layer.group)[0])
+        step = array_of(self._scale_of(layer.group)[0])
         weight, bias = conv.inputs[1], conv.inputs[2] if len(conv.inputs) > 2 else None
         assert weight is not None
-        array = _numpy(weight)
+        array = array_of(weight)
         if steps is not None:
             steps = np.broadcast_to(steps, array.shape[:1])
-        added = np.zeros(array.shape[0]) if bias is None else _numpy(bias).astype(np.float64)
+        added = np.zeros(array.shape[0]) if bias is None else array_of(bias).astype(np.float64)
         integers, steps = fitted(array, steps)
         # The bias is a whole number of these; of a channel of tiny weights they would be too many for int32.
         floor = np.abs(added) / (float(step) * _LARGEST_BIAS)
@@ -240,11 +232,11 @@ class _Pass:
         shape: ir.Shape | None,
         attributes: Mapping[str, object] | None = None,
     ) -> ir.Value:
-        node = ir.node(op, inputs, dict(attributes or {}), name=name)  # type: ignore[arg-type]
+        node = named_node(op, inputs, attributes, name=name)
         # The graph is sorted at the end.
         self._graph.append(node)
         out = node.outputs[0]
-        out.name, out.shape = name, shape
+        out.shape = shape
         floats = op in ("DequantizeLinear", "DepthToSpace")
         out.type = ir.TensorType(ir.DataType.FLOAT if floats else ir.DataType.UINT8)
         return out
@@ -302,9 +294,3 @@ def _is_quantised(conv: ir.Node) -> bool:
     return behind == ["QuantizeLinear"] and all(
         node is not None and node.op_type == "DequantizeLinear" for node in around
     )
-
-
-def _numpy(value: ir.Value) -> npt.NDArray[np.float32]:
-    assert value.const_value is not None
-    array: npt.NDArray[np.float32] = value.const_value.numpy()
-    return array

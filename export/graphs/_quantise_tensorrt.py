@@ -8,11 +8,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy.export.graphs._edit import constant, drop_unused
+from esrgan_deploy.export.graphs._edit import array_of, constant, convolutions, drop_unused, named_node
 from esrgan_deploy.export.graphs._recipe import Recipe
 from esrgan_deploy.export.nets import LARGEST, Layer, Quantised, counted
 
-__all__ = ["apply_parameters_to_graph", "quantise"]
+__all__ = ["add_remainders", "apply_parameters_to_graph", "quantise"]
 
 _STORED = {"int8": ir.DataType.INT8, "fp8": ir.DataType.FLOAT8E4M3FN}
 _LEAST_OPSET = 19
@@ -52,13 +52,13 @@ def quantise(model: ir.Model, layers: Sequence[Layer], recipe: Recipe) -> Quanti
         raise ExportError(
             "the recipe quantises no convolution. Run: with a larger --budget, or --precision fp16"
         )
-    known, convolutions = {layer.name: layer for layer in layers}, _convolutions(model.graph)
+    known, nodes = {layer.name: layer for layer in layers}, convolutions(model.graph)
     for name in recipe.formats:
-        _refuse_unfit(name, known, convolutions, recipe)
+        _refuse_unfit(name, known, nodes, recipe)
     pass_ = _Pass(model, recipe)
     chosen = [layer for layer in layers if layer.name in recipe.formats]
     for layer in chosen:
-        node = convolutions[layer.name]
+        node = nodes[layer.name]
         assert node.inputs[0] is not None
         node.replace_input_with(0, pass_.activation(node.inputs[0], layer, recipe.formats[layer.name]))
         node.replace_input_with(1, pass_.weight(node, layer))
@@ -94,6 +94,35 @@ def apply_parameters_to_graph(
         value.const_value = ir.tensor(scaled, name=name)
 
 
+def add_remainders(model: ir.Model, layers: Sequence[Layer], recipe: Recipe) -> int:
+    """Write the remainders of a recipe into a graph that is quantised; returns of how many convolutions.
+
+    Args:
+        model: After `quantise`, in fp32; it is changed.
+        layers: All convolutions of the net.
+        recipe: With which it was quantised.
+
+    Raises:
+        ExportError: The recipe has remainders of a group with several convolutions, or the graph lacks one.
+    """
+    wanted = {name: list(channels) for name, channels in recipe.remainders.items() if name in recipe.formats}
+    strange = set(recipe.remainders) - {layer.name for layer in layers if layer.group == layer.name}
+    if strange:
+        raise ExportError(
+            f"{sorted(strange)[0]} is no group of one convolution, so it has no remainders. Calibrate again"
+        )
+    nodes = convolutions(model.graph)
+    for name, channels in wanted.items():
+        node = nodes.get(f"{name}.weight_dq")
+        if node is None:
+            raise ExportError(
+                f"the graph has no quantised convolution {name}, whose remainders it is to read"
+            )
+        if channels:
+            _read_twice(model, node, name, channels)
+    return sum(1 for channels in wanted.values() if channels)
+
+
 class _Pass:
     def __init__(self, model: ir.Model, recipe: Recipe) -> None:
         self._model, self._graph, self._recipe = model, model.graph, recipe
@@ -106,12 +135,8 @@ class _Pass:
         producer = value.producer()
         if producer is not None and producer.op_type == "Concat":
             parts = [self.activation(part, layer, kind) for part in producer.inputs if part is not None]
-            node = ir.node(
-                "Concat",
-                parts,
-                {"axis": producer.attributes["axis"].as_int()},
-                name=f"{value.name}_of_{layer.group}",
-            )
+            axis = {"axis": producer.attributes["axis"].as_int()}
+            node = named_node("Concat", parts, axis, name=f"{value.name}_of_{layer.group}")
             self._place(node, after=value, like=value)
             out = node.outputs[0]
         else:
@@ -123,10 +148,10 @@ class _Pass:
         name = f"{value.name}_of_{group}"
         step = constant(self._model, np.array(self._recipe.activations[group], np.float32), f"{name}_scale")
         zero = constant(self._model, _stored(np.zeros((), np.float32), kind), f"{name}_zero")
-        quantised = ir.node("QuantizeLinear", [value, step, zero], name=f"{name}_q")
+        quantised = named_node("QuantizeLinear", [value, step, zero], name=f"{name}_q")
         self._place(quantised, after=value, like=value)
         quantised.outputs[0].type = ir.TensorType(_STORED[kind])
-        back = ir.node("DequantizeLinear", [quantised.outputs[0], step, zero], name=f"{name}_dq")
+        back = named_node("DequantizeLinear", [quantised.outputs[0], step, zero], name=f"{name}_dq")
         self._place(back, after=quantised.outputs[0], like=value)
         return back.outputs[0]
 
@@ -135,20 +160,19 @@ class _Pass:
         value, kind = conv.inputs[1], self._recipe.formats[layer.name]
         assert value is not None
         steps = _folded(self._recipe.weights[layer.name], layer)
-        shares = _weights_of(conv) / (steps.reshape(-1, 1, 1, 1) if steps.ndim else steps)
+        shares = array_of(conv.inputs[1]) / (steps.reshape(-1, 1, 1, 1) if steps.ndim else steps)
         stored = constant(self._model, _stored(shares, kind), f"{value.name}_q")
         step = constant(self._model, steps, f"{value.name}_scale")
         zero = constant(self._model, _stored(np.zeros(steps.shape, np.float32), kind), f"{value.name}_zero")
         axis = {"axis": 0} if steps.ndim else {}
-        node = ir.node("DequantizeLinear", [stored, step, zero], axis, name=f"{value.name}_dq")
+        node = named_node("DequantizeLinear", [stored, step, zero], axis, name=f"{value.name}_dq")
         self._graph.insert_before(conv, node)
-        node.outputs[0].name = node.name
         node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
         return node.outputs[0]
 
     def _place(self, node: ir.Node, *, after: ir.Value, like: ir.Value) -> None:
         out = node.outputs[0]
-        out.name, out.type, out.shape = node.name, like.type, like.shape
+        out.type, out.shape = like.type, like.shape
         producer = after.producer()
         if producer is None:
             self._graph.insert_before(next(iter(self._graph)), node)
@@ -164,12 +188,15 @@ class _Pass:
 
 
 def _refuse_unfit(
-    name: str, known: Mapping[str, Layer], convolutions: Mapping[str, ir.Node], recipe: Recipe
+    name: str, known: Mapping[str, Layer], nodes: Mapping[str, ir.Node], recipe: Recipe
 ) -> None:
     if name not in known:
         raise ExportError(f"the net has no convolution {name}, which the recipe quantises")
-    _refuse_missing(name, convolutions)
-    layer, conv = known[name], convolutions[name]
+    if name not in nodes:
+        raise ExportError(
+            f"the graph has no convolution with the weights {name}.weight, which is to be quantised"
+        )
+    layer, conv = known[name], nodes[name]
     step = recipe.activations.get(layer.group)
     if step is None or not 0.0 < step < np.inf:
         raise ExportError(f"the scale of {layer.group} is {step}; it is a number above 0")
@@ -199,29 +226,6 @@ def _refuse_unfit(
         )
 
 
-def _refuse_missing(name: str, convolutions: Mapping[str, ir.Node]) -> None:
-    if name not in convolutions:
-        raise ExportError(
-            f"the graph has no convolution with the weights {name}.weight, which is to be quantised"
-        )
-
-
-def _convolutions(graph: ir.Graph) -> dict[str, ir.Node]:
-    return {
-        node.inputs[1].name.removesuffix(".weight"): node
-        for node in graph
-        if node.op_type == "Conv" and node.inputs[1] is not None and node.inputs[1].name is not None
-    }
-
-
-def _weights_of(conv: ir.Node) -> npt.NDArray[np.float32]:
-    value = conv.inputs[1]
-    assert value is not None
-    assert value.const_value is not None
-    array: npt.NDArray[np.float32] = value.const_value.numpy()
-    return array
-
-
 def _folded(steps: npt.NDArray[np.float32], layer: Layer) -> npt.NDArray[np.float32]:
     # Exact where `storable` made them.
     return (steps.astype(np.float64) * layer.fold).astype(np.float16).astype(np.float32)
@@ -232,3 +236,48 @@ def _stored(shares: npt.NDArray[np.float32], kind: str) -> npt.NDArray[np.generi
     if kind == "int8":
         return np.clip(np.rint(shares), -largest, largest).astype(np.int8)
     return np.clip(shares, -largest, largest).astype(ml_dtypes.float8_e4m3fn)
+
+
+def _read_twice(model: ir.Model, conv: ir.Node, name: str, channels: list[int]) -> None:
+    taken, weight = conv.inputs[0], conv.inputs[1]
+    assert taken is not None
+    assert weight is not None
+    back, held = taken.producer(), weight.producer()
+    assert back is not None
+    assert held is not None
+    quantise = back.inputs[0].producer() if back.inputs[0] is not None else None
+    assert quantise is not None
+    whole, step, zero = quantise.inputs
+    assert whole is not None
+    index = constant(model, np.array(channels, np.int64), f"{name}_twice")
+    exact = named_node("Gather", [whole, index], {"axis": 1}, name=f"{name}_twice_exact")
+    rounded = named_node("Gather", [taken, index], {"axis": 1}, name=f"{name}_twice_rounded")
+    left = named_node("Sub", [exact.outputs[0], rounded.outputs[0]], name=f"{name}_twice_left")
+    down = named_node("QuantizeLinear", [left.outputs[0], step, zero], name=f"{name}_twice_q")
+    up = named_node("DequantizeLinear", [down.outputs[0], step, zero], name=f"{name}_twice_dq")
+    both = named_node("Concat", [taken, up.outputs[0]], {"axis": 1}, name=f"{name}_twice_both")
+    nodes = [exact, rounded, left, down, up, both]
+    for node in nodes:
+        node.outputs[0].type = taken.type
+        node.outputs[0].shape = _of_channels(taken.shape, len(channels))
+    assert back.inputs[0] is not None
+    down.outputs[0].type = back.inputs[0].type
+    stored = held.inputs[0]
+    assert stored is not None
+    array = array_of(stored)
+    wide = np.concatenate([array, array[:, channels]], axis=1)
+    both.outputs[0].shape = _of_channels(taken.shape, wide.shape[1])
+    held.replace_input_with(0, constant(model, wide, f"{stored.name}_twice"))
+    weight.shape = ir.Shape(wide.shape)
+    if not stored.uses():
+        del model.graph.initializers[str(stored.name)]
+    model.graph.insert_before(conv, nodes)
+    conv.replace_input_with(0, both.outputs[0])
+
+
+def _of_channels(shape: ir.Shape | None, count: int) -> ir.Shape | None:
+    if shape is None:
+        return None
+    dims = list(shape)
+    dims[1] = count
+    return ir.Shape(dims)

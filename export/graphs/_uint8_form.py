@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from esrgan_deploy.export.graphs._edit import append, constant
+from esrgan_deploy.export.graphs._edit import append, constant, named_node
 
 __all__ = ["to_uint8_form"]
 
@@ -31,15 +31,13 @@ def to_uint8_form(model: ir.Model) -> None:
 
     n, c, h, w = source.shape
     picture = ir.Value(name="input", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([n, h, w, c]))
-    cast = ir.node("Cast", [picture], {"to": ir.DataType.FLOAT}, name="from_uint8")
-    planar = ir.node("Transpose", [cast.outputs[0]], {"perm": [0, 3, 1, 2]}, name="to_nchw")
+    cast = named_node("Cast", [picture], {"to": ir.DataType.FLOAT}, name="from_uint8")
+    planar = named_node("Transpose", [cast.outputs[0]], {"perm": [0, 3, 1, 2]}, name="to_nchw")
     peak = constant(model, np.array(255.0, np.float32), "peak")
-    unit = ir.node("Div", [planar.outputs[0], peak], name="to_unit_range")
+    unit = named_node("Div", [planar.outputs[0], peak], name="to_unit_range")
     front = [cast, planar, unit]
     if dtype != ir.DataType.FLOAT:
-        front.append(ir.node("Cast", [unit.outputs[0]], {"to": dtype}, name="to_net_dtype"))
-    for node in front:
-        node.outputs[0].name = node.name
+        front.append(named_node("Cast", [unit.outputs[0]], {"to": dtype}, name="to_net_dtype"))
     source.replace_all_uses_with(front[-1].outputs[0])
     graph.inputs[0] = picture
     graph.insert_before(first, front)

@@ -8,17 +8,9 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.quantisation.weights._compensate import compensated, fitted_last
     from esrgan_deploy.export.quantisation.weights._equalise import equalise, noise_gains
     from esrgan_deploy.export.quantisation.weights._learn import reconstruct
-    from esrgan_deploy.export.quantisation.weights._remainders import add_remainders, with_remainders
+    from esrgan_deploy.export.quantisation.weights._remainders import with_remainders
 
-__all__ = [
-    "add_remainders",
-    "compensated",
-    "equalise",
-    "fitted_last",
-    "noise_gains",
-    "reconstruct",
-    "with_remainders",
-]
+__all__ = ["compensated", "equalise", "fitted_last", "noise_gains", "reconstruct", "with_remainders"]
 
 __getattr__, __dir__ = handed_on(
     __name__,
@@ -26,6 +18,6 @@ __getattr__, __dir__ = handed_on(
         "_compensate": ("compensated", "fitted_last"),
         "_equalise": ("equalise", "noise_gains"),
         "_learn": ("reconstruct",),
-        "_remainders": ("add_remainders", "with_remainders"),
+        "_remainders": ("with_remainders",),
     },
 )

@@ -10,6 +10,7 @@ import torch
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy.export.graphs import (
     Recipe,
+    add_remainders,
     clone,
     fold_scales,
     nest_concats,
@@ -22,7 +23,6 @@ from esrgan_deploy.export.graphs import (
 )
 from esrgan_deploy.export.nets import RRDBNet, layers
 from esrgan_deploy.export.quantisation._explain import errors_table, layer_errors
-from esrgan_deploy.export.quantisation.weights import add_remainders
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 

@@ -12,6 +12,7 @@ from esrgan_deploy import ExportError, ModelSpec
 from esrgan_deploy._parity import planar
 from esrgan_deploy.export.graphs import (
     Recipe,
+    add_remainders,
     fold_scales,
     nest_concats,
     quantise,
@@ -23,7 +24,7 @@ from esrgan_deploy.export.nets import RRDBNet, layers
 from esrgan_deploy.export.proof import run, session_of
 from esrgan_deploy.export.quantisation import Simulation
 from esrgan_deploy.export.quantisation.calibration import _activation_scales as _ranges
-from esrgan_deploy.export.quantisation.weights import add_remainders, with_remainders
+from esrgan_deploy.export.quantisation.weights import with_remainders
 
 TAIL = ("conv_body", "conv_up1", "conv_up2", "conv_hr")
 
