@@ -16,6 +16,7 @@ from esrgan_deploy._errors import CheckpointError, ExportError
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export._open_onnx import load_onnx
 from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._report import each_tenth
 from esrgan_deploy.export.checkpoints import load_checkpoint, resolve_checkpoint
 from esrgan_deploy.export.graphs import resize_ratio, trace
 from esrgan_deploy.export.proof import Reference, reference_of_module, resized
@@ -160,20 +161,12 @@ def describe_spec(spec: ModelSpec) -> str:
 def _resolve(model: str | Path | None, options: ExportOptions, say: Callable[[str], None]) -> Path:
     if model is None:
         return shipped_checkpoint()
-    return resolve_checkpoint(str(model), offline=options.offline, progress=_download_progress(say))
-
-
-def _download_progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    shown = -1
+    show = each_tenth(say)
 
     def progress(done: int, total: int) -> None:
-        nonlocal shown
-        tenth = done * 10 // max(total, 1)
-        if tenth != shown:
-            shown = tenth
-            say(f"downloading: {done / 2**20:.1f} of {total / 2**20:.1f} MiB")
+        show(done, total, f"downloading: {done / 2**20:.1f} of {total / 2**20:.1f} MiB")
 
-    return progress
+    return resolve_checkpoint(str(model), offline=options.offline, progress=progress)
 
 
 def _ratio(spec: ModelSpec, options: ExportOptions) -> Fraction:

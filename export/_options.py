@@ -10,7 +10,7 @@ from esrgan_deploy._spec import Form
 from esrgan_deploy.engines import BuildOptions
 from esrgan_deploy.export.quantisation import QuantiseOptions
 
-__all__ = ["FORMS", "PRECISIONS", "PROCESSOR", "ExportOptions", "Precision"]
+__all__ = ["PROCESSOR", "ExportOptions", "Precision"]
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8", "int8-cpu"]
 """The arithmetic of a graph's convolutions."""

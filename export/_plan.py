@@ -12,6 +12,7 @@ from esrgan_deploy._manifest import Artefact
 from esrgan_deploy._parity import Pairs, judged
 from esrgan_deploy.engines import ShapeRange, built_fields, engine_from_onnx
 from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._report import each_tenth
 from esrgan_deploy.export._write_graphs import Export
 from esrgan_deploy.export.graphs import is_watched
 from esrgan_deploy.runtime import SessionOptions, open_session
@@ -111,14 +112,11 @@ def _run_here(
 
 
 def _progress(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    shown = -1
+    show = each_tenth(say)
 
     def progress(phase: str, step: int, total: int) -> None:
-        nonlocal shown
-        tenth = step * 10 // max(total, 1)
         # Only builds that take a while have enough steps to be worth a line.
-        if total >= 50 and tenth != shown:
-            shown = tenth
-            say(f"  {phase}: {step} of {total}")
+        if total >= 50:
+            show(step, total, f"  {phase}: {step} of {total}")
 
     return progress

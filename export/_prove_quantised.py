@@ -43,8 +43,8 @@ def prove_quantised(export: Export, graph: Graph, precision: str, sets: dict[str
     if found:
         facts["measured"] = found
     artefact = dataclasses.replace(artefact, quantised=facts)
-    if graph.measured is not None and graph.measured.loss.loss is not None and asked.search:
-        artefact = over_budget(artefact, graph.measured.loss.loss, asked.budget)
+    if graph.measured is not None and graph.measured.loss is not None and asked.search:
+        artefact = over_budget(artefact, graph.measured.loss, asked.budget)
     return [artefact, *_write_recipe(quantisation, precision, found, export.staging)]
 
 
@@ -65,11 +65,11 @@ def _figures(graph: Graph) -> dict[str, Any]:
     if graph.measured is None:
         # What it lost when it was calibrated, with the pictures that are not at hand now.
         return dict(graph.quantisation.kept.facts.get("measured", {}))
-    loss = graph.measured.loss
+    loss = graph.measured
     return {
         "loss_db": loss.loss,
         "psnr_y": loss.psnr_y,
-        "psnr_y_fp32": graph.measured.psnr_y,
+        "psnr_y_fp32": graph.psnr_y,
         "to_fp32_db": loss.fidelity if math.isfinite(loss.fidelity) else None,
     }
 

@@ -1,14 +1,28 @@
-"""The figures of an export as text."""
+"""The figures of an export as text, and how far it is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from esrgan_deploy._console import aligned
 from esrgan_deploy._manifest import Artefact
 
-__all__ = ["parity_table"]
+__all__ = ["each_tenth", "parity_table"]
 
 _HEAD = ("artefact", "on", "max abs", "PSNR dB", "SSIM", "=0 %", "=1 %", ">1 %", "shift", "worst tile", "")
+
+
+def each_tenth(say: Callable[[str], None]) -> Callable[[int, int, str], None]:
+    """Return what says a line where as many steps of all have reached another tenth than before."""
+    shown = -1
+
+    def progress(done: int, total: int, line: str) -> None:
+        nonlocal shown
+        tenth = done * 10 // max(total, 1)
+        if tenth != shown:
+            shown = tenth
+            say(line)
+
+    return progress
 
 
 def parity_table(artefacts: Sequence[Artefact]) -> str:

@@ -36,7 +36,7 @@ from esrgan_deploy.export.proof import (
 from esrgan_deploy.export.quantisation import FLOOR, Net, Quantisation, quantise_net, reusable, tensor_of
 from esrgan_deploy.export.quantisation.search import HeldLoss, Loss
 
-__all__ = ["QUANTISED_GRAPHS", "Graph", "Measured", "search_state", "write_quantised"]
+__all__ = ["QUANTISED_GRAPHS", "Graph", "search_state", "write_quantised"]
 
 QUANTISED_GRAPHS = (*QUANTISED, PROCESSOR)
 """Precisions whose graphs have a recipe."""
@@ -49,19 +49,6 @@ _CENTRED = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What a written graph loses on the held pictures.
-
-    Attributes:
-        loss: Against the truth and against the fp32 net.
-        psnr_y: The fp32 net's, in dB.
-    """
-
-    loss: Loss
-    psnr_y: float | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Graph:
     """A graph that was written.
 
@@ -69,14 +56,17 @@ class Graph:
         path: Where.
         quantisation: Its recipe, where it has one.
         counted: What of it is quantised, likewise.
-        measured: What it loses; None where it has no recipe, or no picture to measure that on.
+        measured: What it loses on the held pictures, against the truth and against the fp32 net; None where it has no
+            recipe, or no picture to measure that on.
+        psnr_y: The fp32 net's there, in dB.
         unseen: The pictures that judge with what PyTorch makes of them; None where there are none.
     """
 
     path: Path
     quantisation: Quantisation | None = None
     counted: Quantised | None = None
-    measured: Measured | None = None
+    measured: Loss | None = None
+    psnr_y: float | None = None
     unseen: Pairs | None = None
 
 
@@ -117,18 +107,18 @@ def write_quantised(export: Export, precision: str) -> Graph:
             # It rounds outputs too, each a little to one side, and nothing before has seen that.
             quantisation = _centred(path, source, quantisation)
             path, counted = _write(export, precision, quantisation)
-        measured = _measured(path, precision, quantisation, held)
+        measured = None if held is None else _measured(path, precision, held)
         line = (
             f"{path.name}: {counted.convolutions} of {counted.of} convolutions, {counted.share:.1%} of the "
         )
         line += "multiply-adds"
-        if measured is not None and measured.loss.loss is not None:
-            line += f", {measured.loss.loss:+.3f} dB lost, {measured.loss.fidelity:.1f} dB to fp32"
+        if measured is not None and measured.loss is not None:
+            line += f", {measured.loss:+.3f} dB lost, {measured.fidelity:.1f} dB to fp32"
         say(line)
         if measured is None or not options.quantise.search:
             break
         judgement, stands = judged(verify_graph(path, precision, sets), precision, options.form)
-        if stands and _holds(measured.loss, options.quantise.budget):
+        if stands and _holds(measured, options.quantise.budget):
             break
         units = {layer.unit for layer in quantisation.layers if layer.name in quantisation.recipe.formats}
         if not left or len(units) < 2:
@@ -142,7 +132,14 @@ def write_quantised(export: Export, precision: str) -> Graph:
             quantisation = _quantisation_of(export, precision, anew=True)
         else:
             quantisation = _without_worst(quantisation)
-    return Graph(path=path, quantisation=quantisation, counted=counted, measured=measured, unseen=unseen)
+    return Graph(
+        path=path,
+        quantisation=quantisation,
+        counted=counted,
+        measured=measured,
+        psnr_y=None if held is None else held.psnr_y,
+        unseen=unseen,
+    )
 
 
 def _holds(loss: Loss, budget: float) -> bool:
@@ -209,14 +206,9 @@ def _held(source: Source, quantisation: Quantisation) -> HeldLoss | None:
     return quantisation.held or HeldLoss.of_net(pairs, source.module)
 
 
-def _measured(
-    path: Path, precision: str, quantisation: Quantisation, held: HeldLoss | None
-) -> Measured | None:
-    if held is None:
-        return None
+def _measured(path: Path, precision: str, held: HeldLoss) -> Loss:
     session = verifying_session(path, precision)
-    loss = held.of([_planar(run(session, graph_input(session, lr))[0]) for lr, _ in held.pairs])
-    return Measured(loss=loss, psnr_y=held.psnr_y)
+    return held.of([_planar(run(session, graph_input(session, lr))[0]) for lr, _ in held.pairs])
 
 
 def _without_worst(quantisation: Quantisation) -> Quantisation:

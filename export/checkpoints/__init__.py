@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.export.checkpoints._checkpoint import Checkpoint, load_checkpoint
-    from esrgan_deploy.export.checkpoints._identify import empty_net
+    from esrgan_deploy.export.checkpoints._checkpoint import load_checkpoint
+    from esrgan_deploy.export.checkpoints._identify import Checkpoint, empty_net
     from esrgan_deploy.export.checkpoints._official import OFFICIAL, folder_name, resolve_checkpoint
     from esrgan_deploy.export.checkpoints._read_file import read_tensors
 
@@ -23,8 +23,8 @@ __all__ = [
 __getattr__, __dir__ = handed_on(
     __name__,
     {
-        "_checkpoint": ("Checkpoint", "load_checkpoint"),
-        "_identify": ("empty_net",),
+        "_checkpoint": ("load_checkpoint",),
+        "_identify": ("Checkpoint", "empty_net"),
         "_official": ("OFFICIAL", "folder_name", "resolve_checkpoint"),
         "_read_file": ("read_tensors",),
     },

@@ -1,51 +1,20 @@
 """A checkpoint, from the file to a torch module."""
 
-import copy
 import dataclasses
 import hashlib
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from esrgan_deploy._errors import CheckpointError, MissingDependencyError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export.checkpoints._identify import empty_net, identify, is_discriminator
+from esrgan_deploy.export.checkpoints._identify import Checkpoint, identify, is_discriminator
 from esrgan_deploy.export.checkpoints._layout import UnknownFamilyError
 from esrgan_deploy.export.checkpoints._read_file import read_tensors
 from esrgan_deploy.export.checkpoints._spandrel import module_from_spandrel
 
-__all__ = ["Checkpoint", "load_checkpoint"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Checkpoint:
-    """The weights of a generator and what they make.
-
-    Attributes:
-        spec: The net. Of an interpolation, ``source_sha256`` is of both files' and of the strength.
-        tensors: float32 and contiguous, by the parameter names of `RRDBNet` or `SRVGGNetCompact` and in their
-            order; where spandrel made the module, by that module's names.
-        dialect: Whose names the file used: ``"basicsr"``, ``"esrgan"``, ``"esrgan-old"``, ``"kair"``,
-            ``"compact"`` or ``"spandrel"``.
-        source: The file's name without its folder; of an interpolation both, with their weights.
-    """
-
-    spec: ModelSpec
-    tensors: dict[str, Tensor] = dataclasses.field(repr=False)
-    dialect: str
-    source: str
-    _foreign: nn.Module | None = dataclasses.field(default=None, repr=False)
-
-    def module(self) -> nn.Module:
-        """Return a new module with these weights, float32 on the CPU, in eval mode, its parameters frozen."""
-        if self._foreign is not None:
-            net = copy.deepcopy(self._foreign)
-        else:
-            # By way of the device meta: a random initialisation of 23 blocks would take longer than all else.
-            net = empty_net(self.spec).to_empty(device="cpu")
-        net.load_state_dict(self.tensors)
-        return net.eval().requires_grad_(False)
+__all__ = ["load_checkpoint"]
 
 
 def load_checkpoint(
@@ -94,7 +63,7 @@ def _load(path: Path, scale: int | None) -> Checkpoint:
     tensors = read_tensors(path)
     sha256 = sha256_of(path)
     try:
-        found = identify(tensors, source=str(path), sha256=sha256, scale=scale)
+        return identify(tensors, source=str(path), sha256=sha256, scale=scale)
     except UnknownFamilyError as unknown:
         try:
             module, spec = module_from_spandrel(tensors, source=str(path), sha256=sha256)
@@ -110,7 +79,6 @@ def _load(path: Path, scale: int | None) -> Checkpoint:
         return Checkpoint(
             spec=spec, tensors=module.state_dict(), dialect="spandrel", source=path.name, _foreign=module
         )
-    return Checkpoint(spec=found.spec, tensors=found.tensors, dialect=found.dialect, source=path.name)
 
 
 def _interpolated(first: Checkpoint, second: Checkpoint, strength: float) -> Checkpoint:

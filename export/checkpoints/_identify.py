@@ -1,7 +1,9 @@
 """Which net a dictionary of tensors is, read from the names and shapes in it and never from their order."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
+from pathlib import PurePath
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from esrgan_deploy.export.checkpoints._layout import Layout, UnknownFamilyError
 from esrgan_deploy.export.checkpoints._wrappers import keys_seen
 from esrgan_deploy.export.nets import RRDBNet, SRVGGNetCompact
 
-__all__ = ["FAMILIES", "Identified", "empty_net", "identify", "is_discriminator"]
+__all__ = ["Checkpoint", "empty_net", "identify", "is_discriminator"]
 
 FAMILIES = (
     "RRDBNet as BasicSR/Real-ESRGAN, ESRGAN (BSRGAN, RealSR), old ESRGAN and KAIR name its parts, "
@@ -24,30 +26,44 @@ FAMILIES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Identified:
-    """A dictionary of tensors that turned out to be one of the known nets.
+class Checkpoint:
+    """The weights of a generator and what they make.
 
     Attributes:
-        spec: The net.
-        dialect: Whose names the file used: ``"basicsr"``, ``"esrgan"``, ``"esrgan-old"``, ``"kair"`` or
-            ``"compact"``.
-        tensors: float32 and contiguous, under the parameter names of `RRDBNet` or `SRVGGNetCompact` and in
-            the order of their ``state_dict``; none shares memory with another or with what was read.
+        spec: The net. Of an interpolation, ``source_sha256`` is of both files' and of the strength.
+        tensors: float32 and contiguous, by the parameter names of `RRDBNet` or `SRVGGNetCompact` and in their
+            order; where spandrel made the module, by that module's names. None shares memory with another or with
+            what was read.
+        dialect: Whose names the file used: ``"basicsr"``, ``"esrgan"``, ``"esrgan-old"``, ``"kair"``,
+            ``"compact"`` or ``"spandrel"``.
+        source: The file's name without its folder; of an interpolation both, with their weights.
     """
 
     spec: ModelSpec
-    dialect: str
     tensors: dict[str, Tensor] = dataclasses.field(repr=False)
+    dialect: str
+    source: str
+    _foreign: nn.Module | None = dataclasses.field(default=None, repr=False)
+
+    def module(self) -> nn.Module:
+        """Return a new module with these weights, float32 on the CPU, in eval mode, its parameters frozen."""
+        if self._foreign is not None:
+            net = copy.deepcopy(self._foreign)
+        else:
+            # By way of the device meta: a random initialisation of 23 blocks would take longer than all else.
+            net = empty_net(self.spec).to_empty(device="cpu")
+        net.load_state_dict(self.tensors)
+        return net.eval().requires_grad_(False)
 
 
 def identify(
     tensors: Mapping[str, Tensor], *, source: str, sha256: str, scale: int | None = None
-) -> Identified:
+) -> Checkpoint:
     """Find the family, the dialect and the dimensions of a net, and bring its tensors under their own names.
 
     Args:
         tensors: The generator's tensors, as `read_tensors` returns them.
-        source: The file's name, for messages.
+        source: The file.
         sha256: Digest of the file, for the specification.
         scale: The scale, for the one case that shapes leave open: an old-ESRGAN net for x3 has the same names
             and shapes as one for x2. A scale that contradicts the shapes is refused.
@@ -68,7 +84,12 @@ def identify(
             f"{source} enlarges by {layout.spec.scale}, as its shapes say, and not by {scale}; "
             "leave the scale out"
         )
-    return Identified(spec=layout.spec, dialect=layout.dialect, tensors=_collect(tensors, layout, source))
+    return Checkpoint(
+        spec=layout.spec,
+        tensors=_collect(tensors, layout, source),
+        dialect=layout.dialect,
+        source=PurePath(source).name,
+    )
 
 
 def is_discriminator(tensors: Mapping[str, Tensor]) -> bool:

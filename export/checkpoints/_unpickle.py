@@ -9,7 +9,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_BYTES", "BufferOf", "Global", "StandIn", "unpickle"]
+__all__ = ["MAX_BYTES", "StandIn", "unpickle"]
 
 BufferOf = Callable[[str, int, int], bytearray]
 """Takes the key of a storage, its numbers and the bytes of each; returns at least as many bytes."""

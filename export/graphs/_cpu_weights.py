@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LARGEST_PAIR", "LARGEST_WEIGHT", "fitted", "in_phases", "pairs_of"]
+__all__ = ["LARGEST_PAIR", "fitted", "in_phases", "pairs_of"]
 
 LARGEST_WEIGHT = 127
 LARGEST_PAIR = 128

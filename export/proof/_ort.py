@@ -13,7 +13,7 @@ from esrgan_deploy._errors import ExportError
 from esrgan_deploy._optional import require
 from esrgan_deploy.export.graphs import append, clone, to_bytes
 
-__all__ = ["FP16_WARNING", "activation_maxima", "overflow_warnings", "run", "session_of"]
+__all__ = ["activation_maxima", "overflow_warnings", "run", "session_of"]
 
 
 def session_of(model: bytes | Path) -> Any:

@@ -17,15 +17,7 @@ from esrgan_deploy.export.graphs import measured_as, rounding_model, runs_as_it_
 from esrgan_deploy.export.proof._ort import run, session_of
 from esrgan_deploy.export.proof._reference import Reference
 
-__all__ = [
-    "SHAPE_BUDGET",
-    "affordable",
-    "graph_input",
-    "pictures_in",
-    "verify_graph",
-    "verify_shapes",
-    "verifying_session",
-]
+__all__ = ["affordable", "graph_input", "pictures_in", "verify_graph", "verify_shapes", "verifying_session"]
 
 SHAPE_BUDGET = 4e11
 """Floating-point operations that proving one shape may cost: a few seconds on two cores, for each side."""

@@ -24,7 +24,7 @@ from esrgan_deploy.export.proof import golden_pictures, graph_input, run, sessio
 from esrgan_deploy.export.quantisation._recipe_file import load_recipe
 from esrgan_deploy.export.quantisation.calibration import SCENES, draw
 
-__all__ = ["LayerError", "errors_table", "explain_quantised", "layer_errors"]
+__all__ = ["errors_table", "explain_quantised", "layer_errors"]
 
 Array = npt.NDArray[np.float32]
 

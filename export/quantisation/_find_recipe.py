@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,7 @@ from esrgan_deploy.export.quantisation.search import (
     table,
 )
 
-__all__ = [
-    "FLOOR",
-    "Quantisation",
-    "pictures_for",
-    "quantise_net",
-    "reusable",
-]
+__all__ = ["FLOOR", "Quantisation", "pictures_for", "quantise_net", "reusable"]
 
 FLOOR = 47.0
 """dB to the fp32 picture that a search keeps besides its budget: four of five samples are then within one level, as
@@ -310,9 +304,5 @@ def _trimmed(recipe: Recipe, found: tuple[Layer, ...]) -> Recipe:
     return dataclasses.replace(
         recipe,
         activations={group: step for group, step in recipe.activations.items() if group in groups},
-        weights=_chosen(recipe.weights, recipe.formats),
+        weights={name: steps for name, steps in recipe.weights.items() if name in recipe.formats},
     )
-
-
-def _chosen(table_: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in table_.items() if name in names}

@@ -6,7 +6,7 @@ from pathlib import Path
 from esrgan_deploy._command_line import breaches, option
 from esrgan_deploy._errors import ExportError, MediaError
 
-__all__ = ["METHODS", "PARTS", "ROUNDINGS", "QuantiseOptions"]
+__all__ = ["METHODS", "PARTS", "QuantiseOptions"]
 
 METHODS = ("max", "mse")
 PARTS = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.graphs import Recipe, fitted, weight_steps
-from esrgan_deploy.export.nets import Layer
+from esrgan_deploy.export.nets import Layer, rescalings
 from esrgan_deploy.export.quantisation._options import PARTS, QuantiseOptions
 from esrgan_deploy.export.quantisation._simulation import apply_parameters, tensor_of
 from esrgan_deploy.export.quantisation.calibration import (
@@ -21,10 +21,11 @@ from esrgan_deploy.export.quantisation.calibration import (
 )
 from esrgan_deploy.export.quantisation.weights import (
     compensated,
-    equalise,
+    factors,
     fitted_last,
     noise_gains,
     reconstruct,
+    rescaled,
     with_remainders,
 )
 
@@ -99,9 +100,8 @@ class Preparation:
             self.say("equalising channels")
             seen = noise_gains(self.module, self.spec, map(tensor_of, self.pictures))
             inner = [layer.name for layer in candidates if layer.place == "body" or not self.unsigned]
-            parameters = equalise(
-                self.module, self.spec, seen, kind=kind, per_channel=per_channel, names=inner
-            )
+            found = factors(self.module, self.spec, seen, kind=kind, per_channel=per_channel, names=inner)
+            parameters = rescaled(self.module, rescalings(self.spec), found)
             exact = Recipe(formats={}, activations={}, weights={}, parameters=parameters)
             apply_parameters(self.module, exact)
         self.say("choosing scales")

@@ -1,7 +1,7 @@
 """Computes in PyTorch what the quantised graph will: rounded inputs and weights, fp32 sums."""
 
 import contextlib
-import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -26,6 +26,7 @@ __all__ = [
     "quantised_output",
     "rounded",
     "run_watched",
+    "steps_of",
     "tensor_of",
 ]
 
@@ -90,7 +91,6 @@ class Simulation:
             convolutions' ``forward`` is replaced until `detach`.
         layers: Its convolutions, as `nets.layers` gives them.
         recipe: Steps and formats. Everything in it is quantised until `use` says otherwise.
-        weights: Whether weights are rounded too; otherwise all that errs is what the activations' rounding does.
         fitted: Parameters, by their names, that a convolution has while it is quantised; else it has the module's.
     """
 
@@ -100,11 +100,9 @@ class Simulation:
         layers: Iterable[Layer],
         recipe: Recipe,
         *,
-        weights: bool = True,
         fitted: Mapping[str, Array] | None = None,
     ) -> None:
         self.module, self.recipe = module, recipe
-        self._weights = weights
         self._fitted = {
             name: torch.from_numpy(np.array(value, np.float32)) for name, value in (fitted or {}).items()
         }
@@ -113,7 +111,7 @@ class Simulation:
         self._convolutions = {name: convolution_of(module, name) for name in recipe.formats}
         self._rounded: dict[str, Tensor] = {}
         for name, conv in self._convolutions.items():
-            conv.forward = _Forward(self, conv, name)  # type: ignore[method-assign, assignment]
+            conv.forward = functools.partial(self._run, name, conv)  # type: ignore[method-assign, assignment]
 
     def use(self, names: Iterable[str]) -> None:
         """Quantise these convolutions, all of which the recipe knows, and no others.
@@ -125,11 +123,6 @@ class Simulation:
         unknown = self._on - set(self._convolutions)
         if unknown:
             raise KeyError(f"the recipe has no {sorted(unknown)}")
-
-    @property
-    def used(self) -> frozenset[str]:
-        """The convolutions that are quantised now."""
-        return self._on
 
     @contextlib.contextmanager
     def using(self, names: Iterable[str]) -> Iterator[None]:
@@ -156,21 +149,23 @@ class Simulation:
         out: Tensor = self.module(picture)
         return out
 
-    def forward_of(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """Run one convolution."""
+    def _run(self, name: str, conv: nn.Conv2d, x: Tensor) -> Tensor:
         if name not in self._on:
             return functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
         kind = self.recipe.formats[name]
         if name not in self._rounded:
-            steps = torch.from_numpy(np.asarray(self.recipe.weights[name], np.float32))
-            if steps.ndim:
-                steps = steps.reshape(-1, 1, 1, 1)
             weight = self._fitted.get(f"{name}.weight", conv.weight.detach())
-            self._rounded[name] = rounded(weight, steps, kind, weights=True) if self._weights else weight
+            self._rounded[name] = rounded(weight, steps_of(self.recipe, name), kind, weights=True)
         taken = quantised_input(x, self.recipe, self._layers[name])
         bias = self._fitted.get(f"{name}.bias", conv.bias)
         out = functional.conv2d(taken, self._rounded[name], bias, conv.stride, conv.padding)
         return quantised_output(out, self.recipe, name)
+
+
+def steps_of(recipe: Recipe, name: str) -> Tensor:
+    """Return the steps of a convolution's weights, ``(C_out, 1, 1, 1)`` or ``()`` float32."""
+    steps = torch.from_numpy(np.array(recipe.weights[name], np.float32))
+    return steps.reshape(-1, 1, 1, 1) if steps.ndim else steps
 
 
 def quantised_input(x: Tensor, recipe: Recipe, layer: Layer) -> Tensor:
@@ -221,16 +216,6 @@ def apply_parameters(module: nn.Module, recipe: Recipe) -> None:
     missing = module.load_state_dict(state, strict=False).unexpected_keys
     if missing:
         raise KeyError(f"the module has no {sorted(missing)}")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Forward:
-    simulation: Simulation
-    conv: nn.Conv2d
-    name: str
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.simulation.forward_of(self.name, self.conv, x)
 
 
 def convolution_of(module: nn.Module, name: str) -> nn.Conv2d:

@@ -16,7 +16,7 @@ from esrgan_deploy.export.nets import LARGEST, LEAST_STEP, Layer
 from esrgan_deploy.export.quantisation._options import METHODS
 from esrgan_deploy.export.quantisation._simulation import finite_ends, rounded, run_watched
 
-__all__ = ["BINS", "Observed", "activation_steps", "least_error_clip", "low_high", "observe", "step"]
+__all__ = ["BINS", "Observed", "activation_steps", "low_high", "observe", "step"]
 
 
 Counts = npt.NDArray[np.int64]

@@ -1,6 +1,7 @@
 """Crops of photographs to calibrate on: where to take them, and which of them cover the range."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import math
@@ -238,16 +239,13 @@ def find(folder: Path) -> tuple[list[PictureSource], int]:
         paths.sort(key=lambda path: path.stat().st_size)
         paths = [paths[number] for number in _spread(len(paths) - 1, MOST_PICTURES)]
     return [
-        PictureSource(name=path.relative_to(folder).as_posix(), load=_Reading(path)) for path in paths
+        PictureSource(name=path.relative_to(folder).as_posix(), load=functools.partial(_read, path))
+        for path in paths
     ], beyond
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reading:
-    path: Path
-
-    def __call__(self) -> npt.NDArray[Any]:
-        return read_picture(self.path, max_pixels=MOST_PIXELS).pixels
+def _read(path: Path) -> npt.NDArray[Any]:
+    return read_picture(path, max_pixels=MOST_PIXELS).pixels
 
 
 def _of_channels(pixels: npt.NDArray[Any], channels: int) -> Pixels:

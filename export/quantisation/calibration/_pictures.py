@@ -26,7 +26,7 @@ from esrgan_deploy.export.quantisation.calibration._crops import (
 )
 from esrgan_deploy.export.quantisation.calibration._drawn import SCENES, draw
 
-__all__ = ["CalibrationPictures", "HeldPair", "calibration_pictures"]
+__all__ = ["CalibrationPictures", "calibration_pictures"]
 
 Pixels = npt.NDArray[np.uint8]
 

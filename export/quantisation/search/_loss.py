@@ -15,7 +15,7 @@ from esrgan_deploy._metrics import crop_border, luma
 from esrgan_deploy._parity import to_levels
 from esrgan_deploy.export.quantisation._simulation import tensor_of
 
-__all__ = ["HeldLoss", "Loss", "Net", "Pair"]
+__all__ = ["HeldLoss", "Loss", "Pair"]
 
 Picture = npt.NDArray[np.uint8]
 Pair = tuple[Picture, Picture | None]
@@ -91,11 +91,6 @@ class HeldLoss:
         """Run the fp32 net on the pictures, once."""
         with torch.inference_mode():
             return cls(pairs, [net(tensor_of(picture)) for picture, _ in pairs])
-
-    @property
-    def has_truth(self) -> bool:
-        """Whether a loss in dB can be measured."""
-        return self._psnr_y is not None
 
     @property
     def psnr_y(self) -> float | None:

@@ -26,38 +26,26 @@ class SearchOptions:
     """What the picture may lose, and what finding out may cost.
 
     Attributes:
-        budget: dB of PSNR-Y against the truth that may be lost on the held pictures; None where there is no truth.
-        floor: dB of PSNR to the fp32 net's picture that must be kept; None asks for nothing.
+        budget: dB of PSNR-Y against the truth that may be lost on the held pictures.
+        floor: dB of PSNR to the fp32 net's picture that must be kept.
         flops: Floating-point operations that the measurement of all convolutions may cost.
         evaluations: How often the whole net is measured at most; finding a place in the order comes first and
             is never cut short.
         points: How many of these show the frontier beside the answer, evenly spread in multiply-adds.
     """
 
-    budget: float | None = 0.1
-    floor: float | None = None
+    budget: float = 0.1
+    floor: float = 0.0
     flops: float = 2e13
     evaluations: int = 25
     points: int = 6
 
-    def __post_init__(self) -> None:
-        if self.budget is None and self.floor is None:
-            raise ExportError("a search needs a budget in dB, or a floor in dB to the fp32 picture")
-        for name in ("budget", "floor"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise ExportError(f"the {name} is {value!r} dB; it is a finite number")
-        if self.evaluations < 1 or self.points < 0 or not self.flops > 0:
-            raise ValueError(f"{self}: evaluations of at least 1, points of at least 0, flops above 0")
-
     def allows(self, loss: Loss) -> bool:
         """Whether a loss holds the budget and the floor."""
-        held = self.budget is None or (loss.loss is not None and loss.loss <= self.budget)
-        return held and (self.floor is None or loss.fidelity >= self.floor)
+        return loss.loss is not None and loss.loss <= self.budget and loss.fidelity >= self.floor
 
     def __str__(self) -> str:
-        words = [] if self.budget is None else [f"a budget of {self.budget:g} dB"]
-        return " and ".join(words + ([] if self.floor is None else [f"a floor of {self.floor:g} dB to fp32"]))
+        return f"a budget of {self.budget:g} dB and a floor of {self.floor:g} dB to fp32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,17 +113,11 @@ def search(
         progress: Called after each new measurement, when it is kept, with how many there were.
 
     Raises:
-        ExportError: Nothing can be quantised within the budget, the recipe quantises nothing, or there is no
-            truth to hold a budget against.
+        ExportError: Nothing can be quantised within the budget, or the recipe quantises nothing.
     """
     options = options or SearchOptions()
     if not simulation.recipe.formats:
         raise ExportError("the recipe quantises no convolution, so there is nothing to search")
-    if options.budget is not None and not held.has_truth:
-        raise ExportError(
-            f"a budget of {options.budget:g} dB is held against the truth, and the held pictures have none. "
-            "Give high-resolution pictures, or a floor in dB to the fp32 picture instead"
-        )
     digest = digest_of(simulation, held, {"spec": spec.to_json(), "flops": options.flops})
     ledger = Ledger(state, digest, say=say, progress=progress)
     found = sensitivities(simulation, layers, spec, held, flops=options.flops, ledger=ledger)
@@ -273,13 +255,11 @@ class _Search:
 
     def _impossible(self) -> ExportError:
         losses = [point.loss for point in self.points.values()]
+        least = min(one.loss for one in losses if one.loss is not None)
         closest = max(one.fidelity for one in losses)
-        seen = f"{closest:.1f} dB to fp32 at best"
-        if self._options.budget is not None:
-            least = min(one.loss for one in losses if one.loss is not None)
-            seen = f"the smallest loss seen is {least:.4f} dB, " + seen
         return ExportError(
-            f"nothing can be quantised within {self._options}: {seen}. Allow more, or run: --precision fp16"
+            f"nothing can be quantised within {self._options}: the smallest loss seen is {least:.4f} dB, "
+            f"{closest:.1f} dB to fp32 at best. Allow more, or run: --precision fp16"
         )
 
 

@@ -1,6 +1,7 @@
 """What each convolution and each unit costs the picture when it alone is quantised."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -93,10 +94,14 @@ def sensitivities(
     with torch.inference_mode(), simulation.using(()):
         states = [module.start(tensor_of(picture)) for picture, _ in crops]
         base = HeldLoss(crops, [output_of(pieces, state) for state in states])
-        alone = _Alone(simulation=simulation, base=base)
+
+        def alone(names: Sequence[str], left: tuple[Stage, ...], states: Sequence[State]) -> Loss:
+            with simulation.using(names):
+                return base.of([output_of(left, state) for state in states])
+
         for place, piece in enumerate(pieces):
             for job in jobs.get(piece.unit, ()):
-                measure = dataclasses.replace(alone, pieces=pieces[place:], states=states, names=job.names)
+                measure = functools.partial(alone, job.names, pieces[place:], states)
                 found.append(dataclasses.replace(job, loss=ledger.measured("alone", job.names, measure)))
             states = [piece.run(state) for state in states]
     units = {layer.unit for layer in layers}
@@ -107,21 +112,6 @@ def sensitivities(
         crops=len(crops),
         pixels=base.pixels,
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Alone:
-    """Runs the rest of the net with some convolutions quantised."""
-
-    simulation: Simulation
-    base: HeldLoss
-    pieces: tuple[Stage, ...] = ()
-    states: Sequence[State] = ()
-    names: tuple[str, ...] = ()
-
-    def __call__(self) -> Loss:
-        with self.simulation.using(self.names):
-            return self.base.of([output_of(self.pieces, state) for state in self.states])
 
 
 def _jobs(simulation: Simulation, layers: Sequence[Layer]) -> dict[str, list[Sensitivity]]:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
@@ -20,9 +21,10 @@ from esrgan_deploy.export.quantisation._simulation import (
     quantised_input,
     quantised_output,
     rounded,
+    steps_of,
 )
 
-__all__ = ["Moments", "Seen", "compensate", "compensated", "fitted_last", "side_by_side"]
+__all__ = ["Moments", "compensate", "compensated", "fitted_last", "side_by_side"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +96,7 @@ def side_by_side(
         for layer in found:
             if layer.name in recipe.formats:
                 conv = convolution_of(module, layer.name)
-                conv.forward = _Side(layer, conv, recipe, change)  # type: ignore[method-assign, assignment]
+                conv.forward = functools.partial(_side, layer, conv, recipe, change)  # type: ignore[method-assign, assignment]
                 visited.append(conv)
         out: Tensor = module(torch.cat([batch, batch]))
     finally:
@@ -104,29 +106,21 @@ def side_by_side(
     return exact, quantised
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Side:
-    layer: Layer
-    conv: nn.Conv2d
-    recipe: Recipe
-    change: Callable[[Seen], Tensor]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        conv, kind = self.conv, self.recipe.formats[self.layer.name]
-        exact, quantised = x.chunk(2)
-        steps = torch.from_numpy(np.array(self.recipe.weights[self.layer.name], np.float32))
-        wanted = functional.conv2d(exact, conv.weight, conv.bias, conv.stride, conv.padding)
-        seen = Seen(
-            layer=self.layer,
-            conv=conv,
-            kind=kind,
-            steps=steps.reshape(-1, 1, 1, 1) if steps.ndim else steps,
-            exact=exact,
-            quantised=quantised_input(quantised, self.recipe, self.layer),
-            wanted=wanted,
-        )
-        made = quantised_output(self.change(seen), self.recipe, self.layer.name)
-        return torch.cat([wanted, made])
+def _side(
+    layer: Layer, conv: nn.Conv2d, recipe: Recipe, change: Callable[[Seen], Tensor], x: Tensor
+) -> Tensor:
+    exact, quantised = x.chunk(2)
+    wanted = functional.conv2d(exact, conv.weight, conv.bias, conv.stride, conv.padding)
+    seen = Seen(
+        layer=layer,
+        conv=conv,
+        kind=recipe.formats[layer.name],
+        steps=steps_of(recipe, layer.name),
+        exact=exact,
+        quantised=quantised_input(quantised, recipe, layer),
+        wanted=wanted,
+    )
+    return torch.cat([wanted, quantised_output(change(seen), recipe, layer.name)])
 
 
 Array = npt.NDArray[np.float32]

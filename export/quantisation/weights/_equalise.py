@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.nets import LARGEST, Layer, Rescaling, layers, rescalings
 
-__all__ = ["NoiseGains", "equalise", "factors", "noise_gains", "rescaled"]
+__all__ = ["factors", "noise_gains", "rescaled"]
 
 Array = npt.NDArray[np.float32]
 
@@ -47,41 +47,6 @@ class NoiseGains:
     largest: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
-
-
-def equalise(
-    module: nn.Module,
-    spec: ModelSpec,
-    gains: NoiseGains,
-    *,
-    kind: str,
-    per_channel: bool = True,
-    names: Iterable[str] | None = None,
-) -> dict[str, Array]:
-    """Return parameters of the same function whose channels and weights lose less to quantisation.
-
-    Every set of channels with a free scale (`nets.rescalings`) is divided where it is made and multiplied
-    where it is read, as in cross-layer equalisation (arXiv:1906.04721, section 4.1) and SmoothQuant
-    (arXiv:2211.10438). Those balance two ranges by a rule; here the factors of the whole net are what minimises
-    the predicted error of the picture, see `factors`.
-
-    Args:
-        module: The generator in fp32; it is not changed.
-        spec: What it is.
-        gains: See `noise_gains`.
-        kind: ``"int8"`` or ``"fp8"``.
-        per_channel: Whether weights have one step for each output channel.
-        names: The convolutions that will be quantised; all but the first and the last by default.
-
-    Returns:
-        The parameters that differ, by name (``NAME.weight``, ``NAME.bias``), float32. In fp32 the output
-        changes by rounding alone.
-
-    Raises:
-        ExportError: The architecture is not one whose convolutions are known.
-    """
-    found = factors(module, spec, gains, kind=kind, per_channel=per_channel, names=names)
-    return rescaled(module, rescalings(spec), found)
 
 
 def noise_gains(module: nn.Module, spec: ModelSpec, pictures: Iterable[Tensor]) -> NoiseGains:
@@ -150,11 +115,26 @@ def factors(
 ) -> list[Tensor]:
     """Return the factors, ``(channels,)`` for each of `rescalings`, that minimise the predicted error.
 
+    Every set of channels with a free scale is divided where it is made and multiplied where it is read (`rescaled`),
+    as in cross-layer equalisation (arXiv:1906.04721, section 4.1) and SmoothQuant (arXiv:2211.10438). Those balance
+    two ranges by a rule; here the factors of the whole net are what costs the picture least.
+
     With x/s in place of x, the inputs of a group are rounded in steps of ``max(largest / s) / levels``, and the
     error of a channel reaches the output of a reader through its weights times s; the weights of a row are
     rounded in steps of ``max(|w| s) / levels``, and the error meets x/s. Errors are taken as independent, of
     variance step²/12, and weighted by `NoiseGains`. All of it is a sum of products of powers of s under
     maxima, so it is convex in log s, and descent finds the one minimum.
+
+    Args:
+        module: The generator in fp32; it is not changed.
+        spec: What it is.
+        gains: See `noise_gains`.
+        kind: ``"int8"`` or ``"fp8"``.
+        per_channel: Whether weights have one step for each output channel.
+        names: The convolutions that will be quantised; all but the first and the last by default.
+
+    Raises:
+        ExportError: The architecture is not one whose convolutions are known.
     """
     sets = rescalings(spec)
     everything = layers(spec)
@@ -184,6 +164,8 @@ def factors(
 
 def rescaled(module: nn.Module, sets: Iterable[Rescaling], found: Iterable[Tensor]) -> dict[str, Array]:
     """Return the parameters with each set's channels divided where made and multiplied where read.
+
+    They are those of the same function: in fp32 its output changes by rounding alone.
 
     Args:
         module: The generator; it is not changed.

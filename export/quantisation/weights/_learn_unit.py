@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from esrgan_deploy.export.graphs import Recipe
 from esrgan_deploy.export.nets import LARGEST, Layer
-from esrgan_deploy.export.quantisation._simulation import convolution_of, quantised_input
+from esrgan_deploy.export.quantisation._simulation import convolution_of, quantised_input, steps_of
 
 __all__ = ["Learned", "Unit", "learn"]
 
@@ -132,8 +132,7 @@ class _Rounding:
         self.conv, self.name = convolution_of(module, layer.name), layer.name
         self._layer, self._recipe = layer, recipe
         weight = self.conv.weight.detach()
-        steps = torch.from_numpy(np.asarray(recipe.weights[layer.name], np.float32))
-        steps = steps.reshape(-1, 1, 1, 1) if steps.ndim else steps
+        steps = steps_of(recipe, layer.name)
         low, high = _neighbours(weight / steps, recipe.formats[layer.name])
         self._low, self._high = low * steps, high * steps
         nearness = ((weight - self._low) / (self._high - self._low)).clamp(0.01, 0.99)
