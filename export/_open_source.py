@@ -31,7 +31,6 @@ class Source:
 
     Attributes:
         name: Name of the file, without a folder.
-        dialect: Whose names its keys have.
         spec: What it is.
         graph: The float form in fp32, at the net's own scale.
         reference: What every artefact is held against, at the wanted scale.
@@ -42,7 +41,6 @@ class Source:
     """
 
     name: str
-    dialect: str
     spec: ModelSpec
     graph: ir.Model
     reference: Reference
@@ -81,7 +79,6 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
             reference = _resized(reference, ratio)
         return Source(
             name=path.name,
-            dialect="onnx",
             spec=spec,
             graph=graph,
             reference=reference,
@@ -109,7 +106,6 @@ def open_source(model: str | Path | None, options: ExportOptions, *, say: Callab
     say("tracing to ONNX")
     return Source(
         name=checkpoint.source,
-        dialect=checkpoint.dialect,
         spec=spec,
         graph=trace(module, spec, opset=options.opset or 20),
         reference=reference_of_module(module, ratio),

@@ -162,12 +162,7 @@ def _write(export: Export, precision: str, quantisation: Quantisation) -> tuple[
     def pass_(graph: ir.Model) -> None:
         apply_parameters_to_graph(graph, found, recipe.parameters)
         if precision == PROCESSOR:
-            chosen = [layer for layer in found if layer.name in recipe.formats]
-            steps = {layer.name: recipe.weights[layer.name] * layer.fold for layer in chosen}
-            names = [layer.name for layer in chosen]
-            counted.append(
-                quantise_for_processor(graph, found, recipe.inputs, recipe.outputs, names, steps=steps)
-            )
+            counted.append(quantise_for_processor(graph, found, recipe))
         else:
             counted.append(quantise(graph, found, recipe))
             add_remainders(graph, found, recipe)

@@ -10,7 +10,7 @@ from onnx_ir.passes import common
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy.export.graphs._cpu_weights import fitted, in_phases
 from esrgan_deploy.export.graphs._edit import array_of, constant, convolutions, drop_unused, named_node
-from esrgan_deploy.export.graphs._recipe import unsigned_grid
+from esrgan_deploy.export.graphs._recipe import Recipe, unsigned_grid
 from esrgan_deploy.export.nets import Layer, Quantised, counted
 
 __all__ = ["quantise_for_processor"]
@@ -25,15 +25,7 @@ _PHASES = 4
 _SAME_SHAPE = (0, -1, 0, 0)
 
 
-def quantise_for_processor(
-    model: ir.Model,
-    layers: Sequence[Layer],
-    ranges: Mapping[str, Range],
-    outputs: Mapping[str, Range],
-    names: Sequence[str],
-    *,
-    steps: Mapping[str, npt.NDArray[np.floating]] | None = None,
-) -> Quantised:
+def quantise_for_processor(model: ir.Model, layers: Sequence[Layer], recipe: Recipe) -> Quantised:
     """Put Q/DQ pairs around convolutions: on the input, the weights, the bias and the output.
 
     ONNX Runtime's CPU provider has integer convolutions only from 8 bits to 8 bits: without the pair behind, it
@@ -47,32 +39,31 @@ def quantise_for_processor(
     Args:
         model: A float-form graph in fp32; it is changed.
         layers: All convolutions of the net.
-        ranges: By `Layer.group`, the lowest and the highest value of the input. That of an unquantised convolution
-            that reads the activation of a quantised one is used where it is there.
-        outputs: By `Layer.name`, the range of what the module's convolution gives, in front of its activation.
-        names: The convolutions to quantise.
-        steps: By name, ``(C_out,)`` or ``()``: real value of one step of the graph's weights, where it was chosen.
+        recipe: Its formats name what is quantised, its inputs and outputs say over which ranges; the input of an
+            unquantised convolution that reads the activation of a quantised one is rounded where its range is there.
+            Weights without steps get those that `fitted` chooses.
 
     Raises:
         ExportError: There is nothing to quantise, a convolution is not in the graph, or a range is missing or not
             finite.
     """
-    if not names:
+    if not recipe.formats:
         raise ExportError("no convolution is to be quantised; name some, or run: --precision fp32")
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     nodes = convolutions(model.graph)
     known = {layer.name: layer for layer in layers}
-    for name in names:
+    for name in recipe.formats:
         if name not in known or name not in nodes:
             raise ExportError(
                 f"the graph has no convolution with the weights {name}.weight, which is to be quantised"
             )
-    pass_ = _Pass(model, known, ranges, outputs, {nodes[name]: name for name in names})
+    names = [layer.name for layer in layers if layer.name in recipe.formats]
+    pass_ = _Pass(model, known, recipe, {nodes[name]: name for name in names})
     # Everything in front first: a convolution is found by its weights, which it loses when its own turn comes.
     for name in names:
         pass_.read(nodes[name])
     for name in names:
-        pass_.compute(nodes[name], (steps or {}).get(name))
+        pass_.compute(nodes[name])
     model.graph.sort()
     drop_unused(model.graph)
     made = sum(node.op_type == "Conv" and _is_quantised(node) for node in model.graph)
@@ -86,12 +77,11 @@ class _Pass:
         self,
         model: ir.Model,
         layers: Mapping[str, Layer],
-        ranges: Mapping[str, Range],
-        outputs: Mapping[str, Range],
+        recipe: Recipe,
         chosen: Mapping[ir.Node, str],
     ) -> None:
         self._model, self._graph, self._layers = model, model.graph, layers
-        self._ranges, self._outputs, self._chosen = ranges, outputs, chosen
+        self._recipe, self._chosen = recipe, chosen
         self._names = {node: name for name, node in convolutions(model.graph).items()}
         self._scales: dict[str, tuple[ir.Value, ir.Value]] = {}
         self._done: dict[tuple[ir.Value, str], ir.Value] = {}
@@ -106,13 +96,13 @@ class _Pass:
             return
         uses = [user for user, _ in activation.outputs[0].uses()]
         readers = {self._layers[self._names[user]].group for user in uses if user in self._names}
-        if len(uses) == 1 and len(readers) == 1 and readers <= set(self._ranges):
+        if len(uses) == 1 and len(readers) == 1 and readers <= set(self._recipe.inputs):
             # A convolution in fp32 reads it: bytes move faster, and the activation is a table.
             reader, group = uses[0], readers.pop()
             if reader not in self._chosen:
                 self._dequantise_for(reader, self._quantised(activation.outputs[0], group), group)
 
-    def compute(self, conv: ir.Node, steps: npt.NDArray[np.floating] | None) -> None:
+    def compute(self, conv: ir.Node) -> None:
         """Quantise the weights, the bias and the output of a convolution."""
         name = self._chosen[conv]
         layer = self._layers[name]
@@ -120,8 +110,9 @@ class _Pass:
         weight, bias = conv.inputs[1], conv.inputs[2] if len(conv.inputs) > 2 else None
         assert weight is not None
         array = array_of(weight)
+        steps: npt.NDArray[np.floating] | None = self._recipe.weights.get(name)
         if steps is not None:
-            steps = np.broadcast_to(steps, array.shape[:1])
+            steps = np.broadcast_to(steps * layer.fold, array.shape[:1])
         added = np.zeros(array.shape[0]) if bias is None else array_of(bias).astype(np.float64)
         integers, steps = fitted(array, steps)
         # The bias is a whole number of these; of a channel of tiny weights they would be too many for int32.
@@ -155,7 +146,7 @@ class _Pass:
         out = conv.outputs[0]
         users, whole = list(out.uses()), out.shape
         fold = self._layers[name].fold
-        low, high = (fold * value for value in _range(self._outputs, name, "the output of "))
+        low, high = (fold * value for value in _range(self._recipe.outputs, name, "the output of "))
         scale, zero = self._constants(f"{name}.output", *unsigned_grid(low, high))
         if phases > 1:
             out.shape = None
@@ -204,7 +195,7 @@ class _Pass:
 
     def _scale_of(self, group: str) -> tuple[ir.Value, ir.Value]:
         if group not in self._scales:
-            low, high = _range(self._ranges, group, "the input of ")
+            low, high = _range(self._recipe.inputs, group, "the input of ")
             self._scales[group] = self._constants(group, *unsigned_grid(low, high))
         return self._scales[group]
 

@@ -160,7 +160,8 @@ class _Pass:
         value, kind = conv.inputs[1], self._recipe.formats[layer.name]
         assert value is not None
         steps = _folded(self._recipe.weights[layer.name], layer)
-        shares = array_of(conv.inputs[1]) / (steps.reshape(-1, 1, 1, 1) if steps.ndim else steps)
+        exact: npt.NDArray[np.float32] = array_of(value)
+        shares = exact / (steps.reshape(-1, 1, 1, 1) if steps.ndim else steps)
         stored = constant(self._model, _stored(shares, kind), f"{value.name}_q")
         step = constant(self._model, steps, f"{value.name}_scale")
         zero = constant(self._model, _stored(np.zeros(steps.shape, np.float32), kind), f"{value.name}_zero")

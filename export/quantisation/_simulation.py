@@ -111,7 +111,7 @@ class Simulation:
         self._convolutions = {name: convolution_of(module, name) for name in recipe.formats}
         self._rounded: dict[str, Tensor] = {}
         for name, conv in self._convolutions.items():
-            conv.forward = functools.partial(self._run, name, conv)  # type: ignore[method-assign, assignment]
+            conv.forward = functools.partial(self._run, name, conv)  # type: ignore[method-assign]
 
     def use(self, names: Iterable[str]) -> None:
         """Quantise these convolutions, all of which the recipe knows, and no others.

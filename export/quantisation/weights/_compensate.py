@@ -96,7 +96,7 @@ def side_by_side(
         for layer in found:
             if layer.name in recipe.formats:
                 conv = convolution_of(module, layer.name)
-                conv.forward = functools.partial(_side, layer, conv, recipe, change)  # type: ignore[method-assign, assignment]
+                conv.forward = functools.partial(_side, layer, conv, recipe, change)  # type: ignore[method-assign]
                 visited.append(conv)
         out: Tensor = module(torch.cat([batch, batch]))
     finally:

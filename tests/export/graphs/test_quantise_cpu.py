@@ -76,7 +76,17 @@ def _giving_pictures(module):
 def quantised(net):
     spec, graph, ranges, outputs = net[:4]
     model, names = clone(graph), [layer.name for layer in layers(spec)[1:-1]]
-    return model, quantise_for_processor(model, layers(spec), ranges, outputs, names)
+    return model, quantise_for_processor(model, layers(spec), _recipe(ranges, outputs, names))
+
+
+def _recipe(ranges, outputs, names, weights=None):
+    return Recipe(
+        formats=dict.fromkeys(names, "int8"),
+        activations={},
+        weights=weights or {},
+        inputs=ranges,
+        outputs=outputs,
+    )
 
 
 def _convolution(weight, bias, size=6):
@@ -107,7 +117,7 @@ def test_the_sums_are_those_of_whole_numbers_on_the_largest_inputs(read, made, z
     step, top = 1.0, 255 - zero
     ranges = {"c": (-zero * step, top * step)}
     reach = 255.0 * read * 9 / 4
-    quantise_for_processor(model, [layer], ranges, {"c": (-reach, reach)}, ["c"])
+    quantise_for_processor(model, [layer], _recipe(ranges, {"c": (-reach, reach)}, ["c"]))
     stored = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
     for picture in (
         np.full((1, read, 6, 6), top, np.float32),
@@ -183,7 +193,8 @@ def test_a_block_of_pixels_at_a_time_has_the_same_sums(rrdb_spec, rrdb_weights, 
     for most in (4, 1):
         monkeypatch.setattr(_processor, "_PHASES", most)
         model = clone(graph)
-        quantise_for_processor(model, found, ranges, outputs, [layer.name for layer in found[1:]])
+        names = [layer.name for layer in found[1:]]
+        quantise_for_processor(model, found, _recipe(ranges, outputs, names))
         assert ("DepthToSpace" in {node.op_type for node in model.graph}) == (most > 1 and scale > 1)
         batch = np.random.default_rng(4).random((2, 3, 13, 10), np.float32)
         made.append(run(session_of(to_bytes(model)), batch)[0])
@@ -227,11 +238,8 @@ def test_the_simulation_rounds_as_onnx_runtime_does(net, unit):
     fold_scales(graph)
     model = clone(graph)
     weights = {name: fitted(module.get_submodule(name).weight.numpy())[1] for name in names}
-    steps = {layer.name: weights[layer.name] * layer.fold for layer in found if layer.name in names}
-    quantise_for_processor(model, found, ranges, outputs, names, steps=steps)
-    recipe = Recipe(
-        formats=dict.fromkeys(names, "int8"), activations={}, weights=weights, inputs=ranges, outputs=outputs
-    )
+    recipe = _recipe(ranges, outputs, names, weights)
+    quantise_for_processor(model, found, recipe)
     exact, made = (
         run(session_of(to_bytes(each)), tensor_of(picture).numpy())[0].clip(0, 1) for each in (graph, model)
     )
@@ -325,7 +333,7 @@ def test_what_cannot_be_quantised_is_refused(net, rrdb_spec):
     found = layers(spec)
 
     def attempt(ranges, outputs, names):
-        return quantise_for_processor(clone(graph), found, ranges, outputs, names)
+        return quantise_for_processor(clone(graph), found, _recipe(ranges, outputs, names))
 
     with pytest.raises(ExportError, match="no convolution is to be quantised"):
         attempt(ranges, outputs, [])
