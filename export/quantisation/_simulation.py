@@ -91,6 +91,7 @@ class Simulation:
             convolutions' ``forward`` is replaced until `detach`.
         layers: Its convolutions, as `nets.layers` gives them.
         recipe: Steps and formats. Everything in it is quantised until `use` says otherwise.
+        weights: Whether weights are rounded too; otherwise all that errs is what the activations' rounding does.
         fitted: Parameters, by their names, that a convolution has while it is quantised; else it has the module's.
     """
 
@@ -100,9 +101,10 @@ class Simulation:
         layers: Iterable[Layer],
         recipe: Recipe,
         *,
+        weights: bool = True,
         fitted: Mapping[str, Array] | None = None,
     ) -> None:
-        self.module, self.recipe = module, recipe
+        self.module, self.recipe, self._weights = module, recipe, weights
         self._fitted = {
             name: torch.from_numpy(np.array(value, np.float32)) for name, value in (fitted or {}).items()
         }
@@ -155,7 +157,8 @@ class Simulation:
         kind = self.recipe.formats[name]
         if name not in self._rounded:
             weight = self._fitted.get(f"{name}.weight", conv.weight.detach())
-            self._rounded[name] = rounded(weight, steps_of(self.recipe, name), kind, weights=True)
+            steps = steps_of(self.recipe, name)
+            self._rounded[name] = rounded(weight, steps, kind, weights=True) if self._weights else weight
         taken = quantised_input(x, self.recipe, self._layers[name])
         bias = self._fitted.get(f"{name}.bias", conv.bias)
         out = functional.conv2d(taken, self._rounded[name], bias, conv.stride, conv.padding)
