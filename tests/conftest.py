@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.runtime.device import cuda_device_count
 
 
@@ -55,15 +56,21 @@ def _ctrl_c_is_heard() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _traced_once() -> Iterator[None]:
-    """Let torch.onnx trace each net once: seconds for the smallest, and most exports here are of the same few."""
+def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let torch.onnx trace each net once: seconds for the smallest, and most exports here are of the same few.
+
+    What one worker traced serves the others too.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
         yield
         return
+    import onnx
     import onnx_ir as ir
 
-    export, traced = torch.onnx.export, {}
+    export, traced, shared = torch.onnx.export, {}, tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
 
     class Whole(pickle.Pickler):
         """Writes tensors by their values: torch writes where they lie."""
@@ -83,9 +90,14 @@ def _traced_once() -> Iterator[None]:
             Whole(asked).dump((module, arguments, repr(sorted(options.items()))))
         except (AttributeError, TypeError, pickle.PicklingError):
             return export(module, *arguments, **options)
-        key = hashlib.sha256(asked.getbuffer()).digest()
-        if key not in traced:
+        key = hashlib.sha256(asked.getbuffer()).hexdigest()
+        kept = shared / f"{key}.onnx"
+        if key not in traced and kept.exists():
+            traced[key] = onnx.load(kept)
+        elif key not in traced:
             traced[key] = ir.to_proto(export(module, *arguments, **options).model)
+            with replaced_atomically(kept) as temporary:
+                onnx.save(traced[key], temporary)
         return types.SimpleNamespace(model=ir.from_proto(traced[key]))
 
     with pytest.MonkeyPatch.context() as patched:
