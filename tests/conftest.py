@@ -177,9 +177,9 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., For
         )
         return Forked(ask, folder, answer["pid"])
 
-    yield start
-    server.stdin.close()
-    server.wait()
+    with server:
+        yield start
+        server.stdin.close()
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,7 @@ def run_bench(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_graph_is_timed_with_its_parity_beside_it(made, tmp_path, run_bench):
     """A speed without its proof is what the field already has."""
     result = run_bench(
@@ -105,6 +106,7 @@ def test_a_processor_is_not_given_a_second_identical_number(made, tmp_path, run_
     assert row["timings"]["latency"]["compute_share"] is None
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_timed_as_the_reference_that_it_is(made, tmp_path, run_bench):
     """PyTorch itself belongs beside its graphs, and has no parity to show."""
     pytest.importorskip("esrgan_deploy.export.pytorch")
@@ -261,6 +263,7 @@ def test_metrics_are_scikit_images(made):
     assert psnr(a, b) == pytest.approx(metrics.peak_signal_noise_ratio(a, b, data_range=255), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_quality_reproduces_the_published_figures(assets, tmp_path):
     """Set5 of the official anime model from the fp16 graph: 28.23 dB and 0.8268."""
     options = ExportOptions(plan=False, build=BuildOptions(shapes=ShapeRange.parse("1x16x16")))

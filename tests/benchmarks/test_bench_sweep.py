@@ -63,6 +63,7 @@ def test_every_combination_is_a_point_once():
     assert [p.tile for p in points((1, 9, 9), None, [parse_axis("tile=8,16")])] == [8, 16]
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_each_point(model, tmp_path, capsys):
     """Rows that all show the last shape would look like a sweep as well."""
     arguments = ["--sweep", "shape=1x8x8,1x16x8", "streams=1,2", "--seconds", "0.05", "--no-peaks"]
@@ -98,6 +99,7 @@ def test_a_point_that_cannot_be_measured_is_refused_before_any_is(
     assert words in line
 
 
+@pytest.mark.slow
 def test_a_sweep_over_tiles_counts_the_pixels_of_the_picture(model):
     """Counting those of the tiles would make the halo's cost a gain."""
     options = BenchOptions(shape=(1, 40, 48), seconds=0.05, sweep=(parse_axis("tile=0,40"),), peaks=False)
@@ -114,6 +116,7 @@ def test_a_sweep_over_tiles_counts_the_pixels_of_the_picture(model):
         bench([model], BenchOptions(shape=(2, 40, 48), sweep=(parse_axis("tile=40"),), peaks=False))
 
 
+@pytest.mark.slow
 def test_seams_and_peers_are_part_of_the_results(model, tmp_path, capsys):
     """What is printed and not kept cannot be shown or compared later."""
     for path in model.parent.iterdir():
@@ -151,6 +154,7 @@ def test_artefacts_are_held_against_the_first_on_what_was_timed(model):
     assert "levels from model.onnx" in table(results)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(model):
     """A child's getrusage begins with the peak of its parent, which has PyTorch and all else loaded."""
     ballast = np.ones(300 * 2**20, np.uint8)
@@ -187,6 +191,7 @@ def test_the_machines_own_peak_is_measured_or_said_not_to_be():
         assert joined["copy"]["bytes_per_second"] == found["copy"]["bytes_per_second"]
 
 
+@pytest.mark.slow
 def test_a_peak_of_a_gpu_that_is_not_there_is_not_invented():
     """Nothing is better than a figure of the processor under the GPU's name."""
     if torch.cuda.is_available():

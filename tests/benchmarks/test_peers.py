@@ -75,6 +75,7 @@ def _peers(names, path, shape=(2, 6, 10)):
     return peers, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino", "ncnn"])
 def test_a_peer_computes_the_same_net_on_the_same_input(name, model):
     """A ratio between two different nets, or two different pictures, would be worth nothing."""
@@ -120,6 +121,7 @@ def test_run_returns_the_whole_batch_enlarged(model):
         peer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [SPEC, FOLDED, COMPACT], ids=["rrdb", "rrdb x2plus", "compact"])
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "unfolded"])
 def test_a_graph_becomes_the_module_that_it_came_from(spec, fold, tmp_path):

@@ -88,6 +88,7 @@ def _same(places, kind):
     return tuple((place, kind) for place in places)
 
 
+@pytest.mark.slow
 def test_convolutions_are_counted_behind_concatenations_and_by_format(written):
     """Only the first of a dense block reads a Q/DQ pair directly: the other four could be fp16 unseen."""
     mixed = read_graph(written({"body": "fp8", "tail": "int8"}))

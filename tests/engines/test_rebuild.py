@@ -97,6 +97,7 @@ def test_what_fits_is_left_alone_unless_forced(plan: Path) -> None:
     assert plan.stat().st_mtime_ns != stamp
 
 
+@pytest.mark.slow
 def test_of_processes_that_come_at_once_one_builds(plan: Path) -> None:
     """A fleet that restarts after an update would build the same plan as often as it has workers."""
     _lie(plan, flavour_version="1.6.0.1")
@@ -246,6 +247,7 @@ def test_a_flavour_that_is_not_here_is_refused_and_another_can_be_named(plan: Pa
     assert made.options["hardware_compatibility"] == "none"
 
 
+@pytest.mark.slow
 def test_changes_of_a_manifest_at_once_are_all_kept(tiny_export: Path, tmp_path: Path) -> None:
     """Read and written without a lock, the slower writer undoes what the faster one wrote."""
     place = tmp_path / "model.json"

@@ -47,6 +47,7 @@ def exported(checkpoint, tmp_path_factory):
     return folder, export_model(checkpoint, folder, options)
 
 
+@pytest.mark.slow
 def test_every_artefact_is_listed_verified_and_as_it_was_written(exported):
     """The manifest is the proof: one that speaks of other files, or leaves one out, proves nothing."""
     folder, manifest = exported
@@ -200,6 +201,7 @@ def test_a_foreign_graph_is_measured(tmp_path):
     assert all(a.verified for a in manifest.artefacts if a.kind == "onnx")
 
 
+@pytest.mark.slow
 def test_a_breach_is_exit_1_with_the_figures_and_marked_artefacts(small_spec, tmp_path, monkeypatch, capsys):
     """fp16 overflows on these weights: the picture would be black, and nobody would have said so."""
     torch.manual_seed(1)
@@ -224,6 +226,7 @@ def test_a_breach_is_exit_1_with_the_figures_and_marked_artefacts(small_spec, tm
     assert manifest.artefact("model.onnx").verified is True
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_puts_out_nan_is_refused(small_spec, tmp_path):
     """Every comparison with a NaN is false, so nothing would ever breach."""
     net = RRDBNet(small_spec)
@@ -363,6 +366,7 @@ def test_explain_lists_the_kernels_of_the_graph_that_is_built(exported, tmp_path
     assert "declared traffic:" in said
 
 
+@pytest.mark.slow
 def test_a_plan_of_one_size_has_a_golden_picture_of_that_size(rrdb_spec, rrdb_weights, tmp_path):
     """Without one, verify=True could say nothing about it on the machine that runs it."""
     spec = rrdb_spec(features=8, growth=4, blocks=1)

@@ -96,6 +96,7 @@ def test_the_folder_has_the_models_whole_name(name, folder, tmp_path, monkeypatc
         assert line.startswith(f"esrgan-export: {folder} already holds model.onnx, model.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pipe.onnx", "pipe.pth"])
 def test_a_pipe_is_called_one(name, tmp_path):
     """Opened, it waits for a writer for ever."""

@@ -58,6 +58,7 @@ def test_it_beats_bicubic_on_pictures_that_it_never_saw(name):
     assert quality(ours) > quality(bicubic) + 0.5
 
 
+@pytest.mark.slow
 def test_its_recipe_runs_and_makes_a_net_of_its_shape(tmp_path):
     """The card says how the model was made; the command in it has to work, in a folder with those names."""
     image = pytest.importorskip("PIL.Image")

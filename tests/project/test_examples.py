@@ -23,6 +23,8 @@ PAGE = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
 HERE = {"embed_asyncio", "embed_numpy", "embed_pytorch"}
 """What runs without a GPU, each with what is installed for the tests."""
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -76,6 +76,7 @@ def _made(nodes, weights, *, dtype=TensorProto.FLOAT):
     return model
 
 
+@pytest.mark.slow
 def test_the_share_is_that_of_the_multiply_adds(net):
     """Counted by layers, or at one resolution, a graph that leaves the slow tail alone would look done."""
     share = quantised_share(onnx.load(net / "model.int8.onnx"))

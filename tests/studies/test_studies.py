@@ -81,6 +81,7 @@ def test_the_list_names_every_study(capsys):
     assert "there is no study 'tea'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_graph_forms(run, checkpoint):
     """The default form is chosen by these figures."""
     options = ("--side", 16, "--seconds", 0.1, "--threads", 1)
@@ -169,6 +170,7 @@ def test_overlap(run):
     assert one >= 3 > two
 
 
+@pytest.mark.slow
 def test_quantisation_methods(run, checkpoint, tmp_path, photographs):
     """Rows that saw other pictures compare nothing, and weights in fp32 cannot lose more than rounded ones."""
     for name in ("LR", "HR"):
@@ -195,6 +197,7 @@ def test_ways_are_ones_that_the_export_knows():
         QuantiseOptions(**fields)
 
 
+@pytest.mark.slow
 def test_training_cost(run):
     """Every figure of the table comes from a training that ran."""
     small = {"features": 8, "blocks": 1, "growth": 4, "batch": 2, "crop": 8, "steps": 3, "rounds": 1}

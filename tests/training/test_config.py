@@ -147,6 +147,7 @@ def test_an_option_that_is_not_allowed_is_one_line_and_exit_2(arguments, capsys)
     assert said.startswith("esrgan-train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -26,7 +26,7 @@ def arguments(photographs, cache):
     def make(output, **keys):
         wanted = {
             "output": output, "hr": photographs, "cache": cache, "features": 8, "blocks": 1, "growth": 4,
-            "steps": 200, "batch": 4, "crop": 8, "learning-rate": 1e-3, "log-every": 1, "save-every": 40,
+            "steps": 100, "batch": 4, "crop": 8, "learning-rate": 1e-3, "log-every": 1, "save-every": 20,
             "threads": 1, "discriminator-features": 4, "perceptual-weight": 0,
         }  # fmt: skip
         given = [f"--{name}={value}" for name, value in (wanted | keys).items() if value is not True]
@@ -86,16 +86,16 @@ def test_a_training_killed_and_resumed_ends_bit_equal_to_one_that_was_not(
     assert main(arguments(whole, stage=stage)) == 0
     process = fork(COMMAND, arguments(broken, stage=stage))
     # Killed somewhere after the second state, with steps in its log that the resumed run takes again.
-    while not (broken / "state-00000080").exists():
+    while not (broken / "state-00000040").exists():
         assert process.poll() is None
         time.sleep(0.005)
     time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not (broken / "state-00000200").exists(), "it was killed too late to show anything"
+    assert not (broken / "state-00000100").exists(), "it was killed too late to show anything"
     assert main(arguments(broken, stage=stage, resume=True)) == 0
     assert "going on from" in capsys.readouterr().out
-    for name in ("model.safetensors", "state-00000200/model.safetensors"):
+    for name in ("model.safetensors", "state-00000100/model.safetensors"):
         one, other = load_file(whole / name), load_file(broken / name)
         assert all(torch.equal(value, other[key]) for key, value in one.items())
     assert _losses(whole) == _losses(broken)
@@ -128,18 +128,19 @@ def test_processes_that_do_not_divide_the_batch_are_refused(run_as_two, argument
 def test_a_full_disk_leaves_the_state_before_whole(run, arguments, tmp_path):
     """What was there is what the training goes on from."""
     output = tmp_path / "run"
-    assert main(arguments(output, steps=40)) == 0
+    seldom = {"save-every": 40}
+    assert main(arguments(output, steps=40, **seldom)) == 0
     kept = {path.name: path.read_bytes() for path in (output / "state-00000040").iterdir()}
     # No file may grow beyond this: the weights do not fit.
     limit = len(kept["model.safetensors"]) // 2
-    full = run(arguments(output, resume=True, steps=80, **{"log-every": 40}), limit=limit)
+    full = run(arguments(output, resume=True, steps=80, **seldom, **{"log-every": 40}), limit=limit)
     assert full.returncode == 1
     (line,) = full.stderr.splitlines()
     assert line.startswith("esrgan-train: the state of step 80 cannot be written to ")
     assert line.endswith(f"{output / 'state-00000040'} is whole; free some space and go on with --resume")
     assert {path.name: path.read_bytes() for path in (output / "state-00000040").iterdir()} == kept
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
-    assert main(arguments(output, resume=True, steps=80)) == 0
+    assert main(arguments(output, resume=True, steps=80, **seldom)) == 0
 
 
 def test_mixed_precision_trains_close_to_fp32(run, arguments, tmp_path):

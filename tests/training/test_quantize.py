@@ -23,6 +23,8 @@ from esrgan_deploy.training.models._fake_quant import rounded
 
 STATIC = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("precision", "stored"), [("int8", TensorProto.INT8), ("fp8", TensorProto.FLOAT8E4M3FN)]

@@ -22,6 +22,7 @@ def _log(config):
     return [json.loads(line) for line in (config.output / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_what_a_training_makes_can_be_exported_and_computes_the_same(small, benchmark_set):
     """The figure that the training prints is the one that the exported graph reaches."""
     from PIL import Image
@@ -85,6 +86,7 @@ def test_tensorboard_has_the_curves_and_sample_pictures(small, benchmark_set):
     assert (events.Images("sample 0")[0].width, events.Images("sample 0")[0].height) == (96, 32)
 
 
+@pytest.mark.slow
 def test_the_gan_stage_moves_the_generator_by_all_three_terms(small, tmp_path):
     """ESRGAN is L1, VGG and GAN together; each leaves its mark."""
     torch.manual_seed(0)
@@ -113,6 +115,7 @@ def test_the_gan_stage_moves_the_generator_by_all_three_terms(small, tmp_path):
         assert not torch.equal(ends[name], ends["all"]), name
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_to_tell_them_apart(small):
     """Its loss starts at log 2; a generator that is held still is found out."""
     config = small(
@@ -184,6 +187,7 @@ def test_the_degradation_of_real_esrgan_is_what_is_learnt_from_when_asked_for(sm
     assert losses[1] > 1.2 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_student_comes_closer_to_its_teacher_than_the_truth_would_bring_it(small, tmp_path):
     """Distillation: the teacher's pictures are what is learnt."""
     with torch.no_grad():

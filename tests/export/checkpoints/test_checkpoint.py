@@ -79,6 +79,7 @@ def _save(weights: Weights, path: Path, wrapper: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_full_net_is_bit_identical_in_each_dialect(
     tmp_path: Path, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
 ) -> None:

@@ -81,6 +81,7 @@ def traced():
     return module, trace(module, SPEC)
 
 
+@pytest.mark.slow
 def test_nesting_is_bit_equal_and_reaches_every_grown_concatenation(traced):
     """A concat nested on the wrong prefix would feed channels in another order."""
     _, model = traced
@@ -145,6 +146,7 @@ def test_folding_leaves_weights_that_two_convolutions_share():
     np.testing.assert_allclose(_run(model, np.ones((1, 1, 2, 2), np.float32)), 1.2, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "unshuffle"), [(2, 2), (1, 4)])
 def test_space_to_depth_stands_for_pixel_unshuffle(scale, unshuffle):
     """The two order their channels differently: unpermuted weights would give another picture."""
@@ -175,6 +177,7 @@ def test_a_net_of_wide_windows_is_traced(multiple):
     np.testing.assert_allclose(_run(trace(Windows().eval(), spec), batch), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [17, 18, 23])
 def test_every_opset_computes_the_same(opset):
     """An operator whose meaning changed between sets would show here."""

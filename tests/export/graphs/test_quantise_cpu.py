@@ -159,6 +159,7 @@ def test_no_two_neighbouring_weights_can_saturate(channels, given):
         assert (np.abs(integers[np.abs(weight).max((1, 2, 3)) > 0]).max((1, 2, 3)) > 70).all()
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_every_placed_convolution_in_integers(quantised, tmp_path):
     """A pair that is not fused costs time and computes in fp32: it would be slower than the graph it replaces."""
     model, placed = quantised
@@ -176,6 +177,7 @@ def test_onnx_runtime_computes_every_placed_convolution_in_integers(quantised, t
     assert kinds["LeakyRelu"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_a_block_of_pixels_at_a_time_has_the_same_sums(rrdb_spec, rrdb_weights, monkeypatch, scale):
     """It is there to be faster: every pixel is the one that the convolution makes alone, borders included."""

@@ -99,6 +99,7 @@ def module(traced, rrdb_weights):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 @pytest.mark.parametrize("base", ["fp32", "fp16"])
 def test_each_feature_is_quantised_once_and_the_trunk_never(traced, tmp_path, precision, base):
@@ -405,6 +406,7 @@ def test_a_quantised_export_builds_a_plan_whose_convolutions_are_quantised(check
     assert all(entry["finite"] for entry in graph.parity)
 
 
+@pytest.mark.slow
 def test_an_export_without_scales_is_calibrated_on_drawn_pictures_and_says_so(checkpoint, tmp_path):
     """Never on random numbers, and never without a word: photographs calibrate better."""
     _, path = checkpoint

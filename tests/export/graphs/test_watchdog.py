@@ -97,6 +97,7 @@ def _batch(form, precision="fp32", shape=(3, 9, 14)):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_the_picture_is_bit_equal_with_and_without(net, small, precision, form):
@@ -166,6 +167,7 @@ def test_it_watches_what_is_written_and_not_what_the_net_made_of_it(net, tmp_pat
     np.testing.assert_allclose(health[:, 0], picture.mean((1, 2, 3)), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
 def test_plans_are_built_with_it_and_move_little_more(net, small, tmp_path, precision, form):

@@ -236,6 +236,7 @@ def test_slots_of_several_threads_do_not_mix(checkpoint: Callable[..., Path]) ->
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_memory_that_is_short_is_told_apart(checkpoint: Callable[..., Path]) -> None:
     """The Upscaler takes a smaller tile on this error only; here the memory is really short."""
     path = checkpoint()

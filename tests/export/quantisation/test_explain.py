@@ -165,6 +165,7 @@ def test_an_output_that_is_not_finite_is_named(net, tmp_path):
     assert first.name == "conv_up2", "the one that reads what conv_up1 gave in half precision"
 
 
+@pytest.mark.slow
 def test_another_net_is_refused(net, rrdb_spec, tmp_path):
     """Layer by layer it would be compared with what it never was."""
     spec = rrdb_spec(blocks=2)

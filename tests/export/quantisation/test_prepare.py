@@ -81,6 +81,7 @@ def test_equalising_changes_parameters_and_leaving_it_out_changes_none(prepared)
     assert {"conv_first.weight", "conv_up1.weight"} <= set(prepared("int8", rounding="nearest").parameters)
 
 
+@pytest.mark.slow
 def test_every_picture_has_its_say_in_the_equalisation(prepared):
     """Extremes that only the last ones hold would be clipped by factors that never saw them."""
     dark = [np.full((1, 24, 24, 3), 9, np.uint8)] * 30
@@ -104,6 +105,7 @@ def test_each_format_is_rounded_as_serves_it_best(prepared, kind, unsigned, aske
     assert prepared.preparation(kind, unsigned=unsigned, rounding=asked).rounding == wanted
 
 
+@pytest.mark.slow
 def test_each_rounding_changes_what_it_says(prepared):
     """Compensated rounds the weights of the tail and fits the last convolution."""
     nearest = prepared("int8", rounding="nearest")

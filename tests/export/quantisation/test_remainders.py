@@ -57,6 +57,7 @@ def tail(rrdb_spec: Callable[..., ModelSpec]) -> tuple[RRDBNet, ModelSpec, Recip
     return module, spec, recipe
 
 
+@pytest.mark.slow
 def test_the_graph_computes_what_the_simulation_does(tail: Any) -> None:
     """The exported graph would read other channels again, or with other weights, than what was judged."""
     module, spec, recipe = tail

@@ -369,6 +369,7 @@ def test_all_that_a_recipe_holds_decides_whose_a_state_is():
     assert len(digests) == 4
 
 
+@pytest.mark.slow
 def test_a_deep_net_is_searched_in_a_bounded_number_of_runs(rrdb_spec, tmp_path):
     """One run of a deep net takes seconds: a walk over its units one by one, many minutes."""
     case = _Case(rrdb_spec(blocks=6, features=4, growth=2), side=8)
