@@ -20,6 +20,7 @@ def test_a_23_block_net_goes_from_the_command_line_to_the_plan(rrdb_spec, rrdb_d
     torch.manual_seed(0)
     torch.save(rrdb_dialects(spec, RRDBNet(spec).state_dict())["esrgan-old"], tmp_path / "net.pth")
     command = [sys.executable, "-m", "esrgan_deploy.export._cli", "net.pth", "-o", "out", "--plan"]
+    command += ["--shapes", "1x16x16:1x64x64:1x96x96"]
     started = time.perf_counter()
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
