@@ -172,6 +172,7 @@ def test_memory_is_that_of_a_process_of_its_own(model):
     assert "there is no file" in why
 
 
+@pytest.mark.slow
 def test_the_machines_own_peak_is_measured_or_said_not_to_be():
     """A share of a peak from a data sheet is a share of somebody else's machine."""
     found = measure_peaks(-1, 1, ["fp32", "int8"])

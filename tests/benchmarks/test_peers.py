@@ -217,6 +217,7 @@ def test_threads_of_torch_are_put_back(model):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_peers_run_the_graph_of_the_same_name(tiny_export, tmp_path, capsys):
     """Of "net v1.5.fp16.onnx" the graph is "net v1.5.onnx", and never another version's "net v1.onnx"."""
     shutil.copy(tiny_export / "model.fp16.onnx", tmp_path / "net v1.5.fp16.onnx")

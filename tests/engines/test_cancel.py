@@ -39,6 +39,7 @@ def bigger(rrdb: Callable[..., Path]) -> Path:
     return rrdb(blocks=6, features=64, growth=32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "delay"),
     [("Cloning network graph", 0.0), ("Timing graph nodes", 0.3), ("Building engine from subgraph", 0.1)],

@@ -37,6 +37,7 @@ def test_both_files_fit_the_wheel():
         assert 100_000 < len((MODELS / name).read_bytes()) < 2_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["astronaut.png", "coffee.png", "chelsea.png"])
 def test_it_beats_bicubic_on_pictures_that_it_never_saw(name):
     """Random weights, or a channel order mixed up, would pass every test of parity."""

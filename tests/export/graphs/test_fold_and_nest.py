@@ -160,6 +160,7 @@ def test_space_to_depth_stands_for_pixel_unshuffle(scale, unshuffle):
     np.testing.assert_allclose(_run(model, batch), module(torch.from_numpy(batch)).numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiple", [24, 32, 64])
 def test_a_net_of_wide_windows_is_traced(multiple):
     """An example whose sides such a net cannot take would make every export of it fail."""

@@ -429,6 +429,7 @@ def test_the_dense_blocks_are_placed_and_the_body_of_a_compact_net_without_its_e
         placement(dataclasses.replace(compact, architecture="swinir"))
 
 
+@pytest.mark.slow
 def test_scales_that_a_training_left_serve_the_second_export_as_they_served_the_first(checkpoint, tmp_path):
     """The first export's own file hid them, and the net was calibrated on drawn pictures instead."""
     spec, path = checkpoint

@@ -66,6 +66,7 @@ def test_the_ends_stay_in_half_precision_unless_they_are_asked_for(prepared):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_the_dense_blocks_can_be_quantised_alone(prepared, kind):
     """They are where eight bits cost next to nothing."""
@@ -174,6 +175,7 @@ def test_compensated_weights_for_processors_are_such_that_no_processor_saturates
         assert np.maximum(-pairs, 0).sum(2).max() <= LARGEST_PAIR
 
 
+@pytest.mark.slow
 def test_the_same_pictures_give_the_same_recipe(prepared):
     """Scales that differ from run to run cannot be compared, nor taken up again."""
     torch.manual_seed(77)

@@ -74,6 +74,7 @@ def nets(rrdb_spec: Callable[..., ModelSpec]) -> dict[str, tuple[nn.Module, Mode
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("rrdbnet", "int8"), ("rrdbnet", "fp8"), ("compact", "fp8")])
 def test_learned_rounding_is_nearer_to_the_fp32_net(nets: Any, name: str, kind: str) -> None:
     """Learning would do no better than plain rounding on pictures not seen, or leave the weights' grid."""

@@ -159,6 +159,7 @@ def test_the_stages_compute_what_the_module_does(rrdb_spec, fields):
         assert torch.equal(output_of(pieces, module.start(picture)), module(picture))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 @pytest.mark.parametrize("architecture", ["rrdbnet", "srvggnetcompact"])
 def test_a_sensitivity_from_a_cached_prefix_is_that_of_the_whole_net(rrdb_spec, architecture, kind):
@@ -196,6 +197,7 @@ def test_sensitivities_are_measured_on_as_many_pixels_as_can_be_afforded(rrdb_sp
         assert 0.5 < one.loss.noise / other.loss.noise < 2
 
 
+@pytest.mark.slow
 def test_the_answer_holds_the_budget_when_measured_afresh(case):
     """A result that was measured with other convolutions on than it names would pass the gate and lose more."""
     everything = case.loss_of(case.recipe.formats).loss
