@@ -9,7 +9,13 @@ import pytest
 
 from esrgan_deploy import _errors
 from esrgan_deploy._console import one_line_errors
-from esrgan_deploy._errors import CheckpointError, EsrganDeployError, ExportError, MissingDependencyError
+from esrgan_deploy._errors import (
+    CheckpointError,
+    EsrganDeployError,
+    ExportError,
+    MissingDependencyError,
+    ParityError,
+)
 from esrgan_deploy._files import replaced_atomically, sha256_of
 from esrgan_deploy._manifest import Artefact, Manifest, find_manifest, load_manifest, save_manifest
 from esrgan_deploy._optional import require
@@ -150,6 +156,32 @@ def test_a_manifest_comes_back_as_it_was(tmp_path):
     assert manifest.artefacts[0].sha256 == sha256_of(tmp_path / "model.fp16.onnx")
     assert find_manifest(tmp_path / "model.fp16.onnx") == tmp_path / "model.json"
     assert find_manifest(tmp_path / "other.onnx") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "verified"),
+    [((True, None), True), ((True, False, None), False), ((None, None), None), ((), None)],
+)
+def test_an_export_is_verified_where_nothing_that_was_run_is_not(found, verified):
+    """Whoever embeds the export asks this one thing before the folder is shipped."""
+    artefact = Artefact(file="model.onnx", kind="onnx", sha256="0" * 64, size=1)
+    artefacts = tuple(dataclasses.replace(artefact, verified=one) for one in found)
+    assert Manifest(spec=SPEC, source="net.pth", artefacts=artefacts).verified is verified
+
+
+def test_a_breach_is_raised_with_its_file_its_figure_and_the_manifest():
+    """And nothing is raised for figures that hold."""
+    figures = (
+        {"on": "noise (2 pictures)", "breaches": ["PSNR 19.00 dB < 20 dB"]},
+        {"on": "drawn", "breaches": []},
+    )
+    artefact = Artefact(file="model.fp16.onnx", kind="onnx", sha256="0" * 64, size=1, parity=figures)
+    manifest = Manifest(spec=SPEC, source="net.pth", artefacts=(artefact,))
+    said = r"model\.fp16\.onnx on noise: PSNR 19\.00 dB < 20 dB\. .*out/model\.json"
+    with pytest.raises(ParityError, match=said):
+        manifest.raise_if_breached("out/model.json")
+    kept = dataclasses.replace(artefact, parity=figures[1:])
+    dataclasses.replace(manifest, artefacts=(kept,)).raise_if_breached()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "spec": {}}', "<html>"])
