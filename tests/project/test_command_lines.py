@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import esrgan_deploy
+from esrgan_deploy.export import ExportOptions
 
 # What each is given beside its options: input that is not there, so that no command comes to its work.
 COMMANDS = {
@@ -131,3 +132,40 @@ def test_a_list_goes_by_comma_and_by_repetition(place: Path) -> None:
     ):
         status, said = _run(_main(command), line.split())
         assert (status, says in said) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["--opset", "16"], "at least 17"),
+        (["--opset", "24"], "at most 23"),
+        (["--outscale", "0"], "above 0"),
+        (["--outscale", "nan"], "finite"),
+        (["--optimization-level", "6"], "at most 5"),
+        (["--precision", "fp16,fp64"], "allowed are fp32, fp16"),
+        (["--aux-streams", str(2**31)], f"at most {2**31 - 1}"),
+    ],
+)
+def test_a_value_beyond_its_limits_is_refused_with_what_is_allowed(
+    place: Path, typed: list[str], says: str
+) -> None:
+    """The builder would refuse it after minutes, in its own words."""
+    status, said = _run(_main("export._cli"), ["gone.pth", *typed])
+    assert status == 2
+    assert typed[0] in said
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"opset": 24}, "opset is 24; it is at most 23"),
+        ({"outscale": -1.0}, "outscale is -1.0; it is above 0"),
+        ({"form": "uint16"}, "form is uint16; allowed are float, uint8"),
+        ({"precisions": ("fp64",)}, "allowed are fp32, fp16"),
+    ],
+)
+def test_a_program_is_refused_what_a_command_line_is(fields: dict[str, object], says: str) -> None:
+    """A limit that only the parser knows is none for whoever embeds the export."""
+    with pytest.raises(esrgan_deploy.ExportError, match=re.escape(says)):
+        ExportOptions(**fields)  # type: ignore[arg-type]
