@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.export.pytorch._session import open_checkpoint
+    from esrgan_deploy.export.pytorch._open import open_checkpoint
 
 __all__ = ["open_checkpoint"]
 
-__getattr__, __dir__ = handed_on(__name__, {"_session": ("open_checkpoint",)})
+__getattr__, __dir__ = handed_on(__name__, {"_open": ("open_checkpoint",)})

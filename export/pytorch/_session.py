@@ -1,11 +1,10 @@
-"""What opens a checkpoint for the runtime, which knows this room by its entry point only."""
+"""A checkpoint that PyTorch runs."""
 
 import contextlib
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch.utils.dlpack import from_dlpack
 
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import InferenceError
-from esrgan_deploy._optional import require
 from esrgan_deploy.export.checkpoints import Checkpoint
 from esrgan_deploy.export.pytorch._slot import TorchCudaSlot
 from esrgan_deploy.runtime.device import ForeignArray, borrow_array, fault_of, gpu_label, stream_handle
@@ -24,7 +22,6 @@ from esrgan_deploy.runtime.sessions import (
     SLOTS_ON_GPU,
     BatchOutput,
     HostSlot,
-    Session,
     SessionInfo,
     SessionOptions,
     Slot,
@@ -32,8 +29,7 @@ from esrgan_deploy.runtime.sessions import (
     check_output,
 )
 
-__all__ = ["TorchSession", "open_checkpoint"]
-
+__all__ = ["TorchSession"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LEGACY_DEFAULT = (0, 1)
@@ -269,23 +265,3 @@ def _tensor_of(obj: Any, array: ForeignArray, device: torch.device) -> Tensor:
 
 def _sides(shape: tuple[int, ...]) -> str:
     return f"a batch of {'x'.join(map(str, shape))}"
-
-
-def open_checkpoint(path: Path, options: SessionOptions) -> Session:
-    """Open a checkpoint as PyTorch runs it: the reference, in fp32 to the bit what artefacts are held against.
-
-    Args:
-        path: A ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file.
-        options: The net computes on the CUDA device that ``device`` names where PyTorch finds one, else on the
-            processor; ``providers=("cpu",)`` keeps it there.
-
-    Raises:
-        CheckpointError: The file cannot be read, or is of no known family.
-        InferenceError: The net cannot be run here.
-        MissingDependencyError: The extra ``export`` is not installed.
-    """
-    require("torch", extra="export")
-    require("safetensors", extra="export")
-    from esrgan_deploy.export.checkpoints import load_checkpoint
-
-    return TorchSession(load_checkpoint(path), options, name=path.name)
