@@ -14,7 +14,7 @@ def main() -> int:
     scripts = ready(".venv-test", "export,cpu,rtx,media,training,report,dev", editable=True)
     arguments, environment = sys.argv[1:], dict(os.environ)
     if not any(argument.startswith("tests") for argument in arguments):
-        # All of it: a worker for each core, and a file at a time, for what its tests share is made once. The order is
+        # All of it: up to four workers, and a file at a time, for what its tests share is made once. The order is
         # that of tests/conftest.py.
         cores = os.cpu_count() or 1
         workers = min(cores, WORKERS)

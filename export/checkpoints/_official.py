@@ -16,7 +16,6 @@ __all__ = [
     "Release",
     "fetch",
     "folder_name",
-    "is_official_name",
     "near_misses",
     "official_release",
     "resolve_checkpoint",
@@ -101,11 +100,6 @@ _FOLDED = {name.casefold(): release for name, release in OFFICIAL.items()}
 def official_release(text: str) -> Release | None:
     """Return the official checkpoint of that name, with or without ``.pth`` and in any case, or None."""
     return _FOLDED.get(text.casefold().removesuffix(".pth"))
-
-
-def is_official_name(text: str) -> bool:
-    """Return whether a text names an official checkpoint."""
-    return official_release(text) is not None
 
 
 def folder_name(model: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Everything that turns an fp32 net into its quantised graph."""
+"""A recipe: what is quantised and by which steps, and the steps that a graph can hold."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The two input/output forms of a graph."""
+"""The uint8 form of a graph."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""What the quantised formats can hold, and where training with fake quantisation puts them."""
+"""Every convolution of a generator: where it stands, what it costs, what may be rescaled, and what formats hold."""
 
 import dataclasses
 import itertools

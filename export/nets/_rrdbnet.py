@@ -34,11 +34,8 @@ class RRDBNet(Generator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarge a batch of pictures."""
-        return self.enlarge(*self.start(x))
-
-    def enlarge(self, x: Tensor) -> Tensor:
-        """Run the net on a batch that is already folded: what is traced, so that the fold stays one node."""
-        features = self.conv_first(x)
+        (folded,) = self.start(x)
+        features = self.conv_first(folded)
         features = features + self.conv_body(self.body(features))
         for i in range(1, len(self.steps) + 1):
             features = self._upsample(i, features)

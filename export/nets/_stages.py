@@ -29,13 +29,13 @@ class Stage:
 class Generator(nn.Module, abc.ABC):
     """A net that can be run stage by stage."""
 
+    @abc.abstractmethod
     def start(self, picture: Tensor) -> State:
         """Return the state in front of the first stage.
 
         Args:
             picture: ``(N, C, H, W)`` float32 0..1.
         """
-        return (picture,)
 
     @abc.abstractmethod
     def stages(self) -> tuple[Stage, ...]:

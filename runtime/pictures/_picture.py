@@ -1,4 +1,4 @@
-"""EXIF that is still true of a picture after it was turned upright and enlarged."""
+"""A picture: its samples and metadata, and the EXIF that is still true after it was turned upright and enlarged."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from esrgan_deploy.runtime.tiling import Tile, TilePlan
 
-__all__ = ["Callbacks", "Job", "Task"]
+__all__ = ["Callbacks", "Job", "Progress", "Task"]
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]

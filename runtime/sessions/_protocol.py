@@ -10,7 +10,16 @@ import numpy.typing as npt
 from esrgan_deploy._console import THREADS
 from esrgan_deploy._spec import UNBOUNDED, Form, ModelSpec
 
-__all__ = ["BatchOutput", "Session", "SessionInfo", "SessionOptions", "Slot"]
+__all__ = [
+    "PEAKS",
+    "SLOTS_ON_GPU",
+    "Array",
+    "BatchOutput",
+    "Session",
+    "SessionInfo",
+    "SessionOptions",
+    "Slot",
+]
 
 Array = npt.NDArray[Any]
 

@@ -47,7 +47,7 @@ def require(module: str, *, extra: str) -> ModuleType:
 def _refuse_two_onnxruntimes() -> None:
     # Both distributions unpack into the folder `onnxruntime`: whichever came last overwrote parts of the
     # other, and what is left fails in ways that name neither.
-    # It costs more than all else that a bare import of this package loads.
+    # Here, because importlib.metadata costs more than all else that a bare import of this package loads.
     import importlib.metadata
 
     found = []

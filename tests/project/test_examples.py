@@ -98,7 +98,6 @@ def test_the_page_names_every_example_and_links_to_what_is_there() -> None:
     assert all((ROOT / "docs" / link).exists() for link in links)
 
 
-@pytest.mark.slow
 def test_the_blocks_of_the_page_on_exports_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """In order, in one program, in a folder with a checkpoint; they are what a pipeline's author copies."""
     page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
@@ -114,7 +113,6 @@ def test_the_blocks_of_the_page_on_exports_run(tiny_checkpoint: Path, tmp_path: 
     assert load_manifest(tmp_path / "out" / "model.json").verified is True
 
 
-@pytest.mark.slow
 def test_the_blocks_of_the_page_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """In order, in one program, in a folder with an export; those for a GPU compile."""
     blocks = re.findall(r"```python( gpu)?\n(.*?)```", PAGE, re.DOTALL)

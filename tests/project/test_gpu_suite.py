@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_the_gpu_suite_can_be_rehearsed_on_a_processor(tmp_path):
-    """It runs once in a while, on a machine that is lent for half an hour; what is broken in it is found too late."""
+    """It runs once in a while, on a machine that is lent for minutes; what is broken in it is found too late."""
     environment = {**os.environ, "ESRGAN_GPU_SUITE": "rehearse", "ESRGAN_GPU_RESULTS": str(tmp_path)}
     command = [
         sys.executable,

@@ -73,7 +73,8 @@ def test_what_an_init_hands_on_is_there(house):
     """A name in __all__ that is not there breaks whoever imports it, when it is first asked for."""
     for room in sorted(house.rooms):
         module = importlib.import_module(room)
-        names = getattr(module, "__all__", [])
+        # A room that is only a folder for its own hands on nothing, and has no code either.
+        names = module.__all__ if len(house.files[room].read_text().splitlines()) > 1 else []
         assert len(set(names)) == len(names), room
         for name in names:
             assert getattr(module, name) is not None, f"{room}.{name}"

@@ -1,5 +1,6 @@
 """Each study runs, as small as it can, and its figures are of what it claims."""
 
+import importlib
 import json
 import re
 import statistics
@@ -236,3 +237,30 @@ def small_net(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("overhead") / "net.onnx"
     onnx.save(proto, path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "broken"),
+    [
+        ("large_picture", {"peak_gib": 1.5}, {"peak_gib": 1.51}),
+        ("quantisation_cost", {"minutes": 15.0, "peak_gib": 8.0}, {"minutes": 15.1, "peak_gib": 8.0}),
+        ("quantisation_cost", {"minutes": 15.0, "peak_gib": 8.0}, {"minutes": 15.0, "peak_gib": 8.1}),
+        (
+            "leak",
+            {"ways": {"one": {"bytes_per_1000_calls": 16384}}},
+            {"ways": {"one": {"bytes_per_1000_calls": 16385}}},
+        ),
+        ("overlap", {"stages_per_frame": {"3": [1.15]}}, {"stages_per_frame": {"3": [1.16]}}),
+        (
+            "int8_cpu",
+            {"vnni": True, "seconds": {"onnxruntime": {"fp32": [2.4] * 3, "int8-cpu": [1.0] * 3}}},
+            {"vnni": True, "seconds": {"onnxruntime": {"fp32": [2.2] * 3, "int8-cpu": [1.0] * 3}}},
+        ),
+        ("overhead", {"sizes": [{"within": True}]}, {"sizes": [{"within": True}, {"within": False}]}),
+    ],
+)
+def test_a_bar_is_held_on_one_side_and_broken_on_the_other(name, held, broken):
+    """A study that is within its bar whatever it measured says nothing."""
+    study = importlib.import_module(f"studies.{name}")
+    assert study.within(held) is True
+    assert study.within(broken) is False

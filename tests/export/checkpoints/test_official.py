@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from esrgan_deploy.export.checkpoints import OFFICIAL
-from esrgan_deploy.export.checkpoints._official import is_official_name, near_misses, official_release
+from esrgan_deploy.export.checkpoints._official import near_misses, official_release
 
 
 def test_each_entry_of_the_table_is_whole() -> None:
@@ -24,7 +24,7 @@ def test_each_entry_of_the_table_is_whole() -> None:
     "text", ["RealESRGAN_x4plus", "RealESRGAN_x4plus.pth", "realesrgan_X4PLUS", "RealESRGAN_x4plus.PTH"]
 )
 def test_a_name_is_found_with_its_suffix_and_in_any_case(text: str) -> None:
-    assert is_official_name(text)
+    assert official_release(text) is not None
     assert official_release(text) is OFFICIAL["RealESRGAN_x4plus"]
 
 
@@ -32,7 +32,7 @@ def test_a_name_is_found_with_its_suffix_and_in_any_case(text: str) -> None:
     "text", ["", "RealESRGAN", "RealESRGAN_x4plus.onnx", "./RealESRGAN_x4plus", "x4plus"]
 )
 def test_anything_else_is_no_name(text: str) -> None:
-    assert not is_official_name(text)
+    assert official_release(text) is None
 
 
 @pytest.mark.parametrize(
