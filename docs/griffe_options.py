@@ -1,12 +1,25 @@
-"""Show a field of options by its default and its help, not by the call that makes it."""
+"""Show a field of options by its default and its help, not by the call that makes it, and what a room hands on."""
 
+import ast
 from typing import Any
 
 import griffe
 
 
 class Options(griffe.Extension):
-    """Reads ``name: int = option(4, help="...")`` as ``name: int = 4``, with its help as its docstring."""
+    """Reads ``name: int = option(4, help="...")`` as ``name: int = 4``, with its help as its docstring.
+
+    And ``from room._file import name as name`` as an entry of ``__all__``, which is one when the program runs.
+    """
+
+    def on_module_members(self, *, node: ast.AST | griffe.ObjectNode, mod: griffe.Module, **_: Any) -> None:
+        """List them."""
+        if not isinstance(node, ast.Module):
+            return
+        imports = (each for each in ast.walk(node) if isinstance(each, ast.ImportFrom))
+        names = [alias.name for each in imports for alias in each.names if alias.asname == alias.name]
+        if names:
+            mod.exports = [*names, *({"__version__"} & mod.members.keys())]
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         """Replace the call."""

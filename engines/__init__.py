@@ -8,36 +8,15 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.engines._build import BuildResult, engine_from_onnx
-    from esrgan_deploy.engines._explain import explain
-    from esrgan_deploy.engines._layers import Layer, Tensor, declared_bytes_per_pixel
-    from esrgan_deploy.engines._options import BuildOptions
-    from esrgan_deploy.engines._preflight import preflight
-    from esrgan_deploy.engines._rebuild import built_fields
-    from esrgan_deploy.engines._shapes import ShapeRange
+    from esrgan_deploy.engines._build import BuildResult as BuildResult
+    from esrgan_deploy.engines._build import engine_from_onnx as engine_from_onnx
+    from esrgan_deploy.engines._explain import explain as explain
+    from esrgan_deploy.engines._layers import Layer as Layer
+    from esrgan_deploy.engines._layers import Tensor as Tensor
+    from esrgan_deploy.engines._layers import declared_bytes_per_pixel as declared_bytes_per_pixel
+    from esrgan_deploy.engines._options import BuildOptions as BuildOptions
+    from esrgan_deploy.engines._preflight import preflight as preflight
+    from esrgan_deploy.engines._rebuild import built_fields as built_fields
+    from esrgan_deploy.engines._shapes import ShapeRange as ShapeRange
 
-__all__ = [
-    "BuildOptions",
-    "BuildResult",
-    "Layer",
-    "ShapeRange",
-    "Tensor",
-    "built_fields",
-    "declared_bytes_per_pixel",
-    "engine_from_onnx",
-    "explain",
-    "preflight",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_build": ("BuildResult", "engine_from_onnx"),
-        "_explain": ("explain",),
-        "_layers": ("Layer", "Tensor", "declared_bytes_per_pixel"),
-        "_options": ("BuildOptions",),
-        "_preflight": ("preflight",),
-        "_rebuild": ("built_fields",),
-        "_shapes": ("ShapeRange",),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

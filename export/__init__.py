@@ -8,33 +8,14 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.export._export import export_model
-    from esrgan_deploy.export._open_source import describe_spec, shipped_checkpoint
-    from esrgan_deploy.export._options import ExportOptions, Precision
-    from esrgan_deploy.export._scales import save_scales
-    from esrgan_deploy.export.checkpoints import Checkpoint, load_checkpoint
-    from esrgan_deploy.export.quantisation import QuantiseOptions
+    from esrgan_deploy.export._export import export_model as export_model
+    from esrgan_deploy.export._open_source import describe_spec as describe_spec
+    from esrgan_deploy.export._open_source import shipped_checkpoint as shipped_checkpoint
+    from esrgan_deploy.export._options import ExportOptions as ExportOptions
+    from esrgan_deploy.export._options import Precision as Precision
+    from esrgan_deploy.export._scales import save_scales as save_scales
+    from esrgan_deploy.export.checkpoints import Checkpoint as Checkpoint
+    from esrgan_deploy.export.checkpoints import load_checkpoint as load_checkpoint
+    from esrgan_deploy.export.quantisation import QuantiseOptions as QuantiseOptions
 
-__all__ = [
-    "Checkpoint",
-    "ExportOptions",
-    "Precision",
-    "QuantiseOptions",
-    "describe_spec",
-    "export_model",
-    "load_checkpoint",
-    "save_scales",
-    "shipped_checkpoint",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_export": ("export_model",),
-        "_open_source": ("describe_spec", "shipped_checkpoint"),
-        "_options": ("ExportOptions", "Precision"),
-        "_scales": ("save_scales",),
-        "checkpoints": ("Checkpoint", "load_checkpoint"),
-        "quantisation": ("QuantiseOptions",),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

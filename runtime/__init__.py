@@ -8,57 +8,24 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.runtime._upscaler import Upscaler, UpscalerStats
-    from esrgan_deploy.runtime.device import DeviceLostError, OutOfMemoryError
-    from esrgan_deploy.runtime.pictures import Picture, open_output, read_picture, write_picture
-    from esrgan_deploy.runtime.sessions import (
-        BatchOutput,
-        Session,
-        SessionInfo,
-        SessionOptions,
-        Slot,
-        default_model,
-        open_session,
-    )
-    from esrgan_deploy.runtime.tiling import Span, Tile, TilePlan, plan_tiles
+    from esrgan_deploy.runtime._upscaler import Upscaler as Upscaler
+    from esrgan_deploy.runtime._upscaler import UpscalerStats as UpscalerStats
+    from esrgan_deploy.runtime.device import DeviceLostError as DeviceLostError
+    from esrgan_deploy.runtime.device import OutOfMemoryError as OutOfMemoryError
+    from esrgan_deploy.runtime.pictures import Picture as Picture
+    from esrgan_deploy.runtime.pictures import open_output as open_output
+    from esrgan_deploy.runtime.pictures import read_picture as read_picture
+    from esrgan_deploy.runtime.pictures import write_picture as write_picture
+    from esrgan_deploy.runtime.sessions import BatchOutput as BatchOutput
+    from esrgan_deploy.runtime.sessions import Session as Session
+    from esrgan_deploy.runtime.sessions import SessionInfo as SessionInfo
+    from esrgan_deploy.runtime.sessions import SessionOptions as SessionOptions
+    from esrgan_deploy.runtime.sessions import Slot as Slot
+    from esrgan_deploy.runtime.sessions import default_model as default_model
+    from esrgan_deploy.runtime.sessions import open_session as open_session
+    from esrgan_deploy.runtime.tiling import Span as Span
+    from esrgan_deploy.runtime.tiling import Tile as Tile
+    from esrgan_deploy.runtime.tiling import TilePlan as TilePlan
+    from esrgan_deploy.runtime.tiling import plan_tiles as plan_tiles
 
-__all__ = [
-    "BatchOutput",
-    "DeviceLostError",
-    "OutOfMemoryError",
-    "Picture",
-    "Session",
-    "SessionInfo",
-    "SessionOptions",
-    "Slot",
-    "Span",
-    "Tile",
-    "TilePlan",
-    "Upscaler",
-    "UpscalerStats",
-    "default_model",
-    "open_output",
-    "open_session",
-    "plan_tiles",
-    "read_picture",
-    "write_picture",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_upscaler": ("Upscaler", "UpscalerStats"),
-        "device": ("DeviceLostError", "OutOfMemoryError"),
-        "pictures": ("Picture", "open_output", "read_picture", "write_picture"),
-        "sessions": (
-            "BatchOutput",
-            "Session",
-            "SessionInfo",
-            "SessionOptions",
-            "Slot",
-            "default_model",
-            "open_session",
-        ),
-        "tiling": ("Span", "Tile", "TilePlan", "plan_tiles"),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

@@ -5,65 +5,24 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.export.nets._compact import SRVGGNetCompact
-    from esrgan_deploy.export.nets._convolutions import (
-        LARGEST,
-        LEAST_STEP,
-        QUANTISED,
-        Layer,
-        Quantised,
-        Rescaling,
-        counted,
-        folds,
-        layers,
-        placement,
-        rescalings,
-        share_of,
-    )
-    from esrgan_deploy.export.nets._rrdbnet import RRDB, RRDBNet
-    from esrgan_deploy.export.nets._stages import Generator, Stage, State, output_of
+    from esrgan_deploy.export.nets._compact import SRVGGNetCompact as SRVGGNetCompact
+    from esrgan_deploy.export.nets._convolutions import LARGEST as LARGEST
+    from esrgan_deploy.export.nets._convolutions import LEAST_STEP as LEAST_STEP
+    from esrgan_deploy.export.nets._convolutions import QUANTISED as QUANTISED
+    from esrgan_deploy.export.nets._convolutions import Layer as Layer
+    from esrgan_deploy.export.nets._convolutions import Quantised as Quantised
+    from esrgan_deploy.export.nets._convolutions import Rescaling as Rescaling
+    from esrgan_deploy.export.nets._convolutions import counted as counted
+    from esrgan_deploy.export.nets._convolutions import folds as folds
+    from esrgan_deploy.export.nets._convolutions import layers as layers
+    from esrgan_deploy.export.nets._convolutions import placement as placement
+    from esrgan_deploy.export.nets._convolutions import rescalings as rescalings
+    from esrgan_deploy.export.nets._convolutions import share_of as share_of
+    from esrgan_deploy.export.nets._rrdbnet import RRDB as RRDB
+    from esrgan_deploy.export.nets._rrdbnet import RRDBNet as RRDBNet
+    from esrgan_deploy.export.nets._stages import Generator as Generator
+    from esrgan_deploy.export.nets._stages import Stage as Stage
+    from esrgan_deploy.export.nets._stages import State as State
+    from esrgan_deploy.export.nets._stages import output_of as output_of
 
-__all__ = [
-    "LARGEST",
-    "LEAST_STEP",
-    "QUANTISED",
-    "RRDB",
-    "Generator",
-    "Layer",
-    "Quantised",
-    "RRDBNet",
-    "Rescaling",
-    "SRVGGNetCompact",
-    "Stage",
-    "State",
-    "counted",
-    "folds",
-    "layers",
-    "output_of",
-    "placement",
-    "rescalings",
-    "share_of",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_compact": ("SRVGGNetCompact",),
-        "_convolutions": (
-            "LARGEST",
-            "LEAST_STEP",
-            "Layer",
-            "QUANTISED",
-            "Quantised",
-            "Rescaling",
-            "counted",
-            "folds",
-            "layers",
-            "placement",
-            "rescalings",
-            "share_of",
-        ),
-        "_rrdbnet": ("RRDB", "RRDBNet"),
-        "_stages": ("Generator", "Stage", "State", "output_of"),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

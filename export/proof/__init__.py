@@ -5,57 +5,23 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.export.proof._ort import activation_maxima, overflow_warnings, run, session_of
-    from esrgan_deploy.export.proof._pictures import (
-        fitted_picture,
-        golden_pictures,
-        noise_pictures,
-        save_golden,
-    )
-    from esrgan_deploy.export.proof._reference import Reference, reference_of_module, reference_pairs, resized
-    from esrgan_deploy.export.proof._verify import (
-        affordable,
-        graph_input,
-        pictures_in,
-        verify_graph,
-        verify_shapes,
-        verifying_session,
-    )
+    from esrgan_deploy.export.proof._ort import activation_maxima as activation_maxima
+    from esrgan_deploy.export.proof._ort import overflow_warnings as overflow_warnings
+    from esrgan_deploy.export.proof._ort import run as run
+    from esrgan_deploy.export.proof._ort import session_of as session_of
+    from esrgan_deploy.export.proof._pictures import fitted_picture as fitted_picture
+    from esrgan_deploy.export.proof._pictures import golden_pictures as golden_pictures
+    from esrgan_deploy.export.proof._pictures import noise_pictures as noise_pictures
+    from esrgan_deploy.export.proof._pictures import save_golden as save_golden
+    from esrgan_deploy.export.proof._reference import Reference as Reference
+    from esrgan_deploy.export.proof._reference import reference_of_module as reference_of_module
+    from esrgan_deploy.export.proof._reference import reference_pairs as reference_pairs
+    from esrgan_deploy.export.proof._reference import resized as resized
+    from esrgan_deploy.export.proof._verify import affordable as affordable
+    from esrgan_deploy.export.proof._verify import graph_input as graph_input
+    from esrgan_deploy.export.proof._verify import pictures_in as pictures_in
+    from esrgan_deploy.export.proof._verify import verify_graph as verify_graph
+    from esrgan_deploy.export.proof._verify import verify_shapes as verify_shapes
+    from esrgan_deploy.export.proof._verify import verifying_session as verifying_session
 
-__all__ = [
-    "Reference",
-    "activation_maxima",
-    "affordable",
-    "fitted_picture",
-    "golden_pictures",
-    "graph_input",
-    "noise_pictures",
-    "overflow_warnings",
-    "pictures_in",
-    "reference_of_module",
-    "reference_pairs",
-    "resized",
-    "run",
-    "save_golden",
-    "session_of",
-    "verify_graph",
-    "verify_shapes",
-    "verifying_session",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_ort": ("activation_maxima", "overflow_warnings", "run", "session_of"),
-        "_pictures": ("fitted_picture", "golden_pictures", "noise_pictures", "save_golden"),
-        "_reference": ("Reference", "reference_of_module", "reference_pairs", "resized"),
-        "_verify": (
-            "affordable",
-            "graph_input",
-            "pictures_in",
-            "verify_graph",
-            "verify_shapes",
-            "verifying_session",
-        ),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.export.pytorch._open import open_checkpoint
+    from esrgan_deploy.export.pytorch._open import open_checkpoint as open_checkpoint
 
-__all__ = ["open_checkpoint"]
-
-__getattr__, __dir__ = handed_on(__name__, {"_open": ("open_checkpoint",)})
+__getattr__, __dir__, __all__ = handed_on(__name__)

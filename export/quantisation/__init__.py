@@ -9,46 +9,21 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.export.quantisation._explain import explain_quantised
-    from esrgan_deploy.export.quantisation._find_recipe import (
-        FLOOR,
-        Quantisation,
-        pictures_for,
-        quantise_net,
-        reusable,
-    )
-    from esrgan_deploy.export.quantisation._options import QuantiseOptions
-    from esrgan_deploy.export.quantisation._prepare import Preparation
-    from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, Net, load_recipe, save_recipe
-    from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters, rounded, tensor_of
+    from esrgan_deploy.export.quantisation._explain import explain_quantised as explain_quantised
+    from esrgan_deploy.export.quantisation._find_recipe import FLOOR as FLOOR
+    from esrgan_deploy.export.quantisation._find_recipe import Quantisation as Quantisation
+    from esrgan_deploy.export.quantisation._find_recipe import pictures_for as pictures_for
+    from esrgan_deploy.export.quantisation._find_recipe import quantise_net as quantise_net
+    from esrgan_deploy.export.quantisation._find_recipe import reusable as reusable
+    from esrgan_deploy.export.quantisation._options import QuantiseOptions as QuantiseOptions
+    from esrgan_deploy.export.quantisation._prepare import Preparation as Preparation
+    from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe as KeptRecipe
+    from esrgan_deploy.export.quantisation._recipe_file import Net as Net
+    from esrgan_deploy.export.quantisation._recipe_file import load_recipe as load_recipe
+    from esrgan_deploy.export.quantisation._recipe_file import save_recipe as save_recipe
+    from esrgan_deploy.export.quantisation._simulation import Simulation as Simulation
+    from esrgan_deploy.export.quantisation._simulation import apply_parameters as apply_parameters
+    from esrgan_deploy.export.quantisation._simulation import rounded as rounded
+    from esrgan_deploy.export.quantisation._simulation import tensor_of as tensor_of
 
-__all__ = [
-    "FLOOR",
-    "KeptRecipe",
-    "Net",
-    "Preparation",
-    "Quantisation",
-    "QuantiseOptions",
-    "Simulation",
-    "apply_parameters",
-    "explain_quantised",
-    "load_recipe",
-    "pictures_for",
-    "quantise_net",
-    "reusable",
-    "rounded",
-    "save_recipe",
-    "tensor_of",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_explain": ("explain_quantised",),
-        "_find_recipe": ("FLOOR", "Quantisation", "pictures_for", "quantise_net", "reusable"),
-        "_options": ("QuantiseOptions",),
-        "_prepare": ("Preparation",),
-        "_recipe_file": ("KeptRecipe", "Net", "load_recipe", "save_recipe"),
-        "_simulation": ("Simulation", "apply_parameters", "rounded", "tensor_of"),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

@@ -5,69 +5,30 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.runtime.device._array import DeviceArray
-    from esrgan_deploy.runtime.device._borrow import ForeignArray, borrow_array, stream_handle
-    from esrgan_deploy.runtime.device._context import Device
-    from esrgan_deploy.runtime.device._driver import call, cuda_device_count, gpu_is_there, gpu_label, quietly
-    from esrgan_deploy.runtime.device._facts import (
-        DeviceFacts,
-        MemoryFacts,
-        device_facts,
-        device_memory,
-        processor_memory,
-    )
-    from esrgan_deploy.runtime.device._faults import (
-        CaptureBrokenError,
-        DeviceLostError,
-        OutOfMemoryError,
-        fault_of,
-    )
-    from esrgan_deploy.runtime.device._resources import (
-        CudaGraph,
-        DeviceBuffer,
-        Event,
-        PinnedBuffer,
-        Stream,
-        StreamBuffer,
-    )
+    from esrgan_deploy.runtime.device._array import DeviceArray as DeviceArray
+    from esrgan_deploy.runtime.device._borrow import ForeignArray as ForeignArray
+    from esrgan_deploy.runtime.device._borrow import borrow_array as borrow_array
+    from esrgan_deploy.runtime.device._borrow import stream_handle as stream_handle
+    from esrgan_deploy.runtime.device._context import Device as Device
+    from esrgan_deploy.runtime.device._driver import call as call
+    from esrgan_deploy.runtime.device._driver import cuda_device_count as cuda_device_count
+    from esrgan_deploy.runtime.device._driver import gpu_is_there as gpu_is_there
+    from esrgan_deploy.runtime.device._driver import gpu_label as gpu_label
+    from esrgan_deploy.runtime.device._driver import quietly as quietly
+    from esrgan_deploy.runtime.device._facts import DeviceFacts as DeviceFacts
+    from esrgan_deploy.runtime.device._facts import MemoryFacts as MemoryFacts
+    from esrgan_deploy.runtime.device._facts import device_facts as device_facts
+    from esrgan_deploy.runtime.device._facts import device_memory as device_memory
+    from esrgan_deploy.runtime.device._facts import processor_memory as processor_memory
+    from esrgan_deploy.runtime.device._faults import CaptureBrokenError as CaptureBrokenError
+    from esrgan_deploy.runtime.device._faults import DeviceLostError as DeviceLostError
+    from esrgan_deploy.runtime.device._faults import OutOfMemoryError as OutOfMemoryError
+    from esrgan_deploy.runtime.device._faults import fault_of as fault_of
+    from esrgan_deploy.runtime.device._resources import CudaGraph as CudaGraph
+    from esrgan_deploy.runtime.device._resources import DeviceBuffer as DeviceBuffer
+    from esrgan_deploy.runtime.device._resources import Event as Event
+    from esrgan_deploy.runtime.device._resources import PinnedBuffer as PinnedBuffer
+    from esrgan_deploy.runtime.device._resources import Stream as Stream
+    from esrgan_deploy.runtime.device._resources import StreamBuffer as StreamBuffer
 
-__all__ = [
-    "CaptureBrokenError",
-    "CudaGraph",
-    "Device",
-    "DeviceArray",
-    "DeviceBuffer",
-    "DeviceFacts",
-    "DeviceLostError",
-    "Event",
-    "ForeignArray",
-    "MemoryFacts",
-    "OutOfMemoryError",
-    "PinnedBuffer",
-    "Stream",
-    "StreamBuffer",
-    "borrow_array",
-    "call",
-    "cuda_device_count",
-    "device_facts",
-    "device_memory",
-    "fault_of",
-    "gpu_is_there",
-    "gpu_label",
-    "processor_memory",
-    "quietly",
-    "stream_handle",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_array": ("DeviceArray",),
-        "_borrow": ("ForeignArray", "borrow_array", "stream_handle"),
-        "_context": ("Device",),
-        "_driver": ("call", "cuda_device_count", "gpu_is_there", "gpu_label", "quietly"),
-        "_facts": ("DeviceFacts", "MemoryFacts", "device_facts", "device_memory", "processor_memory"),
-        "_faults": ("CaptureBrokenError", "DeviceLostError", "OutOfMemoryError", "fault_of"),
-        "_resources": ("CudaGraph", "DeviceBuffer", "Event", "PinnedBuffer", "Stream", "StreamBuffer"),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

@@ -5,59 +5,24 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.runtime.sessions._checks import check_batch, check_output, check_size, output_shape
-    from esrgan_deploy.runtime.sessions._golden import verify_golden, verify_session
-    from esrgan_deploy.runtime.sessions._health import bad_picture_error, judge
-    from esrgan_deploy.runtime.sessions._host_slot import HostSlot
-    from esrgan_deploy.runtime.sessions._open import default_model, model_path, open_session
-    from esrgan_deploy.runtime.sessions._protocol import (
-        SLOTS_ON_GPU,
-        Array,
-        BatchOutput,
-        Session,
-        SessionInfo,
-        SessionOptions,
-        Slot,
-    )
+    from esrgan_deploy.runtime.sessions._checks import check_batch as check_batch
+    from esrgan_deploy.runtime.sessions._checks import check_output as check_output
+    from esrgan_deploy.runtime.sessions._checks import check_size as check_size
+    from esrgan_deploy.runtime.sessions._checks import output_shape as output_shape
+    from esrgan_deploy.runtime.sessions._golden import verify_golden as verify_golden
+    from esrgan_deploy.runtime.sessions._golden import verify_session as verify_session
+    from esrgan_deploy.runtime.sessions._health import bad_picture_error as bad_picture_error
+    from esrgan_deploy.runtime.sessions._health import judge as judge
+    from esrgan_deploy.runtime.sessions._host_slot import HostSlot as HostSlot
+    from esrgan_deploy.runtime.sessions._open import default_model as default_model
+    from esrgan_deploy.runtime.sessions._open import model_path as model_path
+    from esrgan_deploy.runtime.sessions._open import open_session as open_session
+    from esrgan_deploy.runtime.sessions._protocol import SLOTS_ON_GPU as SLOTS_ON_GPU
+    from esrgan_deploy.runtime.sessions._protocol import Array as Array
+    from esrgan_deploy.runtime.sessions._protocol import BatchOutput as BatchOutput
+    from esrgan_deploy.runtime.sessions._protocol import Session as Session
+    from esrgan_deploy.runtime.sessions._protocol import SessionInfo as SessionInfo
+    from esrgan_deploy.runtime.sessions._protocol import SessionOptions as SessionOptions
+    from esrgan_deploy.runtime.sessions._protocol import Slot as Slot
 
-__all__ = [
-    "SLOTS_ON_GPU",
-    "Array",
-    "BatchOutput",
-    "HostSlot",
-    "Session",
-    "SessionInfo",
-    "SessionOptions",
-    "Slot",
-    "bad_picture_error",
-    "check_batch",
-    "check_output",
-    "check_size",
-    "default_model",
-    "judge",
-    "model_path",
-    "open_session",
-    "output_shape",
-    "verify_golden",
-    "verify_session",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_checks": ("check_batch", "check_output", "check_size", "output_shape"),
-        "_golden": ("verify_golden", "verify_session"),
-        "_health": ("bad_picture_error", "judge"),
-        "_host_slot": ("HostSlot",),
-        "_open": ("default_model", "model_path", "open_session"),
-        "_protocol": (
-            "Array",
-            "BatchOutput",
-            "SLOTS_ON_GPU",
-            "Session",
-            "SessionInfo",
-            "SessionOptions",
-            "Slot",
-        ),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

@@ -5,48 +5,25 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.runtime.tiling._batch import (
-        fill,
-        network_to_pixels,
-        peak_of,
-        pixels_to_network,
-        run_batch,
-    )
-    from esrgan_deploy.runtime.tiling._choice import SEAM_LEVELS, TileChoice, choose_tiling, store_tiling
-    from esrgan_deploy.runtime.tiling._cutter import cutter_for
-    from esrgan_deploy.runtime.tiling._plan import EDGES, Edge, Span, Tile, TileOptions, TilePlan, plan_tiles
-    from esrgan_deploy.runtime.tiling._seams import NotMeasurableError, SeamCurve, measure_seams
+    from esrgan_deploy.runtime.tiling._batch import fill as fill
+    from esrgan_deploy.runtime.tiling._batch import network_to_pixels as network_to_pixels
+    from esrgan_deploy.runtime.tiling._batch import peak_of as peak_of
+    from esrgan_deploy.runtime.tiling._batch import pixels_to_network as pixels_to_network
+    from esrgan_deploy.runtime.tiling._batch import run_batch as run_batch
+    from esrgan_deploy.runtime.tiling._choice import SEAM_LEVELS as SEAM_LEVELS
+    from esrgan_deploy.runtime.tiling._choice import TileChoice as TileChoice
+    from esrgan_deploy.runtime.tiling._choice import choose_tiling as choose_tiling
+    from esrgan_deploy.runtime.tiling._choice import store_tiling as store_tiling
+    from esrgan_deploy.runtime.tiling._cutter import cutter_for as cutter_for
+    from esrgan_deploy.runtime.tiling._plan import EDGES as EDGES
+    from esrgan_deploy.runtime.tiling._plan import Edge as Edge
+    from esrgan_deploy.runtime.tiling._plan import Span as Span
+    from esrgan_deploy.runtime.tiling._plan import Tile as Tile
+    from esrgan_deploy.runtime.tiling._plan import TileOptions as TileOptions
+    from esrgan_deploy.runtime.tiling._plan import TilePlan as TilePlan
+    from esrgan_deploy.runtime.tiling._plan import plan_tiles as plan_tiles
+    from esrgan_deploy.runtime.tiling._seams import NotMeasurableError as NotMeasurableError
+    from esrgan_deploy.runtime.tiling._seams import SeamCurve as SeamCurve
+    from esrgan_deploy.runtime.tiling._seams import measure_seams as measure_seams
 
-__all__ = [
-    "EDGES",
-    "SEAM_LEVELS",
-    "Edge",
-    "NotMeasurableError",
-    "SeamCurve",
-    "Span",
-    "Tile",
-    "TileChoice",
-    "TileOptions",
-    "TilePlan",
-    "choose_tiling",
-    "cutter_for",
-    "fill",
-    "measure_seams",
-    "network_to_pixels",
-    "peak_of",
-    "pixels_to_network",
-    "plan_tiles",
-    "run_batch",
-    "store_tiling",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_batch": ("fill", "network_to_pixels", "peak_of", "pixels_to_network", "run_batch"),
-        "_choice": ("SEAM_LEVELS", "TileChoice", "choose_tiling", "store_tiling"),
-        "_cutter": ("cutter_for",),
-        "_plan": ("EDGES", "Edge", "Span", "Tile", "TileOptions", "TilePlan", "plan_tiles"),
-        "_seams": ("NotMeasurableError", "SeamCurve", "measure_seams"),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

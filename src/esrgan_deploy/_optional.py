@@ -1,9 +1,10 @@
 """Imports that wait: packages of an extra until they are needed, names of a room until they are asked for."""
 
+import dis
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -64,24 +65,29 @@ def _refuse_two_onnxruntimes() -> None:
         )
 
 
-def handed_on(
-    package: str, homes: Mapping[str, tuple[str, ...]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the ``__getattr__`` and ``__dir__`` of a package whose names are imported on first use (PEP 562).
+def handed_on(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package that imports its names on first use (PEP 562).
 
-    A command's ``--help`` then waits for neither numpy nor torch, whatever a room has beside what it asks for.
+    They are the names that the calling module imports under ``if TYPE_CHECKING``, which never runs. A command's
+    ``--help`` then waits for neither numpy nor torch, whatever a room has beside what it asks for.
 
     Args:
         package: The package's ``__name__``.
-        homes: The names that each of its modules gives.
     """
-    home = {name: module for module, names in homes.items() for name in names}
+    room = sys.modules[package]
+    home: dict[str, str] = {}
+    # The compiled imports, not the file's text: a frozen application has no file.
+    for step in dis.get_instructions(sys._getframe(1).f_code):
+        if step.opname == "IMPORT_NAME":
+            module = step.argval
+        elif step.opname == "IMPORT_FROM" and step.argval not in vars(room):
+            home[step.argval] = module
 
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
-        setattr(sys.modules[package], name, value)
+        value = getattr(importlib.import_module(home[name]), name)
+        setattr(room, name, value)
         return value
 
-    return get, lambda: sorted({*vars(sys.modules[package]), *home, *sys.modules[package].__all__})
+    return get, lambda: sorted({*vars(room), *room.__all__}), sorted(home)

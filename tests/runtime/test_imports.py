@@ -53,7 +53,7 @@ def test_all_is_sorted_and_resolves(room: str) -> None:
 
 @pytest.mark.parametrize("package", [esrgan_deploy, runtime])
 def test_type_checkers_see_the_names_that_are_resolved(package: ModuleType) -> None:
-    """The names stand twice, for the checker and for __getattr__; a slip in one shows nowhere else."""
+    """What a checker reads as handed on and what is there when the program runs must be the same."""
     tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
     imported = {
         (node.module, alias.name)

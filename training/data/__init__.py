@@ -5,17 +5,9 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.training.data._crops import Crops, batches
-    from esrgan_deploy.training.data._degrade import RealEsrganDegradation
-    from esrgan_deploy.training.data._pictures import gather
+    from esrgan_deploy.training.data._crops import Crops as Crops
+    from esrgan_deploy.training.data._crops import batches as batches
+    from esrgan_deploy.training.data._degrade import RealEsrganDegradation as RealEsrganDegradation
+    from esrgan_deploy.training.data._pictures import gather as gather
 
-__all__ = ["Crops", "RealEsrganDegradation", "batches", "gather"]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_crops": ("Crops", "batches"),
-        "_degrade": ("RealEsrganDegradation",),
-        "_pictures": ("gather",),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

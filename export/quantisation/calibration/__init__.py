@@ -6,35 +6,19 @@ from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.export.quantisation.calibration._activation_scales import (
-        activation_steps,
-        low_high,
-        observe,
+        activation_steps as activation_steps,
     )
-    from esrgan_deploy.export.quantisation.calibration._drawn import SCENES, draw
-    from esrgan_deploy.export.quantisation.calibration._output_ranges import aligned, output_ranges
+    from esrgan_deploy.export.quantisation.calibration._activation_scales import low_high as low_high
+    from esrgan_deploy.export.quantisation.calibration._activation_scales import observe as observe
+    from esrgan_deploy.export.quantisation.calibration._drawn import SCENES as SCENES
+    from esrgan_deploy.export.quantisation.calibration._drawn import draw as draw
+    from esrgan_deploy.export.quantisation.calibration._output_ranges import aligned as aligned
+    from esrgan_deploy.export.quantisation.calibration._output_ranges import output_ranges as output_ranges
     from esrgan_deploy.export.quantisation.calibration._pictures import (
-        CalibrationPictures,
-        calibration_pictures,
+        CalibrationPictures as CalibrationPictures,
+    )
+    from esrgan_deploy.export.quantisation.calibration._pictures import (
+        calibration_pictures as calibration_pictures,
     )
 
-__all__ = [
-    "SCENES",
-    "CalibrationPictures",
-    "activation_steps",
-    "aligned",
-    "calibration_pictures",
-    "draw",
-    "low_high",
-    "observe",
-    "output_ranges",
-]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_activation_scales": ("activation_steps", "low_high", "observe"),
-        "_drawn": ("SCENES", "draw"),
-        "_output_ranges": ("aligned", "output_ranges"),
-        "_pictures": ("CalibrationPictures", "calibration_pictures"),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

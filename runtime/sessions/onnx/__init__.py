@@ -5,17 +5,10 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.runtime.sessions.onnx._adapter import AdaptedGraph, Ends, measured_ends
-    from esrgan_deploy.runtime.sessions.onnx._file import missing_data
-    from esrgan_deploy.runtime.sessions.onnx._session import OnnxSession
+    from esrgan_deploy.runtime.sessions.onnx._adapter import AdaptedGraph as AdaptedGraph
+    from esrgan_deploy.runtime.sessions.onnx._adapter import Ends as Ends
+    from esrgan_deploy.runtime.sessions.onnx._adapter import measured_ends as measured_ends
+    from esrgan_deploy.runtime.sessions.onnx._file import missing_data as missing_data
+    from esrgan_deploy.runtime.sessions.onnx._session import OnnxSession as OnnxSession
 
-__all__ = ["AdaptedGraph", "Ends", "OnnxSession", "measured_ends", "missing_data"]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_adapter": ("AdaptedGraph", "Ends", "measured_ends"),
-        "_file": ("missing_data",),
-        "_session": ("OnnxSession",),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)

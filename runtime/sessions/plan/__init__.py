@@ -5,15 +5,8 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.runtime.sessions.plan._admit import Admitted, check_plan
-    from esrgan_deploy.runtime.sessions.plan._session import PlanSession
+    from esrgan_deploy.runtime.sessions.plan._admit import Admitted as Admitted
+    from esrgan_deploy.runtime.sessions.plan._admit import check_plan as check_plan
+    from esrgan_deploy.runtime.sessions.plan._session import PlanSession as PlanSession
 
-__all__ = ["Admitted", "PlanSession", "check_plan"]
-
-__getattr__, __dir__ = handed_on(
-    __name__,
-    {
-        "_admit": ("Admitted", "check_plan"),
-        "_session": ("PlanSession",),
-    },
-)
+__getattr__, __dir__, __all__ = handed_on(__name__)
