@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, get_args
 
-from esrgan_deploy._command_line import breaches, option, peaks
+from esrgan_deploy._command_line import LAYOUT, OUTPUT_NAME, RANGE, breaches, option
 from esrgan_deploy._errors import ExportError, MediaError
 from esrgan_deploy._spec import Form
 from esrgan_deploy.engines import BuildOptions
@@ -71,21 +71,9 @@ class ExportOptions:
     scale: int | None = option(
         None, help="scale of the checkpoint, where its keys leave it open (x3 of old ESRGAN)"
     )
-    range: int | tuple[int, int] | None = option(
-        None,
-        type=peaks,
-        metavar="1|255|IN:OUT",
-        help="what white is in an .onnx that others made, at its ends or at its input and its output, such as 1:255 "
-        "(default: measured on a few greys)",
-    )
-    layout: Literal["NCHW", "NHWC"] | None = option(
-        None, help="layout of an .onnx that others made (default: read from its shape, or tried)"
-    )
-    output_name: str | None = option(
-        None,
-        metavar="NAME",
-        help="which output of an .onnx that others made is the picture (default: the one that is enlarged)",
-    )
+    range: int | tuple[int, int] | None = option(None, **RANGE)
+    layout: Literal["NCHW", "NHWC"] | None = option(None, help=LAYOUT)
+    output_name: str | None = option(None, **OUTPUT_NAME)
     opset: int | None = option(
         None,
         least=17,

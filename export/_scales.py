@@ -4,13 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from esrgan_deploy._errors import CheckpointError
 from esrgan_deploy.export.checkpoints import folder_name, load_checkpoint
-from esrgan_deploy.export.graphs import Recipe, storable
-from esrgan_deploy.export.nets import LARGEST, Layer, layers
+from esrgan_deploy.export.graphs import Recipe, weight_steps
+from esrgan_deploy.export.nets import Layer, layers
 from esrgan_deploy.export.quantisation import KeptRecipe, Net, load_recipe, save_recipe
 
 __all__ = ["recipe_of_scales", "save_scales", "scales_beside", "trained_recipe"]
@@ -79,11 +78,14 @@ def recipe_of_scales(
         precision: ``"int8"`` or ``"fp8"``.
         scales: By group, the real value of one step of its activations.
     """
-    steps = {}
-    for layer in found:
-        if layer.place == "body":
-            weight = module.get_submodule(layer.name).get_parameter("weight").detach().numpy()
-            # As `fold_scales` rounds it.
-            largest = (np.abs(weight).max(axis=(1, 2, 3)).astype(np.float64) * layer.fold).astype(np.float32)
-            steps[layer.name] = storable(largest / LARGEST[precision] / layer.fold, layer.fold)
+    steps = {
+        layer.name: weight_steps(
+            module.get_submodule(layer.name).get_parameter("weight").detach().numpy(),
+            layer,
+            precision,
+            per_channel=True,
+        )
+        for layer in found
+        if layer.place == "body"
+    }
     return Recipe(formats=dict.fromkeys(steps, precision), activations=dict(scales), weights=steps)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from esrgan_deploy._command_line import option, peaks, read_options
+from esrgan_deploy._command_line import LAYOUT, OUTPUT_NAME, RANGE, option, read_options
 from esrgan_deploy._console import (
     STREAMS,
     THREADS,
@@ -49,22 +49,9 @@ def _tile(text: str) -> int | Literal["auto"]:
 class _Opening:
     """The keywords of `Upscaler`."""
 
-    range: int | tuple[int, int] | None = option(
-        None,
-        group="model",
-        type=peaks,
-        metavar="1|255|IN:OUT",
-        help="what white is in an .onnx that others made, at its ends or at its input and its output, such as 1:255 "
-        "(default: measured on a few greys)",
-    )
-    layout: Literal["NCHW", "NHWC"] | None = option(
-        None, help="layout of an .onnx that others made (default: read from its shape, or tried)"
-    )
-    output_name: str | None = option(
-        None,
-        metavar="NAME",
-        help="which output of an .onnx that others made is the picture (default: the one that is enlarged)",
-    )
+    range: int | tuple[int, int] | None = option(None, group="model", **RANGE)
+    layout: Literal["NCHW", "NHWC"] | None = option(None, help=LAYOUT)
+    output_name: str | None = option(None, **OUTPUT_NAME)
     trust: bool = option(False, help="load a plan that no manifest vouches for; a plan is code")
     rebuild: Literal["never", "auto"] = option(
         "never", help="auto: rebuild a plan that does not fit this machine from the graph beside it"

@@ -15,6 +15,9 @@ from esrgan_deploy._console import one_line, show
 from esrgan_deploy._errors import EngineBuildError, EsrganDeployError, ExportError
 
 __all__ = [
+    "LAYOUT",
+    "OUTPUT_NAME",
+    "RANGE",
     "STYLE",
     "Parser",
     "Version",
@@ -189,6 +192,20 @@ def peaks(text: str) -> int | tuple[int, int]:
     if len(parts) > 2 or not known.keys() >= set(parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not 1, 255 or a pair such as 1:255")
     return (known[parts[0]], known[parts[1]]) if len(parts) == 2 else known[text]
+
+
+RANGE: dict[str, Any] = {
+    "type": peaks,
+    "metavar": "1|255|IN:OUT",
+    "help": "what white is in an .onnx that others made, at its ends or at its input and its output, such as 1:255 "
+    "(default: measured on a few greys)",
+}
+LAYOUT = "layout of an .onnx that others made (default: read from its shape, or tried)"
+OUTPUT_NAME: dict[str, Any] = {
+    "metavar": "NAME",
+    "help": "which output of an .onnx that others made is the picture (default: the one that is enlarged)",
+}
+"""Options of such a graph, of every command that opens one."""
 
 
 def at_least(least: int, *, most: int = _MOST) -> Callable[[str], int]:
