@@ -45,7 +45,7 @@ def module_from_graph(path: Path) -> "nn.Module":
     """  # noqa: DOC501  what _refusal returns
     ir = require("onnx_ir", extra="export")
     torch = require("torch", extra="export")
-    from esrgan_deploy.export.checkpoints import empty_net
+    from esrgan_deploy.export.nets import empty_net
 
     model = ir.load(path)
     spec = _spec(model, path)

@@ -7,7 +7,6 @@ from esrgan_deploy._optional import handed_on
 if TYPE_CHECKING:
     from esrgan_deploy.export.checkpoints._checkpoint import load_checkpoint as load_checkpoint
     from esrgan_deploy.export.checkpoints._identify import Checkpoint as Checkpoint
-    from esrgan_deploy.export.checkpoints._identify import empty_net as empty_net
     from esrgan_deploy.export.checkpoints._official import OFFICIAL as OFFICIAL
     from esrgan_deploy.export.checkpoints._official import folder_name as folder_name
     from esrgan_deploy.export.checkpoints._official import resolve_checkpoint as resolve_checkpoint

@@ -14,9 +14,9 @@ from esrgan_deploy.export.checkpoints._keys_compact import compact_layout
 from esrgan_deploy.export.checkpoints._keys_rrdbnet import rrdb_layout
 from esrgan_deploy.export.checkpoints._layout import Layout, UnknownFamilyError
 from esrgan_deploy.export.checkpoints._wrappers import keys_seen
-from esrgan_deploy.export.nets import RRDBNet, SRVGGNetCompact
+from esrgan_deploy.export.nets import empty_net
 
-__all__ = ["Checkpoint", "empty_net", "identify", "is_discriminator"]
+__all__ = ["Checkpoint", "identify", "is_discriminator"]
 
 FAMILIES = (
     "RRDBNet as BasicSR/Real-ESRGAN, ESRGAN (BSRGAN, RealSR), old ESRGAN and KAIR name its parts, "
@@ -105,17 +105,6 @@ def is_discriminator(tensors: Mapping[str, Tensor]) -> bool:
     halving = [shape for shape in shapes if len(shape) == 4 and shape[2:] == (4, 4) and shape[0] >= shape[1]]
     # Discriminators that halve by pooling have the linear layer.
     return by_picture or (by_place and len(halving) >= 2)
-
-
-def empty_net(spec: ModelSpec) -> nn.Module:
-    """Return the net of a specification on the device ``meta``: names and shapes without numbers.
-
-    Raises:
-        KeyError: The architecture is not one of this package's.
-    """
-    net = {"rrdbnet": RRDBNet, "srvggnetcompact": SRVGGNetCompact}[spec.architecture]
-    with torch.device("meta"):
-        return net(spec)
 
 
 def _collect(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from torch import nn
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export.checkpoints import empty_net
 from esrgan_deploy.export.graphs._fold_and_nest import fold_input
+from esrgan_deploy.export.nets import empty_net
 
 __all__ = ["trace"]
 

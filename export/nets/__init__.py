@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
-    from esrgan_deploy.export.nets._compact import SRVGGNetCompact as SRVGGNetCompact
     from esrgan_deploy.export.nets._convolutions import LARGEST as LARGEST
     from esrgan_deploy.export.nets._convolutions import LEAST_STEP as LEAST_STEP
     from esrgan_deploy.export.nets._convolutions import QUANTISED as QUANTISED
@@ -18,11 +17,13 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.nets._convolutions import placement as placement
     from esrgan_deploy.export.nets._convolutions import rescalings as rescalings
     from esrgan_deploy.export.nets._convolutions import share_of as share_of
-    from esrgan_deploy.export.nets._rrdbnet import RRDB as RRDB
-    from esrgan_deploy.export.nets._rrdbnet import RRDBNet as RRDBNet
-    from esrgan_deploy.export.nets._stages import Generator as Generator
-    from esrgan_deploy.export.nets._stages import Stage as Stage
-    from esrgan_deploy.export.nets._stages import State as State
-    from esrgan_deploy.export.nets._stages import output_of as output_of
+    from esrgan_deploy.export.nets._generators import RRDB as RRDB
+    from esrgan_deploy.export.nets._generators import Generator as Generator
+    from esrgan_deploy.export.nets._generators import RRDBNet as RRDBNet
+    from esrgan_deploy.export.nets._generators import SRVGGNetCompact as SRVGGNetCompact
+    from esrgan_deploy.export.nets._generators import Stage as Stage
+    from esrgan_deploy.export.nets._generators import State as State
+    from esrgan_deploy.export.nets._generators import empty_net as empty_net
+    from esrgan_deploy.export.nets._generators import output_of as output_of
 
 __getattr__, __dir__, __all__ = handed_on(__name__)

@@ -1,22 +1,60 @@
-"""The RRDB generator of ESRGAN (arXiv:1809.00219), with the names that BasicSR gives its parameters."""
+"""The generators, cut between their units: what one of them does to the picture costs only what comes behind it."""
 
+import abc
+import dataclasses
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from esrgan_deploy._spec import ModelSpec, upsampling_steps
-from esrgan_deploy.export.nets._stages import Generator, Stage, State
 
-__all__ = ["RRDB", "RRDBNet"]
+__all__ = ["RRDB", "Generator", "RRDBNet", "SRVGGNetCompact", "Stage", "State", "empty_net", "output_of"]
+
+State = tuple[Tensor, ...]
+"""What flows from one stage to the next: the features first, then every residual that is still open."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A piece of the net that holds one unit, or none where it only closes a residual.
+
+    Attributes:
+        unit: `Layer.unit` of the convolutions in it; empty where there is none.
+        run: From the state in front of it to the one behind it, whose features are what the unit makes. It calls the
+            module's own submodules, so that a `Simulation` has its effect.
+    """
+
+    unit: str = ""
+    run: Callable[[State], State]
+
+
+class Generator(nn.Module, abc.ABC):
+    """A net that can be run stage by stage."""
+
+    @abc.abstractmethod
+    def start(self, picture: Tensor) -> State:
+        """Return the state in front of the first stage.
+
+        Args:
+            picture: ``(N, C, H, W)`` float32 0..1.
+        """
+
+    @abc.abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """Cut the net into its units, in the order in which they run.
+
+        All of them one after the other, between `start` and `output_of`, compute exactly what the module does.
+        """
 
 
 class RRDBNet(Generator):
     """Residual-in-residual dense network: ``(N, C, H, W)`` RGB 0..1 to ``(N, C, H·s, W·s)``.
 
-    With ``unshuffle`` above 1 (Real-ESRGAN x2plus) the picture is folded into channels first, and height and
-    width must be multiples of it.
+    ESRGAN's (arXiv:1809.00219), with the names that BasicSR gives its parameters. With ``unshuffle`` above 1
+    (Real-ESRGAN x2plus) the picture is folded into channels first, and height and width must be multiples of it.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -116,6 +154,68 @@ class ResidualDenseBlock(nn.Module):
             made.append(_leaky(getattr(self, f"conv{i}")(torch.cat(made, 1))))
         out: Tensor = self.conv5(torch.cat(made, 1)) * 0.2 + x
         return out
+
+
+class SRVGGNetCompact(Generator):
+    """Convolutions at low resolution, one pixel-shuffle, plus the nearest-neighbour picture.
+
+    The compact generator of Real-ESRGAN (its archs/srvgg_arch.py): ``(N, C, H, W)`` RGB 0..1 to ``(N, C, H·s, W·s)``.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        f = spec.features
+        self.scale = spec.scale
+        layers: list[nn.Module] = [nn.Conv2d(spec.in_channels, f, 3, 1, 1), nn.PReLU(f)]
+        for _ in range(spec.blocks):
+            layers += [nn.Conv2d(f, f, 3, 1, 1), nn.PReLU(f)]
+        layers.append(nn.Conv2d(f, spec.out_channels * spec.scale**2, 3, 1, 1))
+        self.body = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge a batch of pictures."""
+        return output_of(self.stages(), self.start(x))
+
+    def start(self, picture: Tensor) -> State:
+        """Keep the picture, which is added at the end; see `Generator.start`."""
+        return picture, picture
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Cut in front of each convolution, and behind the last; see `Generator.stages`."""
+        found = [
+            Stage(unit=f"body.{place}", run=functools.partial(self._run, place))
+            for place in range(0, len(self.body), 2)
+        ]
+        return (*found, Stage(run=self._shuffled))
+
+    def _run(self, place: int, state: State) -> State:
+        x = state[0]
+        for layer in self.body[place : place + 2]:
+            x = layer(x)
+        return x, state[1]
+
+    def _shuffled(self, state: State) -> State:
+        x, picture = state
+        out = functional.pixel_shuffle(x, self.scale)
+        return (out + functional.interpolate(picture, scale_factor=float(self.scale), mode="nearest"),)
+
+
+def empty_net(spec: ModelSpec) -> nn.Module:
+    """Return the net of a specification on the device ``meta``: names and shapes without numbers.
+
+    Raises:
+        KeyError: The architecture is not one of this package's.
+    """
+    net = {"rrdbnet": RRDBNet, "srvggnetcompact": SRVGGNetCompact}[spec.architecture]
+    with torch.device("meta"):
+        return net(spec)
+
+
+def output_of(pieces: tuple[Stage, ...], state: State) -> Tensor:
+    """Run the stages that are left and return the net's output ``(N, C, H·s, W·s)``."""
+    for piece in pieces:
+        state = piece.run(state)
+    return state[0]
 
 
 def _conv(channels_in: int, channels_out: int) -> nn.Conv2d:
