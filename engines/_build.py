@@ -4,7 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from esrgan_deploy._errors import EngineBuildError
+from esrgan_deploy._errors import EngineBuildError, MissingDependencyError
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._flavour import Flavour, open_flavour
 from esrgan_deploy.engines._compile import Compiled, TimingCache, compile_graph
@@ -96,9 +96,7 @@ def engine_from_onnx(
     refuse_unavailable(options, flavour)
     # A portable plan for named architectures says nothing about the GPU at hand, if there is one.
     device = None if options.compute_capabilities else device_facts()
-    check_sizes(graph, options, device)
-
-    warnings: list[str] = []
+    warnings = check_sizes(graph, options, device)
     cache = _timing_cache(options, flavour, device, warnings)
     built = compile_graph(graph, options, flavour, progress=progress, cache=cache)
     dtypes = convolution_dtypes(built.layers)
@@ -125,21 +123,24 @@ def engine_from_onnx(
     )
 
 
-def check_sizes(graph: Graph, options: BuildOptions, device: DeviceFacts | None) -> None:
+def check_sizes(graph: Graph, options: BuildOptions, device: DeviceFacts | None) -> list[str]:
     """Run the preflight against the option's memory limit, else against what is free on the GPU at hand.
+
+    Returns:
+        Where that cannot be asked, a sentence that says so.
 
     Raises:
         EngineBuildError: The largest input cannot work; the message names the tile that can.
     """
-    if options.memory_limit is not None or device is None:
-        preflight(graph, options.shapes, memory_limit=options.memory_limit)
-    else:
-        preflight(
-            graph,
-            options.shapes,
-            memory_limit=device_memory(device.ordinal).free_bytes,
-            memory_from=f"what is free on {device.name}",
-        )
+    limit, source, notes = options.memory_limit, "memory_limit", []
+    if limit is None and device is not None:
+        source = f"what is free on {device.name}"
+        try:
+            limit = device_memory(device.ordinal).free_bytes
+        except MissingDependencyError as error:
+            notes.append(f"{source} was not asked: {error}")
+    preflight(graph, options.shapes, memory_limit=limit, memory_from=source)
+    return notes
 
 
 def refuse_other_precision(dtypes: dict[str, int], precision: str, graph: Graph) -> None:

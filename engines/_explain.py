@@ -40,10 +40,10 @@ def explain(onnx_path: Path, options: BuildOptions | None, height: int, width: i
     graph = read_graph(onnx_path)
     flavour = open_flavour(options.flavour)
     refuse_unavailable(options, flavour)
-    check_sizes(graph, options, None if options.compute_capabilities else device_facts())
+    notes = check_sizes(graph, options, None if options.compute_capabilities else device_facts())
     built = compile_graph(graph, options, flavour)
     title = f"{onnx_path.name} at 1x{height}x{width}, {flavour.name} {flavour.version}"
-    return "\n".join([title, *_table(built, height * width), "", *_totals(built, height * width)])
+    return "\n".join([title, *_table(built, height * width), "", *_totals(built, height * width), *notes])
 
 
 def _table(built: Compiled, pixels: int) -> list[str]:

@@ -15,9 +15,10 @@ from onnx import TensorProto
 from esrgan_deploy._errors import EngineBuildError, MissingDependencyError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._flavour import open_flavour
-from esrgan_deploy.engines import BuildOptions, BuildResult, ShapeRange, engine_from_onnx
+from esrgan_deploy.engines import BuildOptions, BuildResult, ShapeRange, _build, engine_from_onnx
 from esrgan_deploy.engines._compile import _made, _strongly_typed_network
 from esrgan_deploy.engines._monitor import BuildLog
+from esrgan_deploy.runtime.device import DeviceFacts, MemoryFacts
 
 Net = Callable[..., Path]
 Save = Callable[[onnx.ModelProto], Path]
@@ -51,6 +52,23 @@ def test_a_plan_is_written_and_described(built: BuildResult, rrdb: Net) -> None:
 def test_the_plan_names_the_graph_that_it_was_built_from(built: BuildResult, rrdb: Net) -> None:
     """It is the only text a plan carries back, and how a plan without its manifest is known."""
     assert sha256_of(rrdb())[:16].encode() in built.plan.read_bytes()
+
+
+def test_a_gpu_without_cuda_bindings_is_no_reason_not_to_build(
+    rrdb: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT needs none of them; what is free there only serves to refuse a size early."""
+
+    def unknown(ordinal: int) -> MemoryFacts:
+        raise MissingDependencyError("cuda.bindings.driver is not installed. Run: pip install it")
+
+    gpu = DeviceFacts(name="Simulated GPU", compute_capability="9.0", driver=13000)
+    monkeypatch.setattr(_build, "device_facts", lambda: gpu)
+    monkeypatch.setattr(_build, "device_memory", unknown)
+    built = engine_from_onnx(rrdb(), tmp_path / "x.plan", OPTIONS)
+    assert built.plan.is_file()
+    (warning,) = built.warnings
+    assert warning.startswith("what is free on Simulated GPU was not asked: cuda.bindings.driver is not")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
@@ -235,7 +253,7 @@ def test_a_full_disk_leaves_nothing(rrdb: Net, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     code = (
         "import resource, signal, sys\nfrom pathlib import Path\n"
-        "from esrgan_deploy.engines import BuildOptions, ShapeRange, engine_from_onnx\n"
+        "from esrgan_deploy.engines import _build, BuildOptions, ShapeRange, engine_from_onnx\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "options = BuildOptions(flavour='tensorrt_rtx', shapes=ShapeRange.parse('1x32x32'))\n"
