@@ -92,11 +92,7 @@ def write_quantised(export: Export, precision: str) -> Graph:
     quantisation = _quantisation_of(export, precision)
     held = _held(source, quantisation)
     noise = noise_pictures(source.spec.in_channels, export.size_multiple)
-    unseen: Pairs | None = None
-    if quantisation.pictures is not None:
-        unseen = reference_pairs(
-            source.reference, {pair.name: pair.lr for pair in quantisation.pictures.held}
-        )
+    unseen = _unseen(source, quantisation, held)
     sets: dict[str, Pairs] = {}
     if held is not None and unseen is not None and options.quantise.search:
         # What the verification will ask: dB alone do not say how many samples are within a level.
@@ -199,6 +195,16 @@ def _held(source: Source, quantisation: Quantisation) -> HeldLoss | None:
         return None
     pairs = [(pair.lr, pair.hr) for pair in quantisation.pictures.held]
     return quantisation.held or HeldLoss.of_net(pairs, source.module)
+
+
+def _unseen(source: Source, quantisation: Quantisation, held: HeldLoss | None) -> Pairs | None:
+    if quantisation.pictures is None:
+        return None
+    pairs = quantisation.pictures.held
+    if held is None:
+        return reference_pairs(source.reference, {pair.name: pair.lr for pair in pairs})
+    # The fp32 net has made them already.
+    return {pair.name: (pair.lr, out.numpy()) for pair, out in zip(pairs, held.outputs, strict=True)}
 
 
 def _measured(path: Path, precision: str, held: HeldLoss) -> Loss:
