@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
+    from esrgan_deploy._errors import DeviceLostError as DeviceLostError
+    from esrgan_deploy._errors import OutOfMemoryError as OutOfMemoryError
     from esrgan_deploy.runtime._upscaler import Upscaler as Upscaler
     from esrgan_deploy.runtime._upscaler import UpscalerStats as UpscalerStats
-    from esrgan_deploy.runtime.device import DeviceLostError as DeviceLostError
-    from esrgan_deploy.runtime.device import OutOfMemoryError as OutOfMemoryError
     from esrgan_deploy.runtime.pictures import Picture as Picture
     from esrgan_deploy.runtime.pictures import open_output as open_output
     from esrgan_deploy.runtime.pictures import read_picture as read_picture

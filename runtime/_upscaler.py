@@ -8,20 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime._frames import check_picture, job_of, new_result
 from esrgan_deploy.runtime.queue import Guard, Job, Scheduler, borrowed_lanes, open_lanes, refuse_idle
-from esrgan_deploy.runtime.sessions import Session, SessionInfo, SessionOptions, model_path
+from esrgan_deploy.runtime.sessions import Array, Session, SessionInfo, SessionOptions, model_path
 from esrgan_deploy.runtime.tiling import Edge, TileOptions, TilePlan, cutter_for
 
 __all__ = ["Upscaler", "UpscalerStats"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

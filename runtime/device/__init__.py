@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.device._facts import device_memory as device_memory
     from esrgan_deploy.runtime.device._facts import processor_memory as processor_memory
     from esrgan_deploy.runtime.device._faults import CaptureBrokenError as CaptureBrokenError
-    from esrgan_deploy.runtime.device._faults import DeviceLostError as DeviceLostError
-    from esrgan_deploy.runtime.device._faults import OutOfMemoryError as OutOfMemoryError
     from esrgan_deploy.runtime.device._faults import fault_of as fault_of
     from esrgan_deploy.runtime.device._resources import CudaGraph as CudaGraph
     from esrgan_deploy.runtime.device._resources import DeviceBuffer as DeviceBuffer

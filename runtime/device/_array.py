@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._errors import DeviceLostError, InferenceError
 from esrgan_deploy.runtime.device._context import Device
 from esrgan_deploy.runtime.device._dlpack import dlpack_capsule
-from esrgan_deploy.runtime.device._faults import DeviceLostError
 from esrgan_deploy.runtime.device._resources import Event, StreamBuffer
 
 __all__ = ["DeviceArray"]

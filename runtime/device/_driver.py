@@ -11,9 +11,9 @@ import os
 from typing import Any
 
 from esrgan_deploy._console import one_line
-from esrgan_deploy._errors import InferenceError, MissingDependencyError
+from esrgan_deploy._errors import DeviceLostError, InferenceError, MissingDependencyError, OutOfMemoryError
 from esrgan_deploy._optional import require
-from esrgan_deploy.runtime.device._faults import CaptureBrokenError, DeviceLostError, OutOfMemoryError
+from esrgan_deploy.runtime.device._faults import CaptureBrokenError
 
 __all__ = ["call", "constant", "cuda_device_count", "gpu_is_there", "gpu_label", "libcuda", "quietly"]
 

@@ -4,7 +4,7 @@ import re
 
 from esrgan_deploy._errors import DeviceLostError, InferenceError, OutOfMemoryError
 
-__all__ = ["CaptureBrokenError", "DeviceLostError", "OutOfMemoryError", "fault_of"]
+__all__ = ["CaptureBrokenError", "fault_of"]
 
 
 class CaptureBrokenError(InferenceError):

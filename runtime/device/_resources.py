@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._errors import DeviceLostError, InferenceError
 from esrgan_deploy.runtime.device._context import Device
 from esrgan_deploy.runtime.device._driver import call, constant, quietly
-from esrgan_deploy.runtime.device._faults import CaptureBrokenError, DeviceLostError
+from esrgan_deploy.runtime.device._faults import CaptureBrokenError
 
 __all__ = ["CudaGraph", "DeviceBuffer", "Event", "PinnedBuffer", "Stream", "StreamBuffer"]
 

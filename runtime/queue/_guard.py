@@ -4,10 +4,8 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from esrgan_deploy._errors import EsrganDeployError
 from esrgan_deploy._files import sha256_of
@@ -15,6 +13,7 @@ from esrgan_deploy._flavour import flavour_is_installed
 from esrgan_deploy._manifest import Artefact, Manifest, manifest_beside
 from esrgan_deploy.runtime.device import cuda_device_count
 from esrgan_deploy.runtime.sessions import (
+    Array,
     BatchOutput,
     Session,
     SessionInfo,
@@ -99,9 +98,6 @@ def _is_as_listed(path: Path, listed: Artefact) -> bool:
         return path.stat().st_size == listed.size and sha256_of(path) == listed.sha256
     except OSError:
         return False
-
-
-Array = npt.NDArray[Any]
 
 
 class Guard:

@@ -6,24 +6,18 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, InvalidStateError
-from typing import Any
 
-import numpy.typing as npt
-
-from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime.device import DeviceLostError, OutOfMemoryError
+from esrgan_deploy._errors import DeviceLostError, InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime.queue._guard import Guard
 from esrgan_deploy.runtime.queue._job import Callbacks, Job, Task
 from esrgan_deploy.runtime.queue._lane import Lane, close_quietly
-from esrgan_deploy.runtime.sessions import SessionInfo, Slot
+from esrgan_deploy.runtime.sessions import Array, SessionInfo, Slot
 from esrgan_deploy.runtime.tiling import Tile, TilePlan, run_batch
 
 __all__ = ["Scheduler"]
 
 # Pictures that may be on their way however few batches are.
 LEAST_WAITING = 4
-
-Array = npt.NDArray[Any]
 
 
 class Scheduler:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime.device import OutOfMemoryError
+from esrgan_deploy._errors import InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime.sessions._checks import check_size
 from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
 

@@ -108,7 +108,7 @@ class NearestSlot:
         n, h, w = shape
         limit = self.session.limit
         if limit is not None and n * h * w > limit:
-            from esrgan_deploy.runtime.device import OutOfMemoryError
+            from esrgan_deploy import OutOfMemoryError
 
             raise OutOfMemoryError(f"{n * h * w} pixels do not fit")
         with self.session.lock:

@@ -53,6 +53,11 @@ class Admitted:
     facts: DeviceFacts | None
 
     @property
+    def sha256(self) -> str:
+        """Of the content, as the manifest that vouches for it says; it was compared."""
+        return self.artefact.sha256 if self.artefact else hashlib.sha256(self.content).hexdigest()
+
+    @property
     def host_code(self) -> bool:
         """Whether the plan may run code of its own while it is loaded, as a version compatible one does."""
         return self.artefact is None or self.artefact.options.get("version_compatible") is True

@@ -5,7 +5,6 @@ from a version.
 """
 
 import contextlib
-import hashlib
 import threading
 import warnings
 from collections.abc import Iterable
@@ -15,15 +14,18 @@ from typing import Any
 import numpy as np
 
 from esrgan_deploy._cache import KeyedFile, cache_folder
-from esrgan_deploy._errors import EngineMismatchError, InferenceError
+from esrgan_deploy._errors import DeviceLostError, EngineMismatchError, InferenceError, OutOfMemoryError
 from esrgan_deploy._manifest import manifest_beside
 from esrgan_deploy._spec import HEALTH_OUTPUT, ModelSpec
-from esrgan_deploy.runtime.device import Device, DeviceLostError, OutOfMemoryError, call, fault_of, gpu_label
+from esrgan_deploy.runtime.device import Device, call, fault_of, gpu_label
 from esrgan_deploy.runtime.sessions._protocol import SLOTS_ON_GPU, SessionInfo
 from esrgan_deploy.runtime.sessions.plan._admit import Admitted
 from esrgan_deploy.runtime.sessions.plan._fit import rebuild_command
 
-__all__ = ["PlanEngine"]
+__all__ = ["ALIGNMENT", "PlanEngine", "aligned"]
+
+ALIGNMENT = 256
+"""Of what TensorRT reads and writes, in bytes."""
 
 DTYPES = ("uint8", "float16", "float32")
 
@@ -266,7 +268,7 @@ class PlanEngine:
         facts = self._admitted.facts
         # Everything that compiled kernels depend on.
         key = {
-            "plan": hashlib.sha256(self._admitted.content).hexdigest(),
+            "plan": self._admitted.sha256,
             "version": self.flavour.version,
             "gpu": facts.name if facts else "",
             "driver": facts.driver if facts else 0,
@@ -365,3 +367,8 @@ def _loaded(admitted: Admitted) -> tuple[Any, Any]:
             f"GPU ({flavour.last_error or 'it gives no reason'}). {again}"
         )
     return runtime, engine
+
+
+def aligned(size: int) -> int:
+    """Return the bytes to take for so many: a multiple of the alignment, above 0."""
+    return max(-(-size // ALIGNMENT), 1) * ALIGNMENT

@@ -6,11 +6,10 @@ import threading
 import weakref
 from typing import Any
 
-from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._errors import DeviceLostError, InferenceError
 from esrgan_deploy.runtime.device import (
     Device,
     DeviceArray,
-    DeviceLostError,
     Event,
     ForeignArray,
     Stream,
@@ -21,12 +20,11 @@ from esrgan_deploy.runtime.device import (
 )
 from esrgan_deploy.runtime.sessions._checks import check_batch, check_output, output_shape
 from esrgan_deploy.runtime.sessions._protocol import SessionInfo
-from esrgan_deploy.runtime.sessions.plan._engine import PlanEngine
+from esrgan_deploy.runtime.sessions.plan._engine import ALIGNMENT, PlanEngine, aligned
 
 __all__ = ["PlanOnDevice"]
 
 STREAMS = 8
-ALIGNMENT = 256
 
 
 class PlanOnDevice:
@@ -196,7 +194,7 @@ class _Place:
 
     def hold(self, device: Device, name: str, size: int) -> int:
         """Return the address of memory of at least that size."""
-        size = max(-(-size // ALIGNMENT), 1) * ALIGNMENT
+        size = aligned(size)
         held = self.memory.get(name)
         if held is None or held.size < size:
             if held is not None:

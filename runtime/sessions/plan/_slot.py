@@ -5,20 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._errors import DeviceLostError, InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime.device import (
     CaptureBrokenError,
     CudaGraph,
     Device,
     DeviceBuffer,
-    DeviceLostError,
-    OutOfMemoryError,
     PinnedBuffer,
     Stream,
 )
 from esrgan_deploy.runtime.sessions._checks import check_size
 from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
-from esrgan_deploy.runtime.sessions.plan._engine import PlanEngine
+from esrgan_deploy.runtime.sessions.plan._engine import PlanEngine, aligned
 
 __all__ = ["PlanSlot"]
 
@@ -26,7 +24,6 @@ SHAPES = 4
 # Captures of one shape that fail one after the other before none is tried any more: once or twice it was another
 # thread, or another's memory.
 CAPTURES = 3
-ALIGNMENT = 256
 
 
 class PlanSlot:
@@ -233,7 +230,7 @@ class PlanSlot:
             shape.forget()
         if short:
             self._drop_scratch()
-            self._scratch = DeviceBuffer(self._device, max(-(-scratch // ALIGNMENT), 1) * ALIGNMENT)
+            self._scratch = DeviceBuffer(self._device, aligned(scratch))
         for name in small:
             pair = self._buffers.pop(name, None)
             if pair is not None:

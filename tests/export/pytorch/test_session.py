@@ -243,7 +243,7 @@ def test_memory_that_is_short_is_told_apart(checkpoint: Callable[..., Path]) -> 
     code = f"""
 import resource, psutil, numpy as np
 from esrgan_deploy.runtime import SessionOptions, open_session
-from esrgan_deploy.runtime.device._faults import OutOfMemoryError
+from esrgan_deploy import OutOfMemoryError
 session = open_session({str(path)!r}, SessionOptions(threads=1))
 session.run(np.zeros((1, 3, 8, 8), np.float32))
 large = np.zeros((1, 3, 1000, 1000), np.float32)

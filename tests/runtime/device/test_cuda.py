@@ -14,14 +14,12 @@ from typing import Any
 import pytest
 
 import esrgan_deploy.runtime
-from esrgan_deploy import InferenceError
+from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime.device import (
     Device,
     DeviceBuffer,
     DeviceFacts,
-    DeviceLostError,
     Event,
-    OutOfMemoryError,
     PinnedBuffer,
     Stream,
     StreamBuffer,

@@ -18,9 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esrgan_deploy import InferenceError, Upscaler
+from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError, Upscaler
 from esrgan_deploy.runtime import open_output
-from esrgan_deploy.runtime.device import DeviceLostError, OutOfMemoryError
 
 Noise = Callable[..., np.ndarray]
 

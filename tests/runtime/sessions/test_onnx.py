@@ -15,9 +15,9 @@ import onnxruntime
 import pytest
 import torch
 
-from esrgan_deploy import InferenceError
+from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime import SessionOptions, open_session
-from esrgan_deploy.runtime.device import DeviceLostError, OutOfMemoryError, fault_of
+from esrgan_deploy.runtime.device import fault_of
 from esrgan_deploy.runtime.sessions.onnx._session import on_cuda, provider_settings
 
 Make = Callable[..., Path]
@@ -95,7 +95,7 @@ def test_running_out_of_memory_is_told_apart(make: Make, graphs: ModuleType) -> 
     code = f"""
 import resource, psutil, numpy as np
 from esrgan_deploy.runtime import open_session
-from esrgan_deploy.runtime.device._faults import OutOfMemoryError
+from esrgan_deploy import OutOfMemoryError
 session = open_session({str(path)!r})
 batch, out = np.zeros((1, 3, 3000, 3000), np.float32), np.zeros((1, 3, 6000, 6000), np.float32)
 small = session.run(batch[:, :, :8, :8].copy())

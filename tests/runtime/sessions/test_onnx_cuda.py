@@ -19,9 +19,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from esrgan_deploy import InferenceError
+from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime import SessionOptions
-from esrgan_deploy.runtime.device import DeviceLostError, OutOfMemoryError
 from esrgan_deploy.runtime.device import _driver as _cuda
 from esrgan_deploy.runtime.sessions.onnx import OnnxSession
 from esrgan_deploy.runtime.sessions.onnx._cuda import OrtCuda

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esrgan_deploy import InferenceError
-from esrgan_deploy.runtime.device import DeviceArray, DeviceLostError, OutOfMemoryError
+from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError
+from esrgan_deploy.runtime.device import DeviceArray
 from esrgan_deploy.runtime.device._dlpack import _held, dlpack_capsule
 
 Rig = Callable[..., Any]

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from esrgan_deploy import InferenceError
-from esrgan_deploy.runtime.device import DeviceLostError, OutOfMemoryError
+from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError
 
 Rig = Callable[..., Any]
 
