@@ -27,6 +27,9 @@ AxisName = Literal["shape", "batch", "streams", "tile"]
 MOST = 2**31 - 1
 NAMES: tuple[AxisName, ...] = ("shape", "batch", "streams", "tile")
 
+PEERS = ("torch", "torch-compile", "onnxruntime", "openvino", "ncnn")
+"""What `open_peers` opens."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -121,10 +124,6 @@ def _whole(name: str, text: str) -> int:
     if not text.isdecimal() or len(text) > len(str(most)) or not least <= int(text) <= most:
         raise ValueError(f"{name}={text!r} is not a whole number from {least} to {most}")
     return int(text)
-
-
-PEERS = ("torch", "torch-compile", "onnxruntime", "openvino", "ncnn")
-"""What `open_peers` opens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

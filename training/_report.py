@@ -27,6 +27,10 @@ __all__ = ["LOG", "Report", "validate"]
 
 Picture = npt.NDArray[np.uint8]
 
+LOG = "log.jsonl"
+"""In the output folder: one JSON table a line, the means since the line before."""
+_SAMPLES = 4
+
 
 @torch.no_grad()
 def validate(net: nn.Module, folder: Path, scale: int) -> Quality:
@@ -44,12 +48,6 @@ def validate(net: nn.Module, folder: Path, scale: int) -> Quality:
         return result
 
     return measure_pairs(upscale, folder, crop=scale, arithmetic="fp32 (PyTorch)")
-
-
-LOG = "log.jsonl"
-"""In the output folder: one JSON table a line, the means since the line before."""
-
-_SAMPLES = 4
 
 
 class Report:

@@ -29,6 +29,9 @@ __all__ = ["module_from_graph", "open_torch", "open_torch_compiled"]
 # What the exporter folds into the fifth convolution of each dense block.
 RESIDUAL = 0.2
 
+# Rebuilt from a graph, a module differs by roundings; more than this, and it is another net.
+REBUILT = 1e-3
+
 
 def module_from_graph(path: Path) -> "nn.Module":
     """Rebuild the net of an fp32 graph in the float form, by the names that its weights kept.
@@ -113,10 +116,6 @@ def _refusal(path: Path, reason: str) -> InferenceError:
         f"{path.name} cannot be made a PyTorch module again ({reason}). "
         "Give the .pth to compare with PyTorch, or leave torch out of --peers"
     )
-
-
-# Rebuilt from a graph, a module differs by roundings; more than this, and it is another net.
-REBUILT = 1e-3
 
 
 def open_torch(task: PeerTask) -> Peer:

@@ -21,6 +21,11 @@ __all__ = ["rrdb_layout"]
 
 _MAX_DOUBLINGS = 4
 
+# KAIR's blocks give a convolution without activation no sequence of its own, so that the fifth has no ".0".
+_KAIR_FIFTH = re.compile(r"model\.1\.sub\.[0-9]+\.RDB[0-9]\.conv5\.(?:weight|bias)")
+_OLD_TRUNK = re.compile(r"model\.1\.sub\.([0-9]{1,4})\.(?:weight|bias)")
+_PLUS = re.compile(r"(?:RDB|rdb)[0-9]\.conv1x1\.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Dialect:
@@ -88,10 +93,6 @@ _DIALECTS = (
         },
     ),
 )
-# KAIR's blocks give a convolution without activation no sequence of its own, so that the fifth has no ".0".
-_KAIR_FIFTH = re.compile(r"model\.1\.sub\.[0-9]+\.RDB[0-9]\.conv5\.(?:weight|bias)")
-_OLD_TRUNK = re.compile(r"model\.1\.sub\.([0-9]{1,4})\.(?:weight|bias)")
-_PLUS = re.compile(r"(?:RDB|rdb)[0-9]\.conv1x1\.")
 
 
 def rrdb_layout(

@@ -21,6 +21,9 @@ __all__ = [
     "resolve_checkpoint",
 ]
 
+Progress = Callable[[int, int], None]
+"""Called with the bytes that are here and the bytes that there will be."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Release:
@@ -118,10 +121,6 @@ def near_misses(text: str) -> list[str]:
     wanted = text.casefold().removesuffix(".pth")
     found = difflib.get_close_matches(wanted, _FOLDED, n=3, cutoff=0.6)
     return [_FOLDED[name].name.removesuffix(".pth") for name in found]
-
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes that are here and the bytes that there will be."""
 
 
 def resolve_checkpoint(

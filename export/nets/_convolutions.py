@@ -26,6 +26,12 @@ __all__ = [
 RESIDUAL = 0.2
 """The factor behind the fifth convolution of a dense block, which the export folds into its weights."""
 
+QUANTISED = ("int8", "fp8")
+LARGEST = {"int8": 127.0, "fp8": 448.0}
+"""The value that the scale maps the largest magnitude to: symmetric INT8, FP8 E4M3."""
+LEAST_STEP = 2.0**-20
+"""Scales are stored in half precision; below this it has only a few bits left."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -197,15 +203,6 @@ def _compact(spec: ModelSpec) -> tuple[Layer, ...]:
         *(layer(number, "body", f, f) for number in range(1, spec.blocks + 1)),
         layer(spec.blocks + 1, "last", f, spec.out_channels * spec.scale**2),
     )
-
-
-QUANTISED = ("int8", "fp8")
-
-LARGEST = {"int8": 127.0, "fp8": 448.0}
-"""The value that the scale maps the largest magnitude to: symmetric INT8, FP8 E4M3."""
-
-LEAST_STEP = 2.0**-20
-"""Scales are stored in half precision; below this it has only a few bits left."""
 
 
 def placement(spec: ModelSpec) -> dict[str, str]:

@@ -15,6 +15,9 @@ from esrgan_deploy.export.graphs import append, clone, to_bytes
 
 __all__ = ["activation_maxima", "overflow_warnings", "run", "session_of"]
 
+# fp16 ends at 65504. A picture unlike those that were tried may well be six times as hard.
+FP16_WARNING = 1e4
+
 
 def session_of(model: bytes | Path) -> Any:
     """Load a graph on ONNX Runtime's CPU provider.
@@ -45,10 +48,6 @@ def run(session: Any, batch: npt.NDArray[np.generic]) -> list[npt.NDArray[np.gen
         return list(session.run(None, {session.get_inputs()[0].name: batch}))
     except Exception as error:
         raise ExportError(f"ONNX Runtime cannot run {batch.shape}: {one_line(error)}") from error
-
-
-# fp16 ends at 65504. A picture unlike those that were tried may well be six times as hard.
-FP16_WARNING = 1e4
 
 
 def activation_maxima(model: ir.Model, pictures: Iterable[npt.NDArray[np.float32]]) -> dict[str, float]:

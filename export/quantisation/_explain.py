@@ -13,6 +13,7 @@ from torch.nn import functional
 from esrgan_deploy._errors import ExportError, MissingDependencyError
 from esrgan_deploy._manifest import Artefact, Manifest
 from esrgan_deploy.export.graphs import (
+    Array,
     apply_parameters_to_graph,
     clone,
     rounding_model,
@@ -26,7 +27,6 @@ from esrgan_deploy.export.quantisation.calibration import SCENES, draw
 
 __all__ = ["errors_table", "explain_quantised", "layer_errors"]
 
-Array = npt.NDArray[np.float32]
 
 _SIDE = 48
 """Of the drawn pictures that it is looked at on, in pixels: every tensor of the net is in memory at once."""

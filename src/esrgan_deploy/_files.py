@@ -30,6 +30,11 @@ PLANS = (".plan", ".engine", ".trt")
 # The longest suffix by which anything here chooses a format is ".safetensors".
 LONGEST_SUFFIX = 16
 
+# A temporary belongs to the process that holds the lock on it, or on this file in it. The system releases the locks
+# of a process that dies, however it dies; a process number would go to another one.
+_LOCK = "owner"
+_OURS = re.compile(rf"\.esrgan-[0-9a-f]{{12}}(\..{{1,{LONGEST_SUFFIX - 1}}})?")
+
 
 @contextlib.contextmanager
 def replaced_atomically(target: Path) -> Iterator[Path]:
@@ -115,12 +120,6 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# A temporary belongs to the process that holds the lock on it, or on this file in it. The system releases the locks
-# of a process that dies, however it dies; a process number would go to another one.
-_LOCK = "owner"
-_OURS = re.compile(rf"\.esrgan-[0-9a-f]{{12}}(\..{{1,{LONGEST_SUFFIX - 1}}})?")
 
 
 def _held_file(folder: Path, suffix: str) -> tuple[Path, AbstractContextManager[object]]:

@@ -25,6 +25,10 @@ __all__ = [
     "set_rate",
 ]
 
+Batch = tuple[Tensor, Tensor]
+_BETAS = (0.9, 0.99)
+"""Adam's, as BasicSR trains ESRGAN (options/train/ESRGAN)."""
+
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Return the rate that a step, from 0, is taken with.
@@ -37,12 +41,6 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.learning_rate * rise * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
     passed = sum(step >= milestone for milestone in config.milestones)
     return config.learning_rate * rise * config.gamma**passed
-
-
-Batch = tuple[Tensor, Tensor]
-
-_BETAS = (0.9, 0.99)
-"""Adam's, as BasicSR trains ESRGAN (options/train/ESRGAN)."""
 
 
 class LossNotFiniteError(ArithmeticError):

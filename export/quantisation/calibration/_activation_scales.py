@@ -25,6 +25,10 @@ Array = npt.NDArray[np.float64]
 _OCTAVES = {"int8": (-8.0, 0.0), "fp8": (-4.0, 2.0)}
 """Clips that are tried, as powers of two times the largest magnitude."""
 
+BINS = 16384
+"""Of a histogram, between half of which and all of which hold something: tens for one step of INT8."""
+_LEAST_TOP = 2.0**-40
+
 
 def least_error_clip(counts: Counts, top: float, largest: float, kind: str) -> float:
     """Return the clip at which the squared error of rounding and clipping is least.
@@ -62,12 +66,6 @@ def _errors(counts: Counts, top: float, clips: Array, kind: str) -> Array:
 def _best(clips: Array, errors: Array) -> float:
     # Octaves of FP8 are equals where none clips: the largest has room for pictures to come.
     return float(clips[errors == errors.min()].max())
-
-
-BINS = 16384
-"""Of a histogram, between half of which and all of which hold something: tens for one step of INT8."""
-
-_LEAST_TOP = 2.0**-40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

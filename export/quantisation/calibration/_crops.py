@@ -34,6 +34,16 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""Top, left, height and width in LR pixels."""
+LEAST_SIDE = 24
+MOST_PICTURES = 200
+MOST_CROPS = 4096
+MOST_CROPS_OF_ONE = 64
+MOST_PIXELS = 2**26
+"""Larger pictures are left out: each is decoded whole."""
+
 
 def choose(seen: Array, count: int) -> list[int]:
     """Choose crops for coverage: the extremes first, then each the farthest from all that are chosen.
@@ -101,18 +111,6 @@ def features(crop: npt.NDArray[np.uint8]) -> Sequence[float]:
 def _distances(seen: Array, number: int) -> Array:
     squares: Array = ((seen - seen[number]) ** 2).sum(axis=1)
     return squares
-
-
-Pixels = npt.NDArray[np.uint8]
-Box = tuple[int, int, int, int]
-"""Top, left, height and width in LR pixels."""
-
-LEAST_SIDE = 24
-MOST_PICTURES = 200
-MOST_CROPS = 4096
-MOST_CROPS_OF_ONE = 64
-MOST_PIXELS = 2**26
-"""Larger pictures are left out: each is decoded whole."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,12 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export.graphs import Recipe, fitted
+from esrgan_deploy.export.graphs import Array, Recipe, fitted
 from esrgan_deploy.export.nets import Layer, layers
 from esrgan_deploy.export.quantisation._simulation import (
     Simulation,
@@ -25,6 +24,9 @@ from esrgan_deploy.export.quantisation._simulation import (
 )
 
 __all__ = ["Moments", "compensate", "compensated", "fitted_last", "side_by_side"]
+
+_DAMPING = 1e-3
+"""Added to the diagonal, of its mean (arXiv:2210.17323, section 3.3): inputs that calibration hardly moves."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,12 +123,6 @@ def _side(
         wanted=wanted,
     )
     return torch.cat([wanted, quantised_output(change(seen), recipe, layer.name)])
-
-
-Array = npt.NDArray[np.float32]
-
-_DAMPING = 1e-3
-"""Added to the diagonal, of its mean (arXiv:2210.17323, section 3.3): inputs that calibration hardly moves."""
 
 
 def compensated(

@@ -4,17 +4,15 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from esrgan_deploy._spec import ModelSpec
+from esrgan_deploy.export.graphs import Array
 from esrgan_deploy.export.nets import LARGEST, Layer, Rescaling, layers, rescalings
 
 __all__ = ["factors", "noise_gains", "rescaled"]
 
-Array = npt.NDArray[np.float32]
 
 _LEVELS = {"int8": LARGEST["int8"], "fp8": LARGEST["fp8"] * 2.0**9}
 """Largest value over the spacing next to zero: all that a factor can change of the error of a float."""
