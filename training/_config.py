@@ -113,8 +113,10 @@ class TrainConfig:
         None, help="processes that cut crops; 0 on a CPU, up to 8 beside a GPU where left out", least=0
     )
     threads: int | None = option(None, help="threads of torch on the CPU", least=1)
-    cpu: bool = option(
-        False, action=argparse.BooleanOptionalAction, help="train on the CPU even where there is a GPU"
+    device: str | None = option(
+        None,
+        choices=("cpu",),
+        help="cpu: train there even where there is a GPU (default: a GPU, if there is one)",
     )
     seed: int = option(0, help="of the weights and of every crop", least=0, most=2**63 - 1)
 

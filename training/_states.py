@@ -19,8 +19,8 @@ __all__ = ["newest_state", "restore", "save_state"]
 _FACTS = "training.json"
 
 _FREE = {
-    "accumulate", "cache", "checkpointing", "cpu", "hr", "keep", "log_every", "lr", "milestones", "output", "resume",
-    "save_every", "start", "steps", "teacher", "threads", "validate", "validate_every", "vgg", "workers",
+    "accumulate", "cache", "checkpointing", "device", "hr", "keep", "log_every", "lr", "milestones", "output",
+    "resume", "save_every", "start", "steps", "teacher", "threads", "validate", "validate_every", "vgg", "workers",
 }  # fmt: skip
 """Keys that may differ in a resumed run: folders may have moved, and a training may be made longer."""
 

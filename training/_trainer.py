@@ -225,7 +225,7 @@ def _accelerator(config: TrainConfig) -> "Accelerator":
     try:
         accelerator = Accelerator(
             mixed_precision=config.amp,
-            cpu=config.cpu,
+            cpu=config.device is not None,
             # Batch norm's statistics belong to each process; sent around in place they would break the backward pass.
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )

@@ -104,7 +104,7 @@ def test_a_training_killed_and_resumed_ends_bit_equal_to_one_that_was_not(
 @pytest.mark.parametrize("keys", [{"stage": "psnr"}, {"stage": "gan", "discriminator": "unet"}])
 def test_two_processes_have_the_loss_curve_of_one(run, run_as_two, arguments, tmp_path, keys):
     """The global batch decides, not how it is shared out; the order of float sums is all that may differ."""
-    keys = keys | {"steps": 20, "save-every": 20, "cpu": True}
+    keys = keys | {"steps": 20, "save-every": 20, "device": "cpu"}
     # Accelerate takes one device a process.
     assert run(arguments(tmp_path / "one", **keys)).returncode == 0
     first, second = run_as_two(arguments(tmp_path / "two", **keys))
@@ -119,7 +119,7 @@ def test_two_processes_have_the_loss_curve_of_one(run, run_as_two, arguments, tm
 
 def test_processes_that_do_not_divide_the_batch_are_refused(run_as_two, arguments, tmp_path):
     """A smaller batch in silence would be another training."""
-    first, second = run_as_two(arguments(tmp_path / "run", batch=5, cpu=True))
+    first, second = run_as_two(arguments(tmp_path / "run", batch=5, device="cpu"))
     assert 0 not in (first.returncode, second.returncode)
     why = "batch is 5, which 2 processes times accumulate 1 do not divide; give a multiple of 2"
     assert why in first.stderr + second.stderr
@@ -147,7 +147,7 @@ def test_mixed_precision_trains_close_to_fp32(run, arguments, tmp_path):
     """It rounds; it must neither be ignored nor lead elsewhere, and what is shipped is fp32."""
     # Accelerate takes one precision a process.
     for amp in ("no", "bf16"):
-        done = run(arguments(tmp_path / amp, amp=amp, steps=60, cpu=True))
+        done = run(arguments(tmp_path / amp, amp=amp, steps=60, device="cpu"))
         assert done.returncode == 0, done.stderr
     exact, mixed = _losses(tmp_path / "no"), _losses(tmp_path / "bf16")
     assert exact != mixed
@@ -158,7 +158,7 @@ def test_mixed_precision_trains_close_to_fp32(run, arguments, tmp_path):
 
 def test_fp16_without_a_gpu_is_refused_in_one_line(run, arguments, tmp_path):
     """Accelerate would train in fp32 and say nothing."""
-    refused = run(arguments(tmp_path / "run", amp="fp16", cpu=True))
+    refused = run(arguments(tmp_path / "run", amp="fp16", device="cpu"))
     assert refused.returncode == 1
     assert (
         refused.stderr == "esrgan-train: amp is fp16, which needs a GPU; on the CPU bf16 and no are allowed\n"
