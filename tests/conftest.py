@@ -2,22 +2,18 @@
 
 import collections
 import gc
-import hashlib
-import io
 import json
 import os
-import pickle
+import runpy
 import signal
 import subprocess
 import sys
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy.runtime.device import cuda_device_count
 
 
@@ -55,53 +51,24 @@ def _ctrl_c_is_heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let torch.onnx trace each net once: seconds for the smallest, and most exports here are of the same few.
+@pytest.fixture(scope="session")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder where traced nets are kept: for all workers, and for the processes that tests start."""
+    shared = tmp_path_factory.getbasetemp()
+    return shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
 
-    What one worker traced serves the others too.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None:
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once(traces: Path) -> Iterator[None]:
+    """Let torch.onnx trace each net once, see helpers_traces."""
+    if "torch" not in sys.modules:
         yield
         return
-    import onnx
-    import onnx_ir as ir
+    import torch
 
-    export, traced, shared = torch.onnx.export, {}, tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-
-    class Whole(pickle.Pickler):
-        """Writes tensors by their values: torch writes where they lie."""
-
-        def persistent_id(self, one: Any) -> Any:
-            if isinstance(one, torch.Tensor):
-                return str(one.dtype), tuple(one.shape), one.detach().contiguous().numpy().tobytes()
-            return None
-
-    def once(module: Any, *arguments: Any, **options: Any) -> Any:
-        # All that a trace depends on. What is written to a file, or is no module, is somebody else's call; a class or
-        # a hook that is local to a test cannot be told from another.
-        if len(arguments) != 1 or not isinstance(module, torch.nn.Module):
-            return export(module, *arguments, **options)
-        asked = io.BytesIO()
-        try:
-            Whole(asked).dump((module, arguments, repr(sorted(options.items()))))
-        except (AttributeError, TypeError, pickle.PicklingError):
-            return export(module, *arguments, **options)
-        key = hashlib.sha256(asked.getbuffer()).hexdigest()
-        kept = shared / f"{key}.onnx"
-        if key not in traced and kept.exists():
-            traced[key] = onnx.load(kept)
-        elif key not in traced:
-            traced[key] = ir.to_proto(export(module, *arguments, **options).model)
-            with replaced_atomically(kept) as temporary:
-                onnx.save(traced[key], temporary)
-        return types.SimpleNamespace(model=ir.from_proto(traced[key]))
-
+    path = Path(__file__).with_name("helpers_traces.py")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(torch.onnx, "export", once)
+        patched.setattr(torch.onnx, "export", runpy.run_path(str(path))["kept_in"](traces))
         yield
 
 
@@ -111,6 +78,8 @@ class Forked:
     def __init__(self, ask: Callable[..., Any], folder: Path, pid: int) -> None:
         self._ask, self._folder, self.pid = ask, folder, pid
         self.returncode: int | None = None
+        self.memory: float | None = None
+        """The most that it held, in GiB, once it has ended."""
 
     def poll(self) -> int | None:
         """Return its exit status, negative where a signal ended it; None while it runs."""
@@ -124,7 +93,8 @@ class Forked:
 
     def _wait(self, options: int) -> int | None:
         if self.returncode is None:
-            self.returncode = self._ask(wait=self.pid, options=options)["status"]
+            answer = self._ask(wait=self.pid, options=options)
+            self.returncode, self.memory = answer["status"], answer["memory"]
         return self.returncode
 
     @property
@@ -139,16 +109,17 @@ class Forked:
 
 
 @pytest.fixture(scope="session")
-def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Forked]]:
+def fork(tmp_path_factory: pytest.TempPathFactory, traces: Path) -> Iterator[Callable[..., Forked]]:
     """Start ``fork(module, argv, cwd=…, env={…}, limit=…)``: its ``main`` in a process that has torch already.
 
-    Importing it takes a process seconds, and there are two dozen that are started to be killed, to run out of room,
-    or to run beside another. `limit` is the largest file that it may write, in bytes; `env` is added to this one's.
+    Importing it takes a process seconds, and there are dozens that are started to be killed, to run out of room, to
+    run beside another, or as a reader starts them. The module may be a program, ``….py``, which is run with warnings
+    as errors. `limit` is the largest file that it may write, in bytes; `env` is added to this one's.
     """
     helper = Path(__file__).with_name("helpers_forks.py")
     modules = ["accelerate", "onnxscript", "esrgan_deploy.export._export", "esrgan_deploy.training._trainer"]
     server = subprocess.Popen(
-        [sys.executable, helper, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, helper, traces, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert server.stdin is not None
     assert server.stdout is not None
@@ -158,8 +129,8 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., For
         return json.loads(server.stdout.readline())
 
     def start(
-        module: str,
-        argv: Sequence[str],
+        module: str | Path,
+        argv: Sequence[str | Path] = (),
         *,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
@@ -167,7 +138,7 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., For
     ) -> Forked:
         folder = tmp_path_factory.mktemp("forked")
         answer = ask(
-            module=module,
+            module=str(module),
             argv=list(map(str, argv)),
             cwd=str(cwd or Path.cwd()),
             env={**os.environ, **(env or {})},

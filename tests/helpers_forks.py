@@ -1,17 +1,25 @@
 """Starts commands in processes that have torch already: seconds each, where they import it themselves.
 
-``python helpers_forks.py MODULE…`` imports the modules, then reads one request a line as JSON and answers likewise:
-``{"module", "argv", "cwd", "env", "stdout", "stderr", "limit"}`` forks and runs that module's ``main``, and gives its
-``{"pid"}``; ``{"wait": pid, "options"}`` gives its ``{"status"}``, None while it runs. See the fixture ``fork``.
+``python helpers_forks.py TRACES MODULE…`` imports the modules, then reads one request a line as JSON and answers
+likewise: ``{"module", "argv", "cwd", "env", "stdout", "stderr", "limit"}`` forks and runs that module's ``main``, or
+that program, and gives its ``{"pid"}``; ``{"wait": pid, "options"}`` gives its ``{"status", "memory"}``, None while
+it runs. See the fixture ``fork``.
 """
 
+import gc
 import importlib
 import json
 import os
 import resource
+import runpy
 import sys
 import traceback
+import warnings
+from pathlib import Path
 from typing import Any
+
+import helpers_traces
+import torch
 
 
 def run(request: dict[str, Any]) -> None:
@@ -24,9 +32,14 @@ def run(request: dict[str, Any]) -> None:
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), number)
     if request["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
+    sys.argv = [request["module"], *request["argv"]]
+    if request["module"].endswith(".py"):
+        warnings.simplefilter("error")
+        runpy.run_path(request["module"], run_name="__main__")
+        # As a program ends, with what is left for the interpreter's end.
+        sys.exit()
     status: Any = 1
     try:
-        sys.argv = [request["module"], *request["argv"]]
         status = importlib.import_module(request["module"]).main(request["argv"])
     except SystemExit as end:
         status = end.code
@@ -40,13 +53,18 @@ def run(request: dict[str, Any]) -> None:
 
 def main() -> None:
     """Serve until there is no one who asks."""
-    for name in sys.argv[1:]:
+    torch.onnx.export = helpers_traces.kept_in(Path(sys.argv[1]))
+    for name in sys.argv[2:]:
         importlib.import_module(name)
+    # What is there stays out of every collection of those that begin with it.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            pid, ended = os.waitpid(request["wait"], request["options"])
-            answer = {"status": os.waitstatus_to_exitcode(ended) if pid else None}
+            pid, ended, used = os.wait4(request["wait"], request["options"])
+            status = os.waitstatus_to_exitcode(ended) if pid else None
+            answer = {"status": status, "memory": used.ru_maxrss / 2**20 if pid else None}
         else:
             answer = {"pid": os.fork()}
             if answer["pid"] == 0:

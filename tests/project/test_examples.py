@@ -3,9 +3,9 @@
 import importlib.util
 import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -45,19 +45,25 @@ def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(example: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", ROOT / "docs" / "examples" / f"{example}.py", *arguments],
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def run(fork: Callable[..., Any]) -> Callable[..., Any]:
+    """Run an example, or another program, to its end."""
+
+    def ended(program: str | Path, *arguments: str | Path, cwd: Path | None = None) -> Any:
+        process = fork(ROOT / "docs" / "examples" / program, arguments, cwd=cwd)
+        process.wait()
+        return process
+
+    return ended
 
 
 @pytest.mark.parametrize("form", ["tiny_checkpoint", "doubling"])
 @pytest.mark.parametrize("example", sorted(HERE))
-def test_an_example_runs(example: str, form: str, request: pytest.FixtureRequest) -> None:
+def test_an_example_runs(
+    run: Callable[..., Any], example: str, form: str, request: pytest.FixtureRequest
+) -> None:
     """Somebody's first program is a copy of one of these; both forms, and both what ONNX Runtime and PyTorch give."""
-    done = run(example, request.getfixturevalue(form))
+    done = run(f"{example}.py", request.getfixturevalue(form))
     assert (done.returncode, done.stderr) == (0, "")
     side = {"tiny_checkpoint": 4, "doubling": 2}[form]
     expected = {
@@ -71,11 +77,11 @@ def test_an_example_runs(example: str, form: str, request: pytest.FixtureRequest
 
 
 @pytest.mark.parametrize("example", [path.stem for path in EXAMPLES])
-def test_every_example_compiles_and_says_how_it_is_called(example: str) -> None:
+def test_every_example_compiles_and_says_how_it_is_called(run: Callable[..., Any], example: str) -> None:
     """And one that cannot run here says in one line why, where a traceback would be all that a reader sees."""
     path = ROOT / "docs" / "examples" / f"{example}.py"
     compile(path.read_text(encoding="utf-8"), str(path), "exec")
-    done = run(example)
+    done = run(f"{example}.py")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     package = {"embed_cupy": "cupy", "embed_pycuda": "pycuda"}.get(example, "numpy")
@@ -84,9 +90,11 @@ def test_every_example_compiles_and_says_how_it_is_called(example: str) -> None:
 
 
 @pytest.mark.parametrize("example", sorted(HERE))
-def test_an_example_ends_with_one_line_where_the_model_is_missing(example: str, tmp_path: Path) -> None:
+def test_an_example_ends_with_one_line_where_the_model_is_missing(
+    run: Callable[..., Any], example: str, tmp_path: Path
+) -> None:
     """The name is mistyped most of all."""
-    done = run(example, tmp_path / "missing.onnx")
+    done = run(f"{example}.py", tmp_path / "missing.onnx")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(r"there is no file .*missing\.onnx; .*\n", done.stderr)
 
@@ -98,22 +106,23 @@ def test_the_page_names_every_example_and_links_to_what_is_there() -> None:
     assert all((ROOT / "docs" / link).exists() for link in links)
 
 
-def test_the_blocks_of_the_page_on_exports_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_blocks_of_the_page_on_exports_run(
+    run: Callable[..., Any], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     """In order, in one program, in a folder with a checkpoint; they are what a pipeline's author copies."""
     page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert page.count("```") == 2 * len(blocks)
     shutil.copy(tiny_checkpoint, tmp_path / "model.pth")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True
-    )
+    (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
+    done = run(tmp_path / "page.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "rrdbnet x4 True" in done.stdout
     assert "model.fp16.onnx fp16 True" in done.stdout
     assert load_manifest(tmp_path / "out" / "model.json").verified is True
 
 
-def test_the_blocks_of_the_page_run(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_blocks_of_the_page_run(run: Callable[..., Any], tiny_checkpoint: Path, tmp_path: Path) -> None:
     """In order, in one program, in a folder with an export; those for a GPU compile."""
     blocks = re.findall(r"```python( gpu)?\n(.*?)```", PAGE, re.DOTALL)
     assert PAGE.count("```") == 2 * len(blocks)
@@ -124,9 +133,8 @@ def test_the_blocks_of_the_page_run(tiny_checkpoint: Path, tmp_path: Path) -> No
         tiny_checkpoint, tmp_path / "out", ExportOptions(precisions=("fp32",), plan=False, build=small)
     )
     program = "\n".join(code for gpu, code in blocks if not gpu)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True
-    )
+    (tmp_path / "page.py").write_text(program, encoding="utf-8")
+    done = run(tmp_path / "page.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "(360, 640, 3)" in done.stdout
     assert np.load(tmp_path / "large.npy", mmap_mode="r").shape == (360, 640, 3)

@@ -1,10 +1,9 @@
 """Every command and code block of the README runs."""
 
-import os
 import re
+import shlex
 import shutil
-import subprocess
-import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,22 @@ def _blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def _run(script, folder):
-    """Run commands in a folder, with those of this environment first."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    result = subprocess.run(
-        ["bash", "-c", f"set -e\n{script}"], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+COMMANDS = {command.name: command.module for command in entry_points(group="console_scripts")}
+
+
+@pytest.fixture
+def run(fork, tmp_path):
+    """Run commands in this test's folder."""
+
+    def each(script):
+        said = ""
+        for name, *arguments in map(shlex.split, script.strip().splitlines()):
+            done = fork(COMMANDS[name], arguments, cwd=tmp_path)
+            assert done.wait() == 0, done.stdout + done.stderr
+            said += done.stdout
+        return said
+
+    return each
 
 
 def test_the_readme_has_the_blocks_that_are_run_here():
@@ -62,7 +69,7 @@ def test_the_quick_start_and_the_tests_are_what_ci_runs(block):
 
 
 @pytest.mark.slow
-def test_the_commands_and_the_code_run(tmp_path, tiny_checkpoint):
+def test_the_commands_and_the_code_run(run, fork, tmp_path, tiny_checkpoint):
     """The main job and the embedding, word for word, in a folder that holds what they name."""
     from PIL import Image
 
@@ -70,29 +77,31 @@ def test_the_commands_and_the_code_run(tmp_path, tiny_checkpoint):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(
         tmp_path / "photo.png"
     )
-    _run(_blocks("bash")[2], tmp_path)
+    run(_blocks("bash")[2])
     with Image.open(tmp_path / "photo_x4.png") as enlarged:
         assert enlarged.size == (120, 80)
     table = re.findall(r"^\| `(model\.[a-z0-9.]+)`", README, re.MULTILINE)
     assert sorted(table) == sorted(path.name for path in (tmp_path / "out").iterdir())
     (tmp_path / "embed.py").write_text(_blocks("python")[0])
-    assert _run("python embed.py", tmp_path).split("\n") == ["(360, 640, 3)", "(360, 640, 3)", ""]
-    assert "halo" in _run(_blocks("bash")[4], tmp_path)
+    embedded = fork(tmp_path / "embed.py", cwd=tmp_path)
+    assert embedded.wait() == 0, embedded.stderr
+    assert embedded.stdout.splitlines() == ["(360, 640, 3)", "(360, 640, 3)"]
+    assert "halo" in run(_blocks("bash")[4])
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.slow
-def test_the_quantisation_command_runs(tmp_path, tiny_checkpoint, photographs):
+def test_the_quantisation_command_runs(run, tmp_path, tiny_checkpoint, photographs):
     """Word for word, on the photographs that scikit-image ships."""
     shutil.copy(tiny_checkpoint, tmp_path / "model.pth")
     shutil.copytree(photographs, tmp_path / "photographs")
-    _run(_blocks("bash")[3], tmp_path)
+    run(_blocks("bash")[3])
     made = {path.name for path in (tmp_path / "out_int8").iterdir()}
     assert {"model.int8.onnx", "model.int8.plan", "model.int8.scales.json"} <= made
 
 
 @pytest.mark.slow
-def test_the_training_commands_run(tmp_path):
+def test_the_training_commands_run(run, tmp_path):
     """Word for word, in a folder with some photographs."""
     from PIL import Image
 
@@ -100,5 +109,5 @@ def test_the_training_commands_run(tmp_path):
     for number in range(2):
         picture = np.random.default_rng(number).integers(0, 256, (160, 200, 3), np.uint8)
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{number}.jpg")
-    _run(_blocks("bash")[5], tmp_path)
+    run(_blocks("bash")[5])
     assert (tmp_path / "trained" / "model.onnx").is_file()
