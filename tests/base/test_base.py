@@ -22,15 +22,9 @@ from esrgan_deploy._optional import require
 from esrgan_deploy._spec import ModelSpec
 
 SPEC = ModelSpec(
-    architecture="rrdbnet",
-    scale=4,
-    in_channels=3,
-    out_channels=3,
-    features=64,
-    blocks=23,
-    growth=32,
+    architecture="rrdbnet", scale=4, in_channels=3, out_channels=3, features=64, blocks=23, growth=32,
     source_sha256="0" * 64,
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -218,11 +212,7 @@ def test_two_onnxruntimes_are_refused(tmp_path):
     ("error", "status", "line"),
     [
         (CheckpointError("two\nlines"), 1, "tool: two lines"),
-        (
-            OSError(28, "No space left on device", "m.onnx"),
-            1,
-            "tool: No space left on device: m.onnx",
-        ),
+        (OSError(28, "No space left on device", "m.onnx"), 1, "tool: No space left on device: m.onnx"),
         (MemoryError("need 28 GiB"), 1, "tool: memory ran out (need 28 GiB). Use a smaller"),
         (KeyboardInterrupt(), 130, "tool: stopped by Ctrl-C; nothing was left half-written"),
     ],

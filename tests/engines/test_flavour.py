@@ -68,25 +68,18 @@ def test_asking_for_tensorrt_without_libraries_names_the_reason(fake_tensorrt: F
     assert "pip install 'esrgan-deploy[tensorrt]'" in str(caught.value)
 
 
-def test_auto_takes_rtx_where_tensorrt_has_no_gpu(
-    fake_tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("usable", "name"), [(False, "tensorrt_rtx"), (True, "tensorrt")])
+def test_auto_takes_full_tensorrt_only_where_a_gpu_can_be_used(
+    fake_tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, usable: bool, name: str
 ) -> None:
-    """Full TensorRT imports without a GPU and then cannot make a builder."""
+    """Without a GPU it imports and makes no builder; RTX on a data-centre GPU is refused or slow."""
     fake_tensorrt.write(FAKE)
-    monkeypatch.setattr(_flavour, "gpu_is_usable", lambda: False)
-    assert open_flavour("auto").name == "tensorrt_rtx"
-
-
-def test_auto_takes_full_tensorrt_where_a_gpu_can_be_used(
-    fake_tensorrt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RTX on a data-centre GPU is refused or slow: full TensorRT comes first there."""
-    fake_tensorrt.write(FAKE)
-    monkeypatch.setattr(_flavour, "gpu_is_usable", lambda: True)
-    flavour = open_flavour(None)
-    assert flavour.name == "tensorrt"
-    assert {"timing_cache", "hardware_compatibility"} <= flavour.capabilities
-    assert not flavour.builds_without_gpu
+    monkeypatch.setattr(_flavour, "gpu_is_usable", lambda: usable)
+    for asked in ("auto", None):
+        flavour = open_flavour(asked)
+        assert flavour.name == name
+        assert ({"timing_cache", "hardware_compatibility"} <= flavour.capabilities) is usable
+        assert flavour.builds_without_gpu is not usable
 
 
 def test_none_at_all_names_both_ways_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:

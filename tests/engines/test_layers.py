@@ -18,6 +18,7 @@ from esrgan_deploy.engines._graph import read_graph
 from esrgan_deploy.engines._layers import convolution_dtypes, kernel_table, parse_layers
 
 SIDE = 128
+Layers = tuple[Layer, ...]
 
 # As full TensorRT 10 and 8 log the same things; neither can be run here.
 FULL_10 = """Layers:
@@ -32,24 +33,22 @@ ParameterType: Convolution, Kernel: [3,3], Weights: {"Type": "Half", "Count": 17
 TacticName: sm80_xmma_fprop, StreamId: 0, Metadata: [ONNX Layer: conv]"""
 
 
-def _built(net: Path, shapes: str) -> tuple[Layer, ...]:
+def _built(net: Path, shapes: str) -> Layers:
     options = BuildOptions(shapes=ShapeRange.parse(shapes))
     return compile_graph(read_graph(net), options, open_flavour("tensorrt_rtx")).layers
 
 
 @pytest.fixture(scope="module")
-def nested(rrdb: Callable[..., Path]) -> tuple[Layer, ...]:
+def nested(rrdb: Callable[..., Path]) -> Layers:
     return _built(rrdb(blocks=2, features=64, growth=32), f"1x{SIDE}x{SIDE}")
 
 
 @pytest.fixture(scope="module")
-def flat(rrdb: Callable[..., Path]) -> tuple[Layer, ...]:
+def flat(rrdb: Callable[..., Path]) -> Layers:
     return _built(rrdb(blocks=2, features=64, growth=32, nested=False), f"1x{SIDE}x{SIDE}")
 
 
-def test_nested_concatenation_moves_at_least_a_fifth_less(
-    nested: tuple[Layer, ...], flat: tuple[Layer, ...]
-) -> None:
+def test_nested_concatenation_moves_at_least_a_fifth_less(nested: Layers, flat: Layers) -> None:
     """The compiler works in place on nested concatenations only: the reason for the rewrite in export."""
     pixels = SIDE * SIDE
     kept = declared_bytes_per_pixel(nested, pixels) / declared_bytes_per_pixel(flat, pixels)
@@ -57,23 +56,21 @@ def test_nested_concatenation_moves_at_least_a_fifth_less(
     assert kept <= 0.8
 
 
-def test_traffic_is_that_of_the_recorded_measurement(
-    nested: tuple[Layer, ...], flat: tuple[Layer, ...]
-) -> None:
+def test_traffic_is_that_of_the_recorded_measurement(nested: Layers, flat: Layers) -> None:
     """Tensors counted twice, or weights counted, would shift every figure; within 2 % for other versions."""
     pixels = SIDE * SIDE
     assert declared_bytes_per_pixel(flat, pixels) == pytest.approx(40_118, rel=0.02)
     assert declared_bytes_per_pixel(nested, pixels) == pytest.approx(29_622, rel=0.02)
 
 
-def test_the_copies_vanish_from_the_nested_plan(nested: tuple[Layer, ...], flat: tuple[Layer, ...]) -> None:
+def test_the_copies_vanish_from_the_nested_plan(nested: Layers, flat: Layers) -> None:
     """The table has to show where the difference comes from: 24 copies."""
     copies = {row.kind: row.count for row in kernel_table(flat, SIDE * SIDE)}
     assert copies["Conc"] == 24
     assert "Conc" not in {row.kind for row in kernel_table(nested, SIDE * SIDE)}
 
 
-def test_the_table_adds_up(nested: tuple[Layer, ...]) -> None:
+def test_the_table_adds_up(nested: Layers) -> None:
     """A kernel that the table drops is traffic that nobody looks for."""
     rows = kernel_table(nested, SIDE * SIDE)
     assert sum(row.count for row in rows) == len(nested)
@@ -84,9 +81,7 @@ def test_the_table_adds_up(nested: tuple[Layer, ...]) -> None:
     )
 
 
-def test_every_convolution_is_counted_once_with_its_dtype(
-    nested: tuple[Layer, ...], flat: tuple[Layer, ...]
-) -> None:
+def test_every_convolution_is_counted_once_with_its_dtype(nested: Layers, flat: Layers) -> None:
     """A convolution that is missed escapes the check of the precision."""
     assert convolution_dtypes(nested) == {"fp16": 36}
     assert convolution_dtypes(flat) == {"fp16": 36}

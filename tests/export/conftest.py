@@ -57,6 +57,21 @@ def rrdb_dialects() -> Callable[[ModelSpec, Weights], dict[str, Weights]]:
 
 
 @pytest.fixture(scope="session")
+def named(
+    rrdb_spec: Callable[..., ModelSpec],
+    rrdb_weights: Callable[..., Weights],
+    rrdb_dialects: Callable[[ModelSpec, Weights], dict[str, Weights]],
+) -> Callable[..., Weights]:
+    """Make the weights of an RRDBNet in one dialect: ``named("kair", scale=2)``."""
+
+    def make(dialect: str = "basicsr", *, seed: int = 0, **fields: int) -> Weights:
+        spec = rrdb_spec(**fields)
+        return rrdb_dialects(spec, rrdb_weights(spec, seed=seed))[dialect]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def compact_weights() -> Callable[..., Weights]:
     """Make random weights of a SRVGGNetCompact as Real-ESRGAN's srvgg_arch.py names and orders them."""
 

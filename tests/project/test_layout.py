@@ -100,31 +100,6 @@ def test_the_arrows_in_the_document_are_those_of_the_code(house):
     assert "    runtime --> engines\n" in drawn
 
 
-def test_importing_the_package_or_its_runtime_loads_no_heavy_module():
-    """torch costs seconds and gigabytes where only a plan is run."""
-    code = (
-        "import sys, esrgan_deploy, esrgan_deploy.runtime\n"
-        "heavy = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'av', 'safetensors'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("command", ["export._cli", "runtime._cli", "benchmarks._cli", "training._cli"])
-def test_help_loads_no_heavy_module(command):
-    """--help has to answer at once."""
-    code = (
-        "import sys, contextlib, io, importlib\n"
-        f"main = importlib.import_module('esrgan_deploy.{command}').main\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main(['--help'])\n"
-        "heavy = {'numpy', 'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'av', 'rich'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
 def test_every_package_is_declared(house):
     """One that is missing from `packages` imports in an editable install and is absent from the wheel."""
     import tomllib

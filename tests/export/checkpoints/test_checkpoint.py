@@ -11,13 +11,10 @@ from torch import Tensor, nn
 
 from esrgan_deploy import _errors
 from esrgan_deploy._files import sha256_of
-from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.checkpoints import Checkpoint, load_checkpoint
 
 Weights = dict[str, Tensor]
 Maker = Callable[..., Weights]
-Renamer = Callable[[ModelSpec, Weights], dict[str, Weights]]
-Specs = Callable[..., ModelSpec]
 
 
 def _identical(a: Checkpoint, b: Checkpoint) -> bool:
@@ -80,13 +77,10 @@ def _save(weights: Weights, path: Path, wrapper: str) -> Path:
 
 
 @pytest.mark.slow
-def test_the_full_net_is_bit_identical_in_each_dialect(
-    tmp_path: Path, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
+def test_the_full_net_is_bit_identical_in_each_dialect(tmp_path: Path, named: Maker) -> None:
     """23 blocks of 64 features, as each project published them; nothing may be lost, swapped or reordered."""
-    spec = rrdb_spec(features=64, growth=32, blocks=23)
-    weights = rrdb_weights(spec)
-    named = rrdb_dialects(spec, weights)
+    sizes = {"features": 64, "growth": 32, "blocks": 23}
+    weights = named(**sizes)
     # How each project wraps what it saves: Real-ESRGAN, ESRGAN/BSRGAN, old ESRGAN, KAIR.
     files = {
         "RealESRGAN.pth": ("basicsr", "params_ema"),
@@ -96,7 +90,7 @@ def test_the_full_net_is_bit_identical_in_each_dialect(
         "KAIR.pth": ("kair", "netG."),
     }
     for file, (dialect, wrapper) in files.items():
-        path = _save(named[dialect], tmp_path / file, wrapper)
+        path = _save(named(dialect, **sizes), tmp_path / file, wrapper)
         found = load_checkpoint(path)
         path.unlink()
         assert found.dialect == dialect
@@ -146,13 +140,10 @@ def test_the_ends_are_the_checkpoints_themselves(tmp_path: Path, compact_weights
     assert _identical(load_checkpoint(a, denoise_strength=1.0), load_checkpoint(a))
 
 
-def test_rrdb_nets_of_two_dialects_are_interpolated(
-    tmp_path: Path, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
+def test_rrdb_nets_of_two_dialects_are_interpolated(tmp_path: Path, named: Maker) -> None:
     """ESRGAN's network interpolation: the PSNR-oriented and the GAN net may have been saved years apart."""
-    spec = rrdb_spec()
-    first, second = rrdb_weights(spec, seed=1), rrdb_weights(spec, seed=2)
-    a = _save(rrdb_dialects(spec, first)["esrgan-old"], tmp_path / "a.pth", "")
+    first, second = named(seed=1), named(seed=2)
+    a = _save(named("esrgan-old", seed=1), tmp_path / "a.pth", "")
     b = _save(second, tmp_path / "b.pth", "params_ema")
     mixed = load_checkpoint(a, denoise_strength=0.8, denoise_with=b)
     for name, value in _upstream_dni(first, second, 0.8).items():
@@ -212,19 +203,14 @@ def test_reading_leaves_no_file_open_or_mapped(tmp_path: Path, compact_weights: 
     assert torch.equal(loaded.tensors["body.0.weight"], before)
 
 
-def test_the_scale_of_an_old_x3_net_reaches_the_module(
-    tmp_path: Path, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
-    spec = rrdb_spec(scale=2)
-    path = _save(rrdb_dialects(spec, rrdb_weights(spec))["esrgan-old"], tmp_path / "x3.pth", "")
+def test_the_scale_of_an_old_x3_net_reaches_the_module(tmp_path: Path, named: Maker) -> None:
+    path = _save(named("esrgan-old", scale=2), tmp_path / "x3.pth", "")
     module: nn.Module = load_checkpoint(path, scale=3).module()
     assert module(torch.zeros(1, 3, 4, 5)).shape == (1, 3, 12, 15)
 
 
-def test_files_from_before_torch_1_6_hold_the_same_weights(
-    tmp_path: Path, rrdb_spec: Specs, rrdb_weights: Maker
-) -> None:
-    weights = rrdb_weights(rrdb_spec())
+def test_files_from_before_torch_1_6_hold_the_same_weights(tmp_path: Path, named: Maker) -> None:
+    weights = named()
     torch.save({"params": weights}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     new = _save(weights, tmp_path / "new.pth", "params")
     assert _identical(load_checkpoint(tmp_path / "old.pth"), load_checkpoint(new))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,52 +11,34 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esrgan_deploy import _errors
-from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.checkpoints._identify import identify
 from esrgan_deploy.export.checkpoints._layout import UnknownFamilyError
 
 Weights = dict[str, Tensor]
-Maker = Callable[..., Weights]
-Renamer = Callable[[ModelSpec, Weights], dict[str, Weights]]
-Specs = Callable[..., ModelSpec]
+Named = Callable[..., Weights]
 
 DIALECTS = ["basicsr", "esrgan", "esrgan-old", "kair"]
 SHA = "0" * 64
 
 
-def _shuffled(weights: Weights, seed: int) -> Weights:
-    names = list(weights)
-    random.Random(seed).shuffle(names)
-    return {name: weights[name] for name in names}
-
-
 @settings(max_examples=25, deadline=None)
 @given(
-    blocks=st.sampled_from([1, 2, 4, 11]),
-    features=st.integers(1, 9),
-    growth=st.integers(1, 5),
+    sizes=st.fixed_dictionaries(
+        {"blocks": st.sampled_from([1, 2, 4, 11]), "features": st.integers(1, 9), "growth": st.integers(1, 5)}
+    ),
     net=st.sampled_from([(1, 1), (2, 1), (4, 1), (8, 1), (2, 2), (1, 4)]),
     dialect=st.sampled_from(DIALECTS),
     seed=st.integers(0, 9),
 )
 def test_the_dimensions_are_read_from_shapes_in_any_order(
-    rrdb_spec: Specs,
-    rrdb_weights: Maker,
-    rrdb_dialects: Renamer,
-    blocks: int,
-    features: int,
-    growth: int,
-    net: tuple[int, int],
-    dialect: str,
-    seed: int,
+    rrdb_spec: Any, named: Named, net: tuple[int, int], dialect: str, seed: int, sizes: dict[str, int]
 ) -> None:
-    scale, unshuffle = net
-    spec = rrdb_spec(blocks=blocks, features=features, growth=growth, scale=scale, unshuffle=unshuffle)
-    weights = rrdb_weights(spec)
-    named = _shuffled(rrdb_dialects(spec, weights)[dialect], seed)
-    found = identify(named, source="x", sha256=SHA)
-    assert found.spec == spec
-    assert found.dialect == dialect
+    """What a file says of itself is the order and the shapes of its tensors, and nothing else."""
+    fields = sizes | {"scale": net[0], "unshuffle": net[1]}
+    weights, renamed = named(**fields), list(named(dialect, **fields).items())
+    random.Random(seed).shuffle(renamed)
+    found = identify(dict(renamed), source="x", sha256=SHA)
+    assert (found.spec, found.dialect) == (rrdb_spec(**fields), dialect)
     assert list(found.tensors) == list(weights)
     for name, value in weights.items():
         assert torch.equal(found.tensors[name], value)
@@ -67,26 +50,23 @@ NETS = [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (1, 2), (2, 2), (4, 2), (1, 4),
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("net", NETS, ids=lambda net: f"x{net[0]} unshuffle {net[1]}")
 def test_each_scale_is_read_in_each_dialect(
-    net: tuple[int, int], dialect: str, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
+    net: tuple[int, int], dialect: str, rrdb_spec: Any, named: Named
 ) -> None:
-    spec = rrdb_spec(scale=net[0], unshuffle=net[1], blocks=1)
-    named = rrdb_dialects(spec, rrdb_weights(spec))[dialect]
-    assert identify(named, source="x", sha256=SHA).spec == spec
+    fields = {"scale": net[0], "unshuffle": net[1], "blocks": 1}
+    assert identify(named(dialect, **fields), source="x", sha256=SHA).spec == rrdb_spec(**fields)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_become_float32(dtype: torch.dtype, rrdb_spec: Specs, rrdb_weights: Maker) -> None:
-    weights = {name: value.to(dtype) for name, value in rrdb_weights(rrdb_spec()).items()}
+def test_other_precisions_become_float32(dtype: torch.dtype, named: Named) -> None:
+    weights = {name: value.to(dtype) for name, value in named().items()}
     for name, value in identify(weights, source="x", sha256=SHA).tensors.items():
         assert value.dtype is torch.float32
         assert torch.equal(value, weights[name].float())
 
 
-def test_the_tensors_are_contiguous_and_share_nothing_with_the_file(
-    rrdb_spec: Specs, rrdb_weights: Maker
-) -> None:
+def test_the_tensors_are_contiguous_and_share_nothing_with_the_file(named: Named) -> None:
     """A rewrite of one weight in place must not reach another one, nor a second reading."""
-    weights = rrdb_weights(rrdb_spec())
+    weights = named()
     shared = weights["body.0.rdb1.conv1.bias"]
     weights["body.0.rdb1.conv2.bias"] = shared
     weights["conv_hr.weight"] = weights["conv_hr.weight"].permute(1, 0, 2, 3)
@@ -96,45 +76,38 @@ def test_the_tensors_are_contiguous_and_share_nothing_with_the_file(
     assert torch.equal(found["body.0.rdb1.conv2.bias"], shared)
 
 
-def test_real_esrgan_x2plus_and_its_x1_sibling(rrdb_spec: Specs, rrdb_weights: Maker) -> None:
+def test_real_esrgan_x2plus_and_its_x1_sibling(named: Named) -> None:
     """12 and 48 channels going in are 3 folded by 2 and 4; the scale is the picture's."""
     for folded, factor, scale in ((12, 2, 2), (48, 4, 1)):
-        weights = rrdb_weights(rrdb_spec(scale=scale, unshuffle=factor))
+        weights = named(scale=scale, unshuffle=factor)
         assert weights["conv_first.weight"].shape[1] == folded
         spec = identify(weights, source="x", sha256=SHA).spec
-        assert (spec.in_channels, spec.unshuffle, spec.scale, spec.size_multiple) == (
-            3,
-            factor,
-            scale,
-            factor,
-        )
+        found = (spec.in_channels, spec.unshuffle, spec.scale, spec.size_multiple)
+        assert found == (3, factor, scale, factor)
 
 
-def test_channels_that_are_no_fold_are_the_pictures_own(rrdb_spec: Specs, rrdb_weights: Maker) -> None:
-    weights = rrdb_weights(rrdb_spec())
+def test_channels_that_are_no_fold_are_the_pictures_own(named: Named) -> None:
+    weights = named()
     for channels in (1, 4, 6, 9, 27):
         weights["conv_first.weight"] = torch.zeros(8, channels, 3, 3)
         spec = identify(weights, source="x", sha256=SHA).spec
         assert (spec.in_channels, spec.out_channels, spec.unshuffle) == (channels, 3, 1)
 
 
-def test_a_fold_larger_than_the_net_enlarges_is_refused(rrdb_spec: Specs, rrdb_weights: Maker) -> None:
-    weights = rrdb_weights(rrdb_spec(scale=2))
+def test_a_fold_larger_than_the_net_enlarges_is_refused(named: Named) -> None:
+    weights = named(scale=2)
     weights["conv_first.weight"] = torch.zeros(8, 48, 3, 3)
     _refused(weights, "pixel-unshuffle by 4")
 
 
-def test_an_old_net_for_x3_is_read_when_it_is_told(
-    rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
+def test_an_old_net_for_x3_is_read_when_it_is_told(named: Named) -> None:
     """ESRGAN's first code had x3: one resize, as x2 has, so that names and shapes are the same."""
-    spec = rrdb_spec(scale=2)
-    named = rrdb_dialects(spec, rrdb_weights(spec))
-    assert identify(named["esrgan-old"], source="x", sha256=SHA).spec.scale == 2
-    assert identify(named["esrgan-old"], source="x", sha256=SHA, scale=3).spec.scale == 3
+    old = named("esrgan-old", scale=2)
+    assert identify(old, source="x", sha256=SHA).spec.scale == 2
+    assert identify(old, source="x", sha256=SHA, scale=3).spec.scale == 3
     for dialect, scale in (("basicsr", 3), ("esrgan", 3), ("esrgan-old", 4)):
         with pytest.raises(_errors.CheckpointError, match=f"enlarges by 2.*not by {scale}"):
-            identify(named[dialect], source="x", sha256=SHA, scale=scale)
+            identify(named(dialect, scale=2), source="x", sha256=SHA, scale=scale)
 
 
 def _refused(weights: Weights, told: str, kind: type[Exception] = _errors.CheckpointError) -> None:
@@ -156,37 +129,25 @@ def _refused(weights: Weights, told: str, kind: type[Exception] = _errors.Checkp
     ],
 )
 def test_mixed_dialects_are_refused_with_a_key_of_each(
-    first: str, second: str, told: str, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
+    first: str, second: str, told: str, named: Named
 ) -> None:
-    spec = rrdb_spec()
-    named = rrdb_dialects(spec, rrdb_weights(spec))
-    _refused(named[first] | named[second], told)
+    one, other = named(first), named(second)
+    _refused(one | other, told)
     # One renamed block is enough, and so is one renamed convolution outside the blocks.
-    half = dict(list(named[first].items())[:-8]) | dict(list(named[second].items())[-8:])
-    _refused(half, "mixes dialects")
+    _refused(dict(list(one.items())[:-8]) | dict(list(other.items())[-8:]), "mixes dialects")
 
 
-def test_a_foreign_last_layer_is_a_mixed_dialect(
-    rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
+def test_a_foreign_last_layer_is_a_mixed_dialect(named: Named) -> None:
     """conv_last is BasicSR's and ESRGAN's name alike: beside old names it belongs to neither."""
-    spec = rrdb_spec()
-    named = rrdb_dialects(spec, rrdb_weights(spec))
-    _refused(
-        named["esrgan-old"] | {"conv_last.weight": named["esrgan"]["conv_last.weight"]},
-        "mixes dialects.*'conv_last.weight'.*'model.0.weight'",
-    )
+    both = named("esrgan-old") | {"conv_last.weight": named("esrgan")["conv_last.weight"]}
+    _refused(both, "mixes dialects.*'conv_last.weight'.*'model.0.weight'")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_each_missing_tensor_is_found_and_named(
-    dialect: str, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
-    spec = rrdb_spec(blocks=1)
-    weights = rrdb_weights(spec)
-    named = rrdb_dialects(spec, weights)[dialect]
-    for key in named:
-        rest = {name: value for name, value in named.items() if name != key}
+def test_each_missing_tensor_is_found_and_named(dialect: str, named: Named) -> None:
+    weights = named(dialect, blocks=1)
+    for key in weights:
+        rest = {name: value for name, value in weights.items() if name != key}
         with pytest.raises(_errors.CheckpointError) as caught:
             identify(rest, source="x", sha256=SHA)
         # Of the flat old sequence without its last layer nothing says which number it had.
@@ -196,46 +157,34 @@ def test_each_missing_tensor_is_found_and_named(
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("block", [0, 3])
-def test_a_missing_block_is_named_by_its_number(
-    dialect: str, block: int, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
-    spec = rrdb_spec(blocks=6)
-    named = rrdb_dialects(spec, rrdb_weights(spec))[dialect]
-    rest = {name: value for name, value in named.items() if f".{block}.rdb" not in name.lower()}
-    assert len(rest) == len(named) - 30
+def test_a_missing_block_is_named_by_its_number(dialect: str, block: int, named: Named) -> None:
+    weights = named(dialect, blocks=6)
+    rest = {name: value for name, value in weights.items() if f".{block}.rdb" not in name.lower()}
+    assert len(rest) == len(weights) - 30
     _refused(rest, f"no block {block}")
 
 
-def test_the_last_block_is_missed_where_the_names_tell(
-    rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
+def test_the_last_block_is_missed_where_the_names_tell(named: Named) -> None:
     """Old ESRGAN numbers the trunk's convolution after the blocks; the other names stay consistent."""
-    spec = rrdb_spec(blocks=6)
-    named = rrdb_dialects(spec, rrdb_weights(spec))["esrgan-old"]
-    _refused({name: value for name, value in named.items() if ".sub.5.RDB" not in name}, "no block 5")
+    weights = named("esrgan-old", blocks=6)
+    _refused({name: value for name, value in weights.items() if ".sub.5.RDB" not in name}, "no block 5")
 
 
-def test_a_gap_in_the_upsampling_is_refused(rrdb_spec: Specs, rrdb_weights: Maker) -> None:
-    weights = rrdb_weights(rrdb_spec(scale=8))
+def test_upsampling_with_a_gap_or_more_of_it_than_any_net_has_is_refused(named: Named) -> None:
+    weights = named(scale=8)
     _refused({name: value for name, value in weights.items() if "conv_up2" not in name}, "no 'conv_up2'")
-
-
-def test_more_upsampling_than_any_net_has_is_refused(rrdb_spec: Specs, rrdb_weights: Maker) -> None:
-    weights = rrdb_weights(rrdb_spec(scale=16))
+    weights = named(scale=16)
     weights |= {f"conv_up5.{kind}": weights[f"conv_up4.{kind}"] for kind in ("weight", "bias")}
     _refused(weights, "2\\^5")
 
 
-def test_pixel_shuffle_upsampling_of_the_old_code_is_refused(
-    rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
+def test_pixel_shuffle_upsampling_of_the_old_code_is_refused(named: Named) -> None:
     """Its convolutions stand at 2 and 5: taken for the others they would make a wrong picture."""
-    spec = rrdb_spec()
-    named = rrdb_dialects(spec, rrdb_weights(spec))["esrgan-old"]
+    old = named("esrgan-old")
     for kind in ("weight", "bias"):
-        named[f"model.2.{kind}"] = named.pop(f"model.3.{kind}").repeat_interleave(4, 0)
-        named[f"model.5.{kind}"] = named.pop(f"model.6.{kind}").repeat_interleave(4, 0)
-    _refused(named, "pixel-shuffle")
+        old[f"model.2.{kind}"] = old.pop(f"model.3.{kind}").repeat_interleave(4, 0)
+        old[f"model.5.{kind}"] = old.pop(f"model.6.{kind}").repeat_interleave(4, 0)
+    _refused(old, "pixel-shuffle")
 
 
 @pytest.mark.parametrize(
@@ -254,48 +203,40 @@ def test_pixel_shuffle_upsampling_of_the_old_code_is_refused(
     ],
 )
 def test_wrong_ranks_and_shapes_are_refused_with_the_key(
-    key: str, shape: tuple[int, ...], rrdb_spec: Specs, rrdb_weights: Maker
+    key: str, shape: tuple[int, ...], named: Named
 ) -> None:
-    weights = rrdb_weights(rrdb_spec()) | {key: torch.zeros(shape)}
+    weights = named() | {key: torch.zeros(shape)}
     _refused(weights, f"{key!r} has the shape")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_not_finite_are_refused_with_the_files_own_key(
-    value: float, rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
-    spec = rrdb_spec()
-    named = rrdb_dialects(spec, rrdb_weights(spec))["esrgan-old"]
-    named["model.1.sub.1.RDB2.conv3.0.weight"][0, 1, 2, 0] = value
-    _refused(named, "'model.1.sub.1.RDB2.conv3.0.weight' holds 1 values of")
+def test_weights_that_are_not_finite_are_refused_with_the_files_own_key(value: float, named: Named) -> None:
+    old = named("esrgan-old")
+    old["model.1.sub.1.RDB2.conv3.0.weight"][0, 1, 2, 0] = value
+    _refused(old, "'model.1.sub.1.RDB2.conv3.0.weight' holds 1 values of")
 
 
-def test_a_double_that_float32_cannot_hold_is_refused(rrdb_spec: Specs, rrdb_weights: Maker) -> None:
-    weights = rrdb_weights(rrdb_spec())
-    weights["conv_hr.bias"] = torch.full((8,), 1e300, dtype=torch.float64)
-    _refused(weights, "'conv_hr.bias' holds 8")
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (torch.full((8,), 1e300, dtype=torch.float64), "holds 8"),
+        (torch.zeros(8, dtype=torch.int64), "is int64"),
+    ],
+)
+def test_numbers_that_float32_cannot_hold_are_no_weights(value: Tensor, told: str, named: Named) -> None:
+    """A double beyond its range would become an infinity, and an index a weight."""
+    _refused(named() | {"conv_hr.bias": value}, f"'conv_hr.bias' {told}")
 
 
-def test_whole_numbers_are_no_weights(rrdb_spec: Specs, rrdb_weights: Maker) -> None:
-    weights = rrdb_weights(rrdb_spec())
-    weights["conv_hr.bias"] = torch.zeros(8, dtype=torch.int64)
-    _refused(weights, "'conv_hr.bias' is int64")
+def test_esrgan_plus_is_called_by_its_name(named: Named) -> None:
+    for dialect, block in (("esrgan-old", "model.1.sub.0.RDB1"), ("basicsr", "body.0.rdb1")):
+        plus = named(dialect) | {f"{block}.conv1x1.weight": torch.zeros(4, 8, 1, 1)}
+        _refused(plus, r"ESRGAN\+", UnknownFamilyError)
 
 
-def test_esrgan_plus_is_called_by_its_name(
-    rrdb_spec: Specs, rrdb_weights: Maker, rrdb_dialects: Renamer
-) -> None:
-    spec = rrdb_spec()
-    for dialect in ("esrgan-old", "basicsr"):
-        named = rrdb_dialects(spec, rrdb_weights(spec))[dialect]
-        block = "model.1.sub.0.RDB1" if dialect == "esrgan-old" else "body.0.rdb1"
-        named[f"{block}.conv1x1.weight"] = torch.zeros(4, 8, 1, 1)
-        _refused(named, r"ESRGAN\+", UnknownFamilyError)
-
-
-def test_a_relative_of_rrdbnet_is_not_taken_for_one(rrdb_spec: Specs, rrdb_weights: Maker) -> None:
+def test_a_relative_of_rrdbnet_is_not_taken_for_one(named: Named) -> None:
     """MM-RealSR adds a modulation beside the same blocks: left out, it would make another picture."""
-    weights = rrdb_weights(rrdb_spec()) | {"de_net.conv.weight": torch.zeros(3), "am_list.0": torch.zeros(3)}
+    weights = named() | {"de_net.conv.weight": torch.zeros(3), "am_list.0": torch.zeros(3)}
     _refused(weights, "2 tensors that such a net does not.*'de_net.conv.weight'", UnknownFamilyError)
 
 
