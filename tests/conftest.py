@@ -54,6 +54,8 @@ def _ctrl_c_is_heard() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder where traced nets are kept: for all workers, and for the processes that tests start."""
+    if "ESRGAN_TEST_TRACES" in os.environ:
+        return Path(os.environ["ESRGAN_TEST_TRACES"])
     shared = tmp_path_factory.getbasetemp()
     return shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
 

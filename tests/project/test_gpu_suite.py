@@ -12,22 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_the_gpu_suite_can_be_rehearsed_on_a_processor(tmp_path):
+def test_the_gpu_suite_can_be_rehearsed_on_a_processor(tmp_path, traces):
     """It runs once in a while, on a machine that is lent for minutes; what is broken in it is found too late."""
     environment = {**os.environ, "ESRGAN_GPU_SUITE": "rehearse", "ESRGAN_GPU_RESULTS": str(tmp_path)}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "gpu",
-        "tests/gpu",
-        "-p",
-        "no:cacheprovider",
-        "--tb=short",
-    ]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment["ESRGAN_TEST_TRACES"] = str(traces)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"]
+    result = subprocess.run(
+        [*command, "--tb=short"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout[-4000:]
     report = json.loads((tmp_path / "gpu_rehearsal.json").read_text())
     assert "nothing of a GPU was shown" in report["on"]

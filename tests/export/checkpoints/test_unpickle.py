@@ -23,6 +23,8 @@ from esrgan_deploy import CheckpointError, ModelSpec
 from esrgan_deploy.export import load_checkpoint
 
 Weights = dict[str, Tensor]
+Read = Callable[[bytes], None]
+Refusal = Callable[[bytes], str]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def weights(compact_weights: Callable[..., Weights]) -> Weights:
 
 
 @pytest.fixture
-def read(weights: Weights, tmp_path: Path) -> Callable[[bytes], None]:
+def read(weights: Weights, tmp_path: Path) -> Read:
     """Read a checkpoint and see that the weights are those that were put into it."""
 
     def check(data: bytes) -> None:
@@ -46,7 +48,7 @@ def read(weights: Weights, tmp_path: Path) -> Callable[[bytes], None]:
 
 
 @pytest.fixture
-def refusal(tmp_path: Path) -> Callable[[bytes], str]:
+def refusal(tmp_path: Path) -> Refusal:
     """Read what is no checkpoint, and return the line that says so."""
 
     def check(data: bytes) -> str:
@@ -154,11 +156,7 @@ _LIVE = {
 
 @pytest.mark.parametrize("nasty", _LIVE)
 def test_what_a_pickle_calls_is_not_run_and_the_weights_beside_it_are_read(
-    nasty: str,
-    weights: Weights,
-    read: Callable[[bytes], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    nasty: str, weights: Weights, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever exports a downloaded file would run its author's program, or could not use sound weights."""
     marker = tmp_path / "lit"
@@ -210,9 +208,7 @@ _INERT = {
 
 
 @pytest.mark.parametrize("odd", _INERT)
-def test_what_a_pickle_holds_beside_the_weights_does_no_harm(
-    odd: str, weights: Weights, read: Callable[[bytes], None]
-) -> None:
+def test_what_a_pickle_holds_beside_the_weights_does_no_harm(odd: str, weights: Weights, read: Read) -> None:
     """An object that is odd, or made to be, would cost sound weights, the interpreter's functions or the process."""
     read(_beside(weights, _INERT[odd]))
     assert collections.OrderedDict.update is not None
@@ -270,7 +266,7 @@ _ABSURD = {
 
 @pytest.mark.parametrize("absurd", _ABSURD)
 def test_a_tensor_that_does_not_lie_within_its_numbers_is_refused(
-    absurd: str, weights: Weights, refusal: Callable[[bytes], str]
+    absurd: str, weights: Weights, refusal: Refusal
 ) -> None:
     """Read as it says, it would show memory that is not its own, end the process or take all memory."""
     tensor, told = _ABSURD[absurd]
@@ -344,12 +340,7 @@ _HOLDERS: dict[str, Callable[[Weights], object]] = {
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 @pytest.mark.parametrize("holder", _HOLDERS)
 def test_weights_are_found_in_objects_of_unknown_classes(
-    holder: str,
-    form: str,
-    weights: Weights,
-    read: Callable[[bytes], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    holder: str, form: str, weights: Weights, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What trainers save beside or around the weights would make them unreadable, as no class of theirs is here."""
     monkeypatch.chdir(tmp_path)
@@ -372,9 +363,7 @@ def test_a_module_whose_parameters_are_named_without_dots_is_read(
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 @pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
-def test_every_protocol_is_read(
-    protocol: int, form: str, weights: Weights, read: Callable[[bytes], None]
-) -> None:
+def test_every_protocol_is_read(protocol: int, form: str, weights: Weights, read: Read) -> None:
     """torch.save takes any protocol, and its own reader of weights only the second."""
     read(
         _saved({"params": weights, "args": argparse.Namespace()}, legacy=form == "legacy", protocol=protocol)
@@ -382,15 +371,13 @@ def test_every_protocol_is_read(
 
 
 def test_the_text_protocol_in_which_torch_itself_loses_the_storages_is_one_line(
-    weights: Weights, refusal: Callable[[bytes], str]
+    weights: Weights, refusal: Refusal
 ) -> None:
     """Whatever the protocol, a file that cannot be read must not end in a traceback."""
     assert "storage is none" in refusal(_saved({"params": weights}, protocol=0))
 
 
-def test_entries_that_python_2_gave_as_pairs_are_read(
-    weights: Weights, read: Callable[[bytes], None]
-) -> None:
+def test_entries_that_python_2_gave_as_pairs_are_read(weights: Weights, read: Read) -> None:
     """Old releases were saved by Python 2, whose ordered dictionaries take their entries when they are made."""
     data = _saved([[name, value] for name, value in weights.items()])
     read(
@@ -400,7 +387,7 @@ def test_entries_that_python_2_gave_as_pairs_are_read(
     )
 
 
-def test_views_of_storages_are_read_where_they_lie(weights: Weights, read: Callable[[bytes], None]) -> None:
+def test_views_of_storages_are_read_where_they_lie(weights: Weights, read: Read) -> None:
     """Files of the first years keep several tensors in one storage, each a view that begins somewhere in it."""
     data = _saved([torch.cat([torch.full((1,), 7.0), value.flatten()]) for value in weights.values()])
     content = b"\x80\x02}"
@@ -411,21 +398,19 @@ def test_views_of_storages_are_read_where_they_lie(weights: Weights, read: Calla
     read(_with_pickle(data, content + b"."))
 
 
-def test_the_other_order_of_bytes_is_refused(weights: Weights, refusal: Callable[[bytes], str]) -> None:
+def test_the_other_order_of_bytes_is_refused(weights: Weights, refusal: Refusal) -> None:
     """Read in this machine's order, every weight would be another number."""
     data = _saved({"params": weights})
     assert "big-endian" in refusal(_with(data, "byteorder", b"big"))
 
 
-def test_kinds_of_float_without_a_storage_of_their_own_are_read(
-    weights: Weights, read: Callable[[bytes], None]
-) -> None:
+def test_kinds_of_float_without_a_storage_of_their_own_are_read(weights: Weights, read: Read) -> None:
     """They lie in untyped storages, of which the dtype is said elsewhere."""
     read(_saved({"params": weights, "scales": torch.ones(3, dtype=torch.float8_e4m3fn), "params_ema": {}}))
 
 
 @pytest.mark.parametrize("depth", [0, 40], ids=["itself", "doubled"])
-def test_modules_within_themselves_end(depth: int, refusal: Callable[[bytes], str]) -> None:
+def test_modules_within_themselves_end(depth: int, refusal: Refusal) -> None:
     """Names would grow, or double from part to part, until memory is full."""
     module = nn.Module()
     if depth == 0:
@@ -438,7 +423,7 @@ def test_modules_within_themselves_end(depth: int, refusal: Callable[[bytes], st
     assert "no named weights" in refusal(_saved(module))
 
 
-def test_states_that_are_shared_do_not_multiply(weights: Weights, refusal: Callable[[bytes], str]) -> None:
+def test_states_that_are_shared_do_not_multiply(weights: Weights, refusal: Refusal) -> None:
     """A file of a few kilobytes would copy one table a million times."""
     table = b"}q\xfe(" + b"".join(_text(f"{n}") + b"N" for n in range(3000)) + b"u0"
     objects = b"]q\xfd(" + (_OBJECT + b")\x81h\xfeb") * 1500 + b"e"
@@ -446,7 +431,7 @@ def test_states_that_are_shared_do_not_multiply(weights: Weights, refusal: Calla
 
 
 def test_a_legacy_file_gets_no_memory_for_numbers_that_it_does_not_hold(
-    weights: Weights, refusal: Callable[[bytes], str]
+    weights: Weights, refusal: Refusal
 ) -> None:
     """Memory would be asked for on the word of a file of a few kilobytes."""
     data = _saved({"params": weights}, legacy=True)
@@ -456,7 +441,7 @@ def test_a_legacy_file_gets_no_memory_for_numbers_that_it_does_not_hold(
     assert "more than follow" in refusal(data[:place] + b"J\xff\xff\xff\x0f" + data[place + 2 :])
 
 
-def test_a_tar_archive_is_called_one(refusal: Callable[[bytes], str]) -> None:
+def test_a_tar_archive_is_called_one(refusal: Refusal) -> None:
     """Torch wrote such until 2017; what is of no known format could be anything."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:

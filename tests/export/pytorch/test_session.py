@@ -21,12 +21,13 @@ from esrgan_deploy.export.pytorch._session import TorchSession
 from esrgan_deploy.runtime import SessionOptions, open_session
 
 Weights = dict[str, torch.Tensor]
+Nets = Callable[..., Path]
 
 
 @pytest.fixture
 def checkpoint(
     rrdb_spec: Callable[..., ModelSpec], rrdb_weights: Callable[..., Weights], tmp_path: Path
-) -> Callable[..., Path]:
+) -> Nets:
     """Write a small net: ``checkpoint(scale=2, unshuffle=2)``."""
 
     def write(name: str = "net.pth", **fields: int) -> Path:
@@ -47,9 +48,7 @@ def batch(number: int = 1, height: int = 10, width: int = 12, seed: int = 0) -> 
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.pt", "net.ckpt", "net.safetensors"])
-def test_every_kind_of_checkpoint_is_opened_by_the_runtime(
-    checkpoint: Callable[..., Path], name: str
-) -> None:
+def test_every_kind_of_checkpoint_is_opened_by_the_runtime(checkpoint: Nets, name: str) -> None:
     """The runtime knows the room by its entry point; a suffix that is not registered is refused as no model."""
     info = open_session(checkpoint(name)).info
     assert (info.name, info.form, info.scale, info.precision) == (name, "float", Fraction(4), "fp32")
@@ -59,7 +58,7 @@ def test_every_kind_of_checkpoint_is_opened_by_the_runtime(
     assert info.spec.blocks == 2
 
 
-def test_fp32_is_the_reference_to_the_bit(checkpoint: Callable[..., Path]) -> None:
+def test_fp32_is_the_reference_to_the_bit(checkpoint: Nets) -> None:
     """Every figure of parity is measured against it; another order of sums would shift them all."""
     path = checkpoint(scale=2, unshuffle=2)
     session = open_session(path)
@@ -80,9 +79,7 @@ def test_fp32_is_the_reference_to_the_bit(checkpoint: Callable[..., Path]) -> No
 @pytest.mark.parametrize(
     ("precision", "dtype", "step"), [("fp16", np.float16, 2**-10), ("bf16", np.float32, 2**-7)]
 )
-def test_half_precisions_compute_in_them(
-    checkpoint: Callable[..., Path], precision: Any, dtype: type, step: float
-) -> None:
+def test_half_precisions_compute_in_them(checkpoint: Nets, precision: Any, dtype: type, step: float) -> None:
     """They must differ from fp32, and by no more than their rounding makes of a sum this long.
 
     Tolerance: 16 steps of the format at the largest value; measured is 1.0 of both.
@@ -101,7 +98,7 @@ def test_half_precisions_compute_in_them(
         assert not (made.view(np.uint32) & 0xFFFF).any()
 
 
-def test_tensors_go_in_and_come_out_where_they_lie(checkpoint: Callable[..., Path]) -> None:
+def test_tensors_go_in_and_come_out_where_they_lie(checkpoint: Nets) -> None:
     """What embeds it in a PyTorch program: no numpy between, and `out` is the caller's own memory."""
     session = open_session(checkpoint())
     picture = torch.from_numpy(batch(2))
@@ -120,7 +117,7 @@ def test_tensors_go_in_and_come_out_where_they_lie(checkpoint: Callable[..., Pat
     np.testing.assert_array_equal(target, made.numpy())
 
 
-def test_bfloat16_tensors_are_taken_and_given(checkpoint: Callable[..., Path]) -> None:
+def test_bfloat16_tensors_are_taken_and_given(checkpoint: Nets) -> None:
     """numpy has none, so the session speaks float32 with it; PyTorch has, and would lose time casting."""
     session = open_session(checkpoint(), SessionOptions(precision="bf16"))
     picture = torch.from_numpy(batch()).bfloat16()
@@ -144,7 +141,7 @@ def test_bfloat16_tensors_are_taken_and_given(checkpoint: Callable[..., Path]) -
     ],
 )
 def test_what_does_not_fit_is_refused(
-    checkpoint: Callable[..., Path], array: Any, options: dict[str, Any], says: str
+    checkpoint: Nets, array: Any, options: dict[str, Any], says: str
 ) -> None:
     """PyTorch would broadcast, copy or cast where the other sessions refuse."""
     session = open_session(checkpoint(scale=2, unshuffle=2))
@@ -153,7 +150,7 @@ def test_what_does_not_fit_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_read_only_picture_is_enlarged(checkpoint: Callable[..., Path]) -> None:
+def test_a_read_only_picture_is_enlarged(checkpoint: Nets) -> None:
     """PyTorch warns of such arrays, and a warning in a library is an error in somebody's tests."""
     session = open_session(checkpoint())
     picture = batch()
@@ -170,7 +167,7 @@ def test_garbage_is_one_line_with_its_name(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_nets_that_cannot_be_run_are_refused(checkpoint: Callable[..., Path]) -> None:
+def test_nets_that_cannot_be_run_are_refused(checkpoint: Nets) -> None:
     """Where fp16 is known to overflow, black pictures would be the answer."""
     import dataclasses
 
@@ -184,9 +181,7 @@ def test_nets_that_cannot_be_run_are_refused(checkpoint: Callable[..., Path]) ->
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_runs_on_the_processor_unless_cuda_was_asked_for(
-    checkpoint: Callable[..., Path],
-) -> None:
+def test_without_a_gpu_it_runs_on_the_processor_unless_cuda_was_asked_for(checkpoint: Nets) -> None:
     """Asked for CUDA, hours on a processor are no answer."""
     path = checkpoint()
     assert open_session(path, SessionOptions(device=5)).info.device == -1
@@ -195,7 +190,7 @@ def test_without_a_gpu_it_runs_on_the_processor_unless_cuda_was_asked_for(
         open_session(path, SessionOptions(providers=("cuda", "cpu")))
 
 
-def test_closing_is_final_and_harmless_twice(checkpoint: Callable[..., Path]) -> None:
+def test_closing_is_final_and_harmless_twice(checkpoint: Nets) -> None:
     """Another thread may close it in the middle of a film."""
     session = open_session(checkpoint())
     slot = session.slot()
@@ -212,7 +207,7 @@ def test_closing_is_final_and_harmless_twice(checkpoint: Callable[..., Path]) ->
             attempt()
 
 
-def test_slots_of_several_threads_do_not_mix(checkpoint: Callable[..., Path]) -> None:
+def test_slots_of_several_threads_do_not_mix(checkpoint: Nets) -> None:
     """One net, many batches."""
     session = open_session(checkpoint())
     pictures = [batch(seed=seed) for seed in range(4)]
@@ -237,7 +232,7 @@ def test_slots_of_several_threads_do_not_mix(checkpoint: Callable[..., Path]) ->
 
 
 @pytest.mark.slow
-def test_memory_that_is_short_is_told_apart(checkpoint: Callable[..., Path]) -> None:
+def test_memory_that_is_short_is_told_apart(checkpoint: Nets, fork: Any, tmp_path: Path) -> None:
     """The Upscaler takes a smaller tile on this error only; here the memory is really short."""
     path = checkpoint()
     code = f"""
@@ -254,11 +249,13 @@ except OutOfMemoryError as error:
     assert "batch of 1x3x1000x1000" in str(error) and "\\n" not in str(error), error
     print("told apart")
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.strip() == "told apart", result.stderr
+    (tmp_path / "short.py").write_text(code)
+    done = fork(tmp_path / "short.py")
+    assert done.wait() == 0, done.stderr
+    assert done.stdout.strip() == "told apart"
 
 
-def test_without_torch_the_error_is_the_command(checkpoint: Callable[..., Path]) -> None:
+def test_without_torch_the_error_is_the_command(checkpoint: Nets) -> None:
     """The runtime alone is installed, and somebody gives it a checkpoint."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
@@ -272,7 +269,7 @@ def test_without_torch_the_error_is_the_command(checkpoint: Callable[..., Path])
 
 
 @pytest.mark.slow
-def test_a_compiled_net_makes_the_same_picture(checkpoint: Callable[..., Path]) -> None:
+def test_a_compiled_net_makes_the_same_picture(checkpoint: Nets) -> None:
     """Compiling reorders sums: the tolerance is 1e-5 of the largest value; measured is 6e-7."""
     path = checkpoint()
     session = open_session(path, SessionOptions(compile=True))
@@ -284,7 +281,7 @@ def test_a_compiled_net_makes_the_same_picture(checkpoint: Callable[..., Path]) 
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_callers_stream_orders_it(checkpoint: Callable[..., Path]) -> None:
+def test_on_a_gpu_the_callers_stream_orders_it(checkpoint: Nets) -> None:
     """Nothing waits for the host: the result is read after the caller's stream alone was waited for."""
     path = checkpoint()
     session = open_session(path)
