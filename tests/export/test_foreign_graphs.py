@@ -333,15 +333,9 @@ def test_a_net_of_other_channels_is_refused_before_it_is_exported(
 ) -> None:
     """It was verified, and the next command that the export named could not run it."""
     spec = ModelSpec(
-        architecture="rrdbnet",
-        scale=4,
-        in_channels=taken,
-        out_channels=made,
-        features=8,
-        blocks=1,
-        growth=4,
+        architecture="rrdbnet", scale=4, in_channels=taken, out_channels=made, features=8, blocks=1, growth=4,
         source_sha256="0" * 64,
-    )
+    )  # fmt: skip
     torch.save({"params": RRDBNet(spec).state_dict()}, tmp_path / "net.pth")
     for attempt in (
         lambda: export_model(tmp_path / "net.pth", tmp_path / "out", FP32),

@@ -93,19 +93,18 @@ def test_scales_are_taken_up_again_unless_the_checkpoint_changed(exported, check
     other = tmp_path / "other.pth"
     torch.save(state, other)
     lines.clear()
-    export_model(other, copy, _options(photographs, force=True), say=lines.append)
+    export_model(other, copy, _options(photographs, force=True, search=False), say=lines.append)
     assert any("belongs to other weights" in line for line in lines)
     assert any(line.startswith("calibrating") for line in lines)
 
 
-def test_other_options_calibrate_again(exported, checkpoint, photographs, tmp_path):
+def test_other_options_calibrate_again(for_processors, checkpoint, photographs, tmp_path):
     """A smaller budget with the old scales would be a budget that nobody held."""
-    folder, _, _ = exported
-    copy = shutil.copytree(folder, tmp_path / "int8")
-    lines = []
-    export_model(checkpoint, copy, _options(photographs, force=True, budget=0.05), say=lines.append)
+    copy, lines = shutil.copytree(for_processors.parent, tmp_path / "copy"), []
+    asked = _options(photographs, "int8-cpu", force=True, budget=0.05, search=False)
+    export_model(checkpoint, copy, asked, say=lines.append)
     assert any("made with other options" in line for line in lines)
-    assert load_recipe(copy / "model.int8.scales.json").asked["budget"] == 0.05
+    assert load_recipe(copy / "model.int8-cpu.scales.json").asked["budget"] == 0.05
 
 
 def test_a_folder_without_pictures_is_an_error_and_leaves_nothing(checkpoint, tmp_path):
@@ -279,7 +278,7 @@ def test_the_bench_measures_the_graph_for_processors_as_it_runs(for_processors):
         assert arithmetic.startswith("int8 as it runs")
 
 
-def test_scales_of_another_denoise_strength_are_not_taken_up(compact_weights, tmp_path):
+def test_scales_of_another_denoise_strength_are_not_taken_up(compact_weights, photographs, tmp_path):
     """Steps and rewritten weights of one interpolation would be those of another net, verified and wrong."""
     paths = [tmp_path / "general.pth", tmp_path / "wdn.pth"]
     for seed, path in enumerate(paths):
@@ -288,7 +287,7 @@ def test_scales_of_another_denoise_strength_are_not_taken_up(compact_weights, tm
     for strength in (0.5, 0.25):
         options = ExportOptions(
             precisions=("int8",),
-            quantise=QuantiseOptions(search=False, rounding="nearest"),
+            quantise=QuantiseOptions(calibration=photographs, search=False, rounding="nearest"),
             plan=False,
             build=SMALL,
             force=True,

@@ -21,15 +21,9 @@ from esrgan_deploy.export.quantisation.weights._learn import BATCH, BUDGET, CROP
 from esrgan_deploy.export.quantisation.weights._learn_unit import Unit
 
 COMPACT = ModelSpec(
-    architecture="srvggnetcompact",
-    scale=4,
-    in_channels=3,
-    out_channels=3,
-    features=8,
-    blocks=5,
-    growth=0,
+    architecture="srvggnetcompact", scale=4, in_channels=3, out_channels=3, features=8, blocks=5, growth=0,
     source_sha256="0" * 64,
-)
+)  # fmt: skip
 
 
 def pictures(count: int = 6, size: int = 24) -> list[np.ndarray]:

@@ -28,15 +28,9 @@ from esrgan_deploy.export.quantisation.search._loss import tensor_of
 from esrgan_deploy.export.quantisation.search._sensitivity import sensitivities
 
 COMPACT = ModelSpec(
-    architecture="srvggnetcompact",
-    scale=2,
-    in_channels=3,
-    out_channels=3,
-    features=8,
-    blocks=3,
-    growth=0,
+    architecture="srvggnetcompact", scale=2, in_channels=3, out_channels=3, features=8, blocks=3, growth=0,
     source_sha256="0" * 64,
-)
+)  # fmt: skip
 
 # By convolution, a channel that it reads and the convolutions whose first channel makes it.
 SPOILED = {
@@ -109,18 +103,9 @@ class _Case:
         return Simulation(self.module, self.layers, self.recipe)
 
     def search(self, *, state=None, say=lambda line: None, progress=lambda made: None, **options):
-        simulation = self.simulation()
+        simulation, heard = self.simulation(), {"state": state, "say": say, "progress": progress}
         try:
-            return search(
-                simulation,
-                self.layers,
-                self.spec,
-                self.held,
-                SearchOptions(**options),
-                state=state,
-                say=say,
-                progress=progress,
-            )
+            return search(simulation, self.layers, self.spec, self.held, SearchOptions(**options), **heard)
         finally:
             simulation.detach()
 
