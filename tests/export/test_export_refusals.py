@@ -99,29 +99,3 @@ def test_a_pipe_is_called_one(name, tmp_path, capsys):
     """Opened, it waits for a writer for ever."""
     os.mkfifo(tmp_path / name)
     assert f"{name} is a pipe or a device" in _refused(capsys, tmp_path / name, "-o", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        "--shapes=axb",
-        "--workspace=nan",
-        "--memory-limit=inf",
-        "--opset=5",
-        "--outscale=-1",
-        "--budget=nan",
-        "--explain=",
-        "--aux-streams=99999999999999",
-        "--compute-capabilities=8.6,current",
-    ],
-)
-def test_an_option_that_is_not_allowed_is_one_line_and_exit_2(option, capsys):
-    """Scripts tell a wrong call from a bad model by the status; the model here does not even exist."""
-    try:
-        status = main(["gone.pth", option])
-    except SystemExit as stopped:
-        status = stopped.code
-    said = capsys.readouterr().err
-    assert status == 2
-    assert said.count("\n") == 1
-    assert said.startswith("esrgan-export: ")
