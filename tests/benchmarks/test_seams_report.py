@@ -63,9 +63,7 @@ def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path) -> None
     assert text.endswith("kept in the manifest: model.json")
 
 
-def test_the_rim_of_one_colour_is_measured_with_and_without_its_edge_repeated(
-    model: Path,
-) -> None:
+def test_the_rim_of_one_colour_is_measured_with_and_without_its_edge_repeated(model: Path) -> None:
     """A halo that hides the seams may leave a rim, and nobody would know how wide it has to be."""
     seams = run_seams(model, BenchOptions())
     assert seams["rim"]["zero"] > 20

@@ -121,10 +121,7 @@ def test_the_steps_come_in_the_orders_and_shares_of_the_authors(monkeypatch):
 
 @pytest.mark.parametrize(
     ("stage", "shares", "limits"),
-    [
-        (_degrade._FIRST, (0.2, 0.7, 0.1), (0.15, 1.5)),
-        (_degrade._SECOND, (0.3, 0.4, 0.3), (0.3, 1.2)),
-    ],
+    [(_degrade._FIRST, (0.2, 0.7, 0.1), (0.15, 1.5)), (_degrade._SECOND, (0.3, 0.4, 0.3), (0.3, 1.2))],
 )
 def test_sizes_are_drawn_over_the_whole_range(stage, shares, limits):
     """The range decides how much detail is left."""

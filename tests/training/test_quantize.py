@@ -43,10 +43,7 @@ def test_the_rounding_is_that_of_quantizelinear_to_the_bit(precision, stored):
         "pair",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None])],
-        [
-            helper.make_tensor("s", TensorProto.FLOAT, [], [step]),
-            helper.make_tensor("z", stored, [], [0]),
-        ],
+        [helper.make_tensor("s", TensorProto.FLOAT, [], [step]), helper.make_tensor("z", stored, [], [0])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     wanted = run(session_of(model.SerializeToString()), values)[0]

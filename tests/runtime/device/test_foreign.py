@@ -135,12 +135,7 @@ def test_a_tensor_of_pytorch_comes_by_dlpack(dtype: torch.dtype, name: str) -> N
     """Read through the C structure: one field too few and the shape is garbage."""
     tensor = torch.ones(3, 4, 5, dtype=dtype)[1:]
     array = borrow_array(tensor)
-    assert (array.pointer, array.shape, array.dtype, array.device) == (
-        tensor.data_ptr(),
-        (2, 4, 5),
-        name,
-        -1,
-    )
+    assert (array.pointer, array.shape, array.dtype, array.device) == (tensor.data_ptr(), (2, 4, 5), name, -1)
     assert array.nbytes == tensor.nbytes
 
 

@@ -151,11 +151,7 @@ def test_sixteen_bit_tiff_of_an_odd_layout_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("array", "says"),
-    [
-        (np.zeros((4, 4), np.float32), "kind 'F'"),
-        (np.zeros((4, 4), np.int32), "kind 'I'"),
-    ],
+    ("array", "says"), [(np.zeros((4, 4), np.float32), "kind 'F'"), (np.zeros((4, 4), np.int32), "kind 'I'")]
 )
 def test_samples_of_other_kinds_are_refused(tmp_path: Path, array: np.ndarray, says: str) -> None:
     """Cut down to 8 bits they would come out black or white."""

@@ -96,11 +96,7 @@ CURVES = st.none() | st.lists(st.floats(0, 200), min_size=1, max_size=len(HALOS)
 
 @given(sessions(), MEMORY, CURVES, st.integers(1, 3000), st.integers(1, 3000))
 def test_every_choice_can_be_carried_out(
-    session: SessionInfo,
-    memory: MemoryFacts,
-    seams: SeamCurve | None,
-    height: int,
-    width: int,
+    session: SessionInfo, memory: MemoryFacts, seams: SeamCurve | None, height: int, width: int
 ) -> None:
     """A choice that no plan can follow, or of a shape that the net refuses, fails where no choice would have."""
     choice = choose_tiling(session, memory=memory, curve=seams)
