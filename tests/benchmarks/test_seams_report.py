@@ -47,7 +47,7 @@ def write(folder: Path, size: tuple[Any, Any, Any]) -> Path:
     return path
 
 
-def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path) -> None:
+def test_the_curve_is_measured_chosen_from_kept_and_printed(model):
     """A figure that is printed and not kept has to be measured again by everyone."""
     seams = run_seams(model, BenchOptions())
     assert seams["choice"]["halo"] == 2
@@ -63,7 +63,7 @@ def test_the_curve_is_measured_chosen_from_kept_and_printed(model: Path) -> None
     assert text.endswith("kept in the manifest: model.json")
 
 
-def test_the_rim_of_one_colour_is_measured_with_and_without_its_edge_repeated(model: Path) -> None:
+def test_the_rim_of_one_colour_is_measured_with_and_without_its_edge_repeated(model):
     """A halo that hides the seams may leave a rim, and nobody would know how wide it has to be."""
     seams = run_seams(model, BenchOptions())
     assert seams["rim"]["zero"] > 20
@@ -73,14 +73,14 @@ def test_the_rim_of_one_colour_is_measured_with_and_without_its_edge_repeated(mo
     assert "the halo of 2" in line
 
 
-def test_nothing_is_kept_where_it_has_no_place(model: Path, tmp_path: Path) -> None:
+def test_nothing_is_kept_where_it_has_no_place(model, tmp_path):
     """A measurement must not end in an error because a model was given without its manifest."""
     (tmp_path / "bare").mkdir()
     bare = Path(shutil.copy(model, tmp_path / "bare" / "model.onnx"))
     assert "no manifest" in run_seams(bare, BenchOptions())["kept"]
 
 
-def test_a_net_of_one_size_is_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_a_net_of_one_size_is_left_out_with_the_reason(tmp_path):
     """It takes nothing untiled to compare with; the other artefacts of the run still have theirs."""
     seams = run_seams(write(tmp_path, (1, 64, 48)), BenchOptions())
     assert "takes 48x64 to 48x64 pixels" in seams["skipped"]

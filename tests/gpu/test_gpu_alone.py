@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,7 @@ assert "torch" not in sys.modules
 """
 
 
-def test_the_provider_is_active_in_a_process_without_torch(
-    artefact: Callable[..., Path], record: Callable[..., None]
-) -> None:
+def test_the_provider_is_active_in_a_process_without_torch(artefact, record):
     """PyTorch loads cuBLAS and cuDNN for everybody, and hides that without it the provider falls back in silence."""
     rehearsal = os.environ.get("ESRGAN_GPU_SUITE") == "rehearse"
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -2,8 +2,6 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +10,13 @@ import torch
 from esrgan_deploy import EngineMismatchError, EsrganDeployError, Upscaler
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._manifest import load_manifest, save_manifest
-from esrgan_deploy.runtime import Session, SessionOptions, open_session
+from esrgan_deploy.runtime import SessionOptions, open_session
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_memory_that_runs_out_is_answered_with_smaller_tiles(
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    backend: str,
-) -> None:
+def test_memory_that_runs_out_is_answered_with_smaller_tiles(opened, picture, record, backend):
     """Another program holds the card; the picture comes all the same."""
     if not torch.cuda.is_available():
         pytest.skip("memory of a GPU is needed to run out of it")
@@ -45,9 +38,7 @@ def test_memory_that_runs_out_is_answered_with_smaller_tiles(
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx", "onnxruntime"])
-def test_an_overflow_is_made_again_in_fp32(
-    tmp_path: Path, picture: Callable[..., np.ndarray], record: Callable[..., None], backend: str
-) -> None:
+def test_an_overflow_is_made_again_in_fp32(tmp_path, picture, record, backend):
     """In real float16 arithmetic, seen by the reduction inside the graph."""
     from esrgan_deploy import ModelSpec
     from esrgan_deploy.engines import BuildOptions, ShapeRange
@@ -88,9 +79,7 @@ def test_an_overflow_is_made_again_in_fp32(
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_does_this_card_take_the_plan(
-    artefact: Callable[..., Path], record: Callable[..., None], backend: str
-) -> None:
+def test_does_this_card_take_the_plan(artefact, record, backend):
     """The first question on a new card; the answer is written down either way."""
     path = artefact(backend, "fp16", "uint8")
     try:
@@ -105,8 +94,8 @@ def test_does_this_card_take_the_plan(
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("fault", ["truncated", "flipped"])
 def test_a_damaged_plan_is_refused_and_one_that_is_vouched_for_does_not_end_the_process(
-    artefact: Callable[..., Path], opened: Callable[..., Session], tmp_path: Path, backend: str, fault: str
-) -> None:
+    artefact, opened, tmp_path, backend, fault
+):
     """First by its digest; and with a manifest that lies, by TensorRT itself, in one line."""
     opened(backend, "fp16", "uint8").close()
     source = artefact(backend, "fp16", "uint8")
@@ -133,7 +122,7 @@ def test_a_damaged_plan_is_refused_and_one_that_is_vouched_for_does_not_end_the_
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_nan_is_seen(opened: Callable[..., Session], record: Callable[..., None], backend: str) -> None:
+def test_a_nan_is_seen(opened, record, backend):
     """A kernel that clips NaN to a number makes a black picture of it: the health beside it must tell."""
     session = opened(backend, "fp16")
     slot = session.slot()

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,7 @@ def tensor_of(session: Session, lr: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_tensor_on_the_callers_stream(
-    opened: Callable[..., Session], picture: Callable[..., np.ndarray], backend: str
-) -> None:
+def test_a_tensor_on_the_callers_stream(opened, picture, backend):
     """Written on that stream just before and read on it just after, with no synchronisation between."""
     session = opened(backend, "fp16", "float" if backend == "pytorch" else "uint8")
     batch = tensor_of(session, picture(64, 80))
@@ -53,9 +50,7 @@ def test_a_tensor_on_the_callers_stream(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_out_is_filled_where_it_lies(
-    opened: Callable[..., Session], picture: Callable[..., np.ndarray], backend: str
-) -> None:
+def test_out_is_filled_where_it_lies(opened, picture, backend):
     """A ring of buffers that an encoder reads from."""
     session = opened(backend, "fp16", "float" if backend == "pytorch" else "uint8")
     batch = tensor_of(session, picture(32, 48))
@@ -71,9 +66,7 @@ def test_out_is_filled_where_it_lies(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_does_not_fit_is_refused(
-    opened: Callable[..., Session], picture: Callable[..., np.ndarray], backend: str
-) -> None:
+def test_what_does_not_fit_is_refused(opened, picture, backend):
     """A wrong stride read as a picture is garbage, or the end of the process."""
     session = opened(backend, "fp16", "float" if backend == "pytorch" else "uint8")
     batch = tensor_of(session, picture(32, 32))
@@ -90,9 +83,7 @@ def test_what_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("library", ["cupy", "pycuda"])
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_the_example_of_another_library_runs(
-    artefact: Callable[..., Path], opened: Callable[..., Session], backend: str, library: str
-) -> None:
+def test_the_example_of_another_library_runs(artefact, opened, backend, library):
     """Word for word, in a process of its own, as a user would."""
     pytest.importorskip(library)
     opened(backend, "fp16", "uint8").close()

@@ -7,15 +7,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from esrgan_deploy import Upscaler
-from esrgan_deploy.runtime import Session, SessionOptions, open_session
+from esrgan_deploy.runtime import SessionOptions, open_session
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch")
 SIDES = (64, 80, 48, 96, 72, 56)
@@ -56,14 +54,7 @@ def disturb(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["synchronise", "allocate and free", "context", "collect"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_other_threads_disturb_no_capture(
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    repeats: int,
-    backend: str,
-    kind: str,
-) -> None:
+def test_other_threads_disturb_no_capture(opened, picture, record, repeats, backend, kind):
     """A host program waits for its device, or allocates, while a graph is captured here: no frame may be wrong."""
     session = opened(backend, *case(backend))
     frames = [picture(side, side, seed) for seed, side in enumerate(SIDES)]
@@ -103,12 +94,7 @@ def test_other_threads_disturb_no_capture(
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_one_slot_over_changing_shapes_is_as_without_a_graph(
-    artefact: Callable[..., Path],
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    backend: str,
-) -> None:
+def test_one_slot_over_changing_shapes_is_as_without_a_graph(artefact, opened, picture, backend):
     """A graph holds addresses and the state of a context: one launched for another shape is another picture."""
     graphed = opened(backend, "fp16", "uint8")
     plain = open_session(artefact(backend, "fp16", "uint8"), SessionOptions(cuda_graph=False))
@@ -127,13 +113,7 @@ def test_one_slot_over_changing_shapes_is_as_without_a_graph(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_three_slots_and_sixteen_threads_are_as_one_slot(
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    repeats: int,
-    backend: str,
-) -> None:
+def test_three_slots_and_sixteen_threads_are_as_one_slot(opened, picture, record, repeats, backend):
     """200 frames each: what two slots share, or a context that is current in the wrong thread, shows by then."""
     session = opened(backend, *case(backend))
     frames = [picture(40 + seed % 3 * 8, 48, seed) for seed in range(16)]
@@ -161,9 +141,7 @@ def test_three_slots_and_sixteen_threads_are_as_one_slot(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_array_outlives_the_stream_that_it_was_made_on(
-    opened: Callable[..., Session], picture: Callable[..., np.ndarray], backend: str
-) -> None:
+def test_an_array_outlives_the_stream_that_it_was_made_on(opened, picture, backend):
     """Freed on a destroyed stream, it takes the process with it, or the memory of somebody else."""
     session = opened(backend, *case(backend))
     lr = picture(64, 80)
@@ -197,9 +175,7 @@ def test_an_array_outlives_the_stream_that_it_was_made_on(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_illegal_address_is_one_line(
-    artefact: Callable[..., Path], opened: Callable[..., Session], record: Callable[..., None], backend: str
-) -> None:
+def test_an_illegal_address_is_one_line(artefact, opened, record, backend):
     """Somebody else's kernel broke the context: the next frame is refused, and the process neither hangs nor dies."""
     opened(backend, *case(backend)).close()
     if not torch.cuda.is_available():
@@ -226,13 +202,7 @@ def test_an_illegal_address_is_one_line(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_two_cards_share_one_queue(
-    artefact: Callable[..., Path],
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    backend: str,
-) -> None:
+def test_two_cards_share_one_queue(artefact, opened, picture, record, backend):
     """In order, and each frame as the first card alone makes it."""
     opened(backend, *case(backend)).close()
     if torch.cuda.device_count() < 2:

@@ -1,15 +1,12 @@
 """Each backend computes what PyTorch computes, in each precision and form."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from esrgan_deploy import Upscaler
 from esrgan_deploy._parity import BOUNDS, Comparer, judged, planar
 from esrgan_deploy.export.proof import golden_pictures, noise_pictures
-from esrgan_deploy.runtime import Session, SessionOptions, open_session
+from esrgan_deploy.runtime import SessionOptions, open_session
 
 CASES = [
     *[("pytorch", precision, "float") for precision in ("fp32", "fp16", "bf16")],
@@ -24,15 +21,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("backend", "precision", "form"), CASES)
-def test_the_picture_is_pytorchs(
-    opened: Callable[..., Session],
-    reference: Session,
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    backend: str,
-    precision: str,
-    form: str,
-) -> None:
+def test_the_picture_is_pytorchs(opened, reference, picture, record, backend, precision, form):
     """Nobody else shows it: a shipped table of the field hides a loss of 3.6 dB."""
     # The pictures that an export is proved on and its bounds are for, one by one and three at once.
     session = opened(backend, precision, form)
@@ -55,14 +44,7 @@ def test_the_picture_is_pytorchs(
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_a_quantised_plan_computes_its_graph(
-    opened: Callable[..., Session],
-    artefact: Callable[..., Path],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    backend: str,
-    precision: str,
-) -> None:
+def test_a_quantised_plan_computes_its_graph(opened, artefact, picture, record, backend, precision):
     """Against the same Q/DQ graph in ONNX Runtime: what differs is arithmetic alone."""
     session = opened(backend, precision)
     graph = open_session(
@@ -79,12 +61,7 @@ def test_a_quantised_plan_computes_its_graph(
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch"])
-def test_tiles_leave_no_seam(
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    backend: str,
-) -> None:
+def test_tiles_leave_no_seam(opened, picture, record, backend):
     """Half a level is what rounding hides."""
     session = opened(backend, "fp32")
     lr = picture(200, 180).astype(np.float32) / 255

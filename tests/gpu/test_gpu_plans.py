@@ -5,8 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 import torch
 
 from esrgan_deploy import EsrganDeployError
-from esrgan_deploy.runtime import Session, SessionOptions, open_session
+from esrgan_deploy.runtime import SessionOptions, open_session
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
@@ -30,7 +28,7 @@ def library(backend: str) -> Any:
     """Its module, with the lines that it logged as errors in ``library.errors``."""
     module: Any = pytest.importorskip(FLAVOURS[backend])
 
-    class Logger(module.ILogger):  # type: ignore[misc]
+    class Logger(module.ILogger):
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -42,9 +40,7 @@ def library(backend: str) -> Any:
     return module, Logger()
 
 
-def test_what_the_library_itself_says_of_the_card(
-    artefact: Callable[..., Path], library: Any, record: Callable[..., None], backend: str
-) -> None:
+def test_what_the_library_itself_says_of_the_card(artefact, library, record, backend):
     """The first question on a new card: asked of the library's own check, and of its loader, and written down."""
     module, logger = library
     plan = artefact(backend, "fp16", "uint8").read_bytes()
@@ -59,9 +55,7 @@ def test_what_the_library_itself_says_of_the_card(
 
 
 @pytest.mark.parametrize(("precision", "form"), [("fp16", "uint8"), ("fp32", "float")])
-def test_a_plan_holds_what_was_asked_for(
-    artefact: Callable[..., Path], record: Callable[..., None], backend: str, precision: str, form: str
-) -> None:
+def test_a_plan_holds_what_was_asked_for(artefact, record, backend, precision, form):
     """A plan whose convolutions compute in another type than its graph's is slow, or wrong, in silence."""
     path = artefact(backend, precision, form)
     manifest = json.loads((path.parent / "model.json").read_text())
@@ -70,13 +64,7 @@ def test_a_plan_holds_what_was_asked_for(
     assert entry["precision"] == precision
 
 
-def test_fp32_is_fp32_and_not_tf32(
-    opened: Callable[..., Session],
-    reference: Session,
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    backend: str,
-) -> None:
+def test_fp32_is_fp32_and_not_tf32(opened, reference, picture, record, backend):
     """TF32 keeps ten bits of a product's factors: the difference shows at 1e-3, where fp32 stays below 1e-4."""
     session = opened(backend, "fp32")
     batch = (picture(96, 96).astype(np.float32) / 255).transpose(2, 0, 1)[None].copy()
@@ -85,13 +73,7 @@ def test_fp32_is_fp32_and_not_tf32(
     assert difference <= 1e-4
 
 
-def test_the_scratch_that_each_shape_asks_for(
-    artefact: Callable[..., Path],
-    opened: Callable[..., Session],
-    library: Any,
-    record: Callable[..., None],
-    backend: str,
-) -> None:
+def test_the_scratch_that_each_shape_asks_for(artefact, opened, library, record, backend):
     """The runtime gives a context just this much; a number that is no size would be memory that is not there."""
     opened(backend, "fp16", "uint8").close()
     module, logger = library
@@ -116,13 +98,7 @@ def test_the_scratch_that_each_shape_asks_for(
     assert asked["max"] == 0 or logger.errors, "an offer that is too small was taken without a word"
 
 
-def test_kernels_compiled_once_are_kept(
-    artefact: Callable[..., Path],
-    opened: Callable[..., Session],
-    record: Callable[..., None],
-    tmp_path: Path,
-    backend: str,
-) -> None:
+def test_kernels_compiled_once_are_kept(artefact, opened, record, tmp_path, backend):
     """TensorRT for RTX compiles when a plan is opened; a service that restarts would wait each time."""
     opened(backend, "fp16", "uint8").close()
     path = artefact(backend, "fp16", "uint8")
@@ -144,13 +120,7 @@ def test_kernels_compiled_once_are_kept(
     assert kept or not hasattr(importlib.import_module(FLAVOURS[backend]), "IRuntimeCache")
 
 
-def test_an_outscale_and_odd_sizes(
-    weights: Path,
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    tmp_path: Path,
-    backend: str,
-) -> None:
+def test_an_outscale_and_odd_sizes(weights, picture, record, tmp_path, backend):
     """1.5 times an odd side is no whole number: the plan and the graph must floor alike."""
     from esrgan_deploy.engines import BuildOptions, ShapeRange
     from esrgan_deploy.export import ExportOptions, export_model

@@ -2,14 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
 from esrgan_deploy import Upscaler
-from esrgan_deploy.runtime import Session
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch")
 
@@ -23,13 +20,7 @@ def case(backend: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_frames_in_flight_are_those_of_one_at_a_time(
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    clock: Callable[[Callable[[], Any]], float],
-    backend: str,
-) -> None:
+def test_frames_in_flight_are_those_of_one_at_a_time(opened, picture, record, clock, backend):
     """Buffers that two batches share would mix two frames."""
     session = opened(backend, *case(backend))
     frames = [picture(60, 80, seed) for seed in range(12)]
@@ -50,9 +41,7 @@ def test_frames_in_flight_are_those_of_one_at_a_time(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_sizes_that_change_in_mid_stream(
-    opened: Callable[..., Session], picture: Callable[..., np.ndarray], backend: str
-) -> None:
+def test_sizes_that_change_in_mid_stream(opened, picture, backend):
     """A graph that was captured for one shape must not be launched for another."""
     session = opened(backend, *case(backend))
     frames = [picture(40 + 13 * (seed % 4), 64 + 7 * (seed % 3), seed) for seed in range(18)]
@@ -64,13 +53,7 @@ def test_sizes_that_change_in_mid_stream(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_memory_stays_where_it_is(
-    opened: Callable[..., Session],
-    picture: Callable[..., np.ndarray],
-    record: Callable[..., None],
-    repeats: int,
-    backend: str,
-) -> None:
+def test_memory_stays_where_it_is(opened, picture, record, repeats, backend):
     """A service runs for weeks. Device memory is read from the driver, so that no allocator's cache hides it."""
     session = opened(backend, *case(backend))
     frame = picture(32, 32)

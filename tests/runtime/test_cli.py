@@ -39,9 +39,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 @pytest.mark.parametrize("io", [{}, {"form": "uint8"}, {"dtype": "fp16"}], ids=["fp32", "uint8", "fp16"])
-def test_a_photograph_end_to_end(
-    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], io: dict[str, str]
-) -> None:
+def test_a_photograph_end_to_end(make, tmp_path, capsys, io):
     """The whole way: file, tiles, net, file; and the line says what was made, from what, with what."""
     photograph = skimage.data.astronaut()[100:301, 80:401]
     Image.fromarray(photograph).save(tmp_path / "in.png")
@@ -59,13 +57,13 @@ def test_a_photograph_end_to_end(
 
 
 @pytest.mark.parametrize(("scale", "name"), [(4, "in_x4.png"), (1.5, "in_x1.5.png")])
-def test_the_default_name_says_the_scale(make: Make, lr: Path, scale: float, name: str) -> None:
+def test_the_default_name_says_the_scale(make, lr, scale, name):
     """Beside the input, so that it is found; never the input's own name."""
     assert main([str(lr), "--model", str(make("nearest", scale=scale))]) == 0
     assert (lr.parent / name).is_file()
 
 
-def test_metadata_and_alpha_and_depth_travel(make: Make, tmp_path: Path, noise: Noise) -> None:
+def test_metadata_and_alpha_and_depth_travel(make, tmp_path, noise):
     """What read and write keep, the command keeps."""
     pixels = np.maximum(noise(12, 10, 4, dtype=np.uint16), 1)
     exif = Image.Exif()
@@ -79,9 +77,7 @@ def test_metadata_and_alpha_and_depth_travel(make: Make, tmp_path: Path, noise: 
     assert (back.icc, back.exif) == (picture.icc, picture.exif)
 
 
-def test_what_is_lost_is_told_on_stderr(
-    make: Make, tmp_path: Path, noise: Noise, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_lost_is_told_on_stderr(make, tmp_path, noise, capsys):
     """Neither silent nor an error: the user chose the format and the model."""
     write_picture(tmp_path / "in.png", Picture(pixels=noise(8, 8, 3, dtype=np.uint16)))
     model = make("nearest", io={"form": "uint8"})
@@ -91,7 +87,7 @@ def test_what_is_lost_is_told_on_stderr(
     assert "note: the model computes on 8 bits" in err
 
 
-def test_existing_outputs_need_force(make: Make, lr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_outputs_need_force(make, lr, capsys):
     """Also under the default name, which the user did not type; and before an hour of work, not after."""
     older = lr.with_name("in_x4.png")
     older.write_bytes(b"older")
@@ -103,7 +99,7 @@ def test_existing_outputs_need_force(make: Make, lr: Path, capsys: pytest.Captur
     assert older.read_bytes() != b"older"
 
 
-def test_the_input_is_never_the_output(make: Make, lr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_input_is_never_the_output(make, lr, capsys):
     """--force is for older results, not for the original."""
     before = lr.read_bytes()
     assert "is the input" in failure(capsys, lr, "-o", lr, "--model", make("nearest"), "--force")
@@ -114,16 +110,12 @@ def test_the_input_is_never_the_output(make: Make, lr: Path, capsys: pytest.Capt
     ("output", "says"),
     [("out.gif", ".png"), ("gone/out.png", "exists and is writable"), ("out", "no suffix")],
 )
-def test_a_bad_output_is_refused_before_the_model_is_opened(
-    lr: Path, capsys: pytest.CaptureFixture[str], output: str, says: str
-) -> None:
+def test_a_bad_output_is_refused_before_the_model_is_opened(lr, capsys, output, says):
     """The model here does not exist, and that is not what is complained of."""
     assert says in failure(capsys, lr, "-o", lr.parent / output, "--model", lr.parent / "gone.onnx")
 
 
-def test_alpha_into_jpeg_is_refused_before_the_work(
-    make: Make, tmp_path: Path, noise: Noise, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_alpha_into_jpeg_is_refused_before_the_work(make, tmp_path, noise, capsys):
     """And names the formats that hold it."""
     Image.fromarray(noise(8, 8, 4)).save(tmp_path / "in.png")
     line = failure(capsys, tmp_path / "in.png", "-o", tmp_path / "out.jpg", "--model", make("broken"))
@@ -131,9 +123,7 @@ def test_alpha_into_jpeg_is_refused_before_the_work(
     assert ".png" in line
 
 
-def test_a_failing_model_leaves_nothing(
-    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failing_model_leaves_nothing(make, tmp_path, capsys):
     """No black picture, no half of one, no temporary file."""
     Image.new("RGB", (9, 9), "white").save(tmp_path / "in.png")
     model = make("broken")
@@ -142,9 +132,7 @@ def test_a_failing_model_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_corrupt_pictures_are_one_line_and_exit_1(
-    assets: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_corrupt_pictures_are_one_line_and_exit_1(assets, make, tmp_path, capsys):
     """All fourteen that PngSuite corrupted on purpose."""
     model = make("nearest")
     for file in sorted((assets / "images" / "pngsuite").glob("x*.png")):
@@ -166,7 +154,7 @@ def test_corrupt_pictures_are_one_line_and_exit_1(
         ["--unknown"],
     ],
 )
-def test_usage_errors_are_exit_2(lr: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_are_exit_2(lr, arguments, capsys):
     """A script tells a wrong call from a bad picture by the status."""
     with pytest.raises(SystemExit) as caught:
         main([str(lr), *arguments] if arguments else [])
@@ -174,14 +162,14 @@ def test_usage_errors_are_exit_2(lr: Path, arguments: list[str], capsys: pytest.
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_the_pixel_limit_can_be_raised(make: Make, lr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pixel_limit_can_be_raised(make, lr, capsys):
     """The line says the number to give."""
     line = failure(capsys, lr, "--model", make("nearest"), "--max-pixels", "599")
     assert "--max-pixels 600" in line
     assert main([str(lr), "--model", str(make("nearest")), "--max-pixels", "600"]) == 0
 
 
-def test_a_one_pixel_picture_is_enlarged(make: Make, tmp_path: Path) -> None:
+def test_a_one_pixel_picture_is_enlarged(make, tmp_path):
     """Also by a net that wants multiples of four."""
     Image.new("RGB", (1, 1), (9, 99, 199)).save(tmp_path / "in.png")
     out = tmp_path / "out.png"
@@ -189,7 +177,7 @@ def test_a_one_pixel_picture_is_enlarged(make: Make, tmp_path: Path) -> None:
     assert read_picture(out).pixels.shape == (2, 2, 3)
 
 
-def test_progress_is_shown_on_a_terminal_only(make: Make, lr: Path) -> None:
+def test_progress_is_shown_on_a_terminal_only(make, lr):
     """In a log file a carriage return per tile is a page of noise."""
     code = "import sys; from esrgan_deploy.runtime._cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, str(lr), "--model", str(make("nearest")), "--force"]
@@ -208,7 +196,7 @@ def test_progress_is_shown_on_a_terminal_only(make: Make, lr: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.png", "out.tif", "out.jpg", "out.webp", "out.bmp"])
-def test_a_full_disk_leaves_nothing(make: Make, lr: Path, name: str) -> None:
+def test_a_full_disk_leaves_nothing(make, lr, name):
     """A limit on file sizes fails as a full disk does, with a short write first."""
     model = make("nearest")
     before = sorted(lr.parent.iterdir())
@@ -237,7 +225,7 @@ def named(make: Make, lr: Path) -> list[str]:
     return ["ü 猫.png", "--model", str(make("nearest")), "--threads", "1"]
 
 
-def test_a_terminal_that_shows_ascii_alone_gets_the_rest_replaced(lr: Path, named: list[str]) -> None:
+def test_a_terminal_that_shows_ascii_alone_gets_the_rest_replaced(lr, named):
     """A finished picture was answered by exit status 2 because its name could not be printed."""
     done = _typed(named, lr, env={**os.environ, "PYTHONIOENCODING": "ascii"}, stdout=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, "")
@@ -246,7 +234,7 @@ def test_a_terminal_that_shows_ascii_alone_gets_the_rest_replaced(lr: Path, name
 
 
 @pytest.mark.parametrize("stream", ["full", "closed", "gone"])
-def test_a_picture_is_made_whoever_reads_of_it(lr: Path, named: list[str], stream: str) -> None:
+def test_a_picture_is_made_whoever_reads_of_it(lr, named, stream):
     """Scripts throw the summary away; that the picture is there decides, not whether the line could be printed."""
     if stream == "full":
         with Path("/dev/full").open("w") as full:
@@ -267,7 +255,7 @@ def test_a_picture_is_made_whoever_reads_of_it(lr: Path, named: list[str], strea
         assert image.size == (120, 80)
 
 
-def test_a_bug_is_not_called_a_usage_error(make: Make, lr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_called_a_usage_error(make, lr, monkeypatch):
     """Every ValueError of the work itself read like a wrong option, and hid where it came from."""
     from esrgan_deploy.runtime import Upscaler
 
@@ -280,7 +268,7 @@ def test_a_bug_is_not_called_a_usage_error(make: Make, lr: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "猫"])
-def test_a_name_as_long_as_the_file_system_allows_is_written(make: Make, lr: Path, letter: str) -> None:
+def test_a_name_as_long_as_the_file_system_allows_is_written(make, lr, letter):
     """The temporary name was longer than the name itself, and after all the work nothing could be written."""
     room = (255 - len(".png")) // len(letter.encode())
     out = lr.with_name(letter * room + ".png")
@@ -290,23 +278,19 @@ def test_a_name_as_long_as_the_file_system_allows_is_written(make: Make, lr: Pat
 
 
 @pytest.mark.parametrize("name", ["a" * 252 + ".png", "猫" * 84 + ".png"])
-def test_an_impossible_name_is_refused_before_the_model_is_opened(
-    lr: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_an_impossible_name_is_refused_before_the_model_is_opened(lr, capsys, name):
     """What no file can be called is known before an hour of work, and the line says what is wrong with it."""
     line = failure(capsys, lr, "-o", lr.with_name(name), "--model", lr.with_name("gone.onnx"))
     assert "cannot be the name of a file here (File name too long)" in line
 
 
-def test_a_default_name_that_is_too_long_is_refused_before_the_work(
-    make: Make, lr: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_default_name_that_is_too_long_is_refused_before_the_work(make, lr, capsys):
     """`_x4` may be more than the file system has room for; this model would fail if it came to run."""
     long = lr.rename(lr.with_name("a" * 251 + ".png"))
     assert "give another with -o" in failure(capsys, long, "--model", make("broken"))
 
 
-def test_a_name_without_a_suffix_keeps_its_dots(make: Make, lr: Path) -> None:
+def test_a_name_without_a_suffix_keeps_its_dots(make, lr):
     """Of "scan v1.5" the 5 is no suffix: two scans would have been written over each other."""
     scan = lr.rename(lr.with_name("scan v1.5"))
     assert main([str(scan), "--model", str(make("nearest"))]) == 0
@@ -314,7 +298,7 @@ def test_a_name_without_a_suffix_keeps_its_dots(make: Make, lr: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["picture", "model", "output"])
-def test_a_pipe_is_called_one_at_once(make: Make, lr: Path, kind: str) -> None:
+def test_a_pipe_is_called_one_at_once(make, lr, kind):
     """Opened, it waits for a writer for ever; written over, it is no pipe any more."""
     pipe = lr.with_name("pipe.onnx" if kind == "model" else "pipe.png")
     os.mkfifo(pipe)
@@ -329,13 +313,13 @@ def test_a_pipe_is_called_one_at_once(make: Make, lr: Path, kind: str) -> None:
     assert pipe.is_fifo()
 
 
-def test_standard_input_is_no_picture(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_standard_input_is_no_picture(make, capsys):
     """`-` is what other programs call it; the line says that this one does not."""
     assert "not from standard input" in failure(capsys, "-", "--model", make("nearest"))
 
 
 @pytest.mark.parametrize("name", ["RealESRGAN_x4plus", "realesr-general-x4v3.pth"])
-def test_an_official_name_is_explained(lr: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_an_official_name_is_explained(lr, capsys, name):
     """The name works for esrgan-export, so it is typed here too; the line says what to run first."""
     line = failure(capsys, lr, "--model", name)
     stem = name.removesuffix(".pth")

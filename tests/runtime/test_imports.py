@@ -5,7 +5,6 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -25,7 +24,7 @@ def loaded(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_importing_loads_nothing_heavy() -> None:
+def test_importing_loads_nothing_heavy():
     """A pipeline that only runs plans must not need, or wait for, what exports them."""
     modules = ("", ".engines", ".runtime", ".runtime._cli", ".runtime.sessions.plan._session", "._flavour")
     assert loaded(f"import {', '.join(f'esrgan_deploy{module}' for module in modules)}") & HEAVY == set()
@@ -34,7 +33,7 @@ def test_importing_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     "command", ["export._cli", "runtime._cli", "benchmarks._cli", "training._cli", "engines.rebuild"]
 )
-def test_help_loads_nothing_heavy(command: str) -> None:
+def test_help_loads_nothing_heavy(command):
     """A command that thinks for seconds about --help has imported what it does not need."""
     code = f"import contextlib\nfrom esrgan_deploy.{command} import main"
     assert (
@@ -44,7 +43,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 
 
 @pytest.mark.parametrize("room", ["", ".runtime", ".engines", ".export"])
-def test_all_is_sorted_and_resolves(room: str) -> None:
+def test_all_is_sorted_and_resolves(room):
     """A name in __all__ that does not exist breaks `from package import *` only."""
     package = importlib.import_module(f"esrgan_deploy{room}")
     assert list(package.__all__) == sorted(set(package.__all__))
@@ -52,7 +51,7 @@ def test_all_is_sorted_and_resolves(room: str) -> None:
 
 
 @pytest.mark.parametrize("package", [esrgan_deploy, runtime])
-def test_type_checkers_see_the_names_that_are_resolved(package: ModuleType) -> None:
+def test_type_checkers_see_the_names_that_are_resolved(package):
     """What a checker reads as handed on and what is there when the program runs must be the same."""
     tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
     imported = {
@@ -67,12 +66,12 @@ def test_type_checkers_see_the_names_that_are_resolved(package: ModuleType) -> N
         assert getattr(importlib.import_module(str(module)), name) is getattr(package, name)
 
 
-def test_the_package_stays_small() -> None:
+def test_the_package_stays_small():
     """Twenty names are what a reader takes in."""
     assert len(esrgan_deploy.__all__) <= 20
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error():
     """hasattr and pickling rely on it."""
     assert not hasattr(esrgan_deploy, "Downscaler")
     assert not hasattr(runtime, "Downscaler")

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,8 +27,6 @@ from esrgan_deploy.runtime.device import (
 )
 from esrgan_deploy.runtime.device import _driver as _cuda
 
-Rig = Callable[..., Any]
-
 
 def calls() -> Iterator[ast.Call]:
     """Each call that is written in the runtime."""
@@ -47,7 +45,7 @@ def driver_calls() -> Iterator[tuple[str, int]]:
                 yield text, len(node.args) - position - 1
 
 
-def test_every_function_is_one_of_the_real_driver() -> None:
+def test_every_function_is_one_of_the_real_driver():
     """No test runs the real one: a misspelt name would be met by the first user with a GPU."""
     import cuda.bindings.driver as real
 
@@ -59,20 +57,20 @@ def test_every_function_is_one_of_the_real_driver() -> None:
         assert given == (inside.count(",") + 1 if inside else 0), f"{signature} is given {given}"
 
 
-def test_every_constant_is_one_of_the_real_driver() -> None:
+def test_every_constant_is_one_of_the_real_driver():
     """As with the functions."""
     import cuda.bindings.driver as real
 
     found = 0
     for node in calls():
         if isinstance(node.func, ast.Name) and node.func.id == "constant":
-            enumeration = getattr(real, node.args[0].value)  # type: ignore[attr-defined]
+            enumeration = getattr(real, node.args[0].value)
             assert ast.literal_eval(node.args[1]) in enumeration.__members__
             found += 1
     assert found
 
 
-def test_every_status_is_one_of_the_real_driver() -> None:
+def test_every_status_is_one_of_the_real_driver():
     """A misspelt one would never be met, and a lost device be taken for a small fault."""
     import cuda.bindings.driver as real
 
@@ -109,7 +107,7 @@ USED_OF_RTX = {
 }  # fmt: skip
 
 
-def test_every_name_of_tensorrt_is_a_real_one() -> None:
+def test_every_name_of_tensorrt_is_a_real_one():
     """As with the driver."""
     import tensorrt_rtx
 
@@ -120,7 +118,7 @@ def test_every_name_of_tensorrt_is_a_real_one() -> None:
     assert callable(tensorrt_rtx.nptype)
 
 
-def test_without_a_driver_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_the_error_is_one_line(monkeypatch):
     """The bindings load, and raise what they call a DynamicLibNotFoundError at the first call."""
     if _cuda.cuda_device_count():
         pytest.skip("there is a driver here")
@@ -131,7 +129,7 @@ def test_without_a_driver_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch)
     assert "\n" not in str(caught.value)
 
 
-def test_a_status_becomes_an_error_by_its_name(rig: Rig) -> None:
+def test_a_status_becomes_an_error_by_its_name(rig):
     """What can be answered with a smaller tile or another device must be told from the rest."""
     gpu = rig()
     for status, kind, advice in (
@@ -145,7 +143,7 @@ def test_a_status_becomes_an_error_by_its_name(rig: Rig) -> None:
         assert type(caught.value) is kind
 
 
-def test_a_device_that_is_not_there(rig: Rig) -> None:
+def test_a_device_that_is_not_there(rig):
     """`--device 3` on a machine with two; nvidia-smi may list them the other way round."""
     gpu = rig(driver={"devices": 2})
     one, two = (f"cuda:{at} (Simulated GPU, 0000:{bus}:00.0)" for at, bus in ((0, "1B"), (1, "1C")))
@@ -155,7 +153,7 @@ def test_a_device_that_is_not_there(rig: Rig) -> None:
     assert gpu.driver.left() == {}
 
 
-def test_the_current_context_is_joined(rig: Rig) -> None:
+def test_the_current_context_is_joined(rig):
     """PyCUDA makes a context of its own; arrays of one context cannot be used in another."""
     gpu = rig()
     mine = gpu.driver.make_context()
@@ -168,7 +166,7 @@ def test_the_current_context_is_joined(rig: Rig) -> None:
     }
 
 
-def test_a_context_of_another_device_is_not_joined(rig: Rig) -> None:
+def test_a_context_of_another_device_is_not_joined(rig):
     """PyTorch's on device 0 is current, and the model is to run on device 1."""
     gpu = rig(driver={"devices": 2})
     mine = gpu.driver.make_context(0)
@@ -179,7 +177,7 @@ def test_a_context_of_another_device_is_not_joined(rig: Rig) -> None:
     assert gpu.driver.current == mine
 
 
-def test_the_primary_context_is_retained_and_released_once(rig: Rig) -> None:
+def test_the_primary_context_is_retained_and_released_once(rig):
     """Released twice, it is taken from PyTorch; never, it keeps the card's memory."""
     gpu = rig()
     device = Device(0)
@@ -196,7 +194,7 @@ def test_the_primary_context_is_retained_and_released_once(rig: Rig) -> None:
         device.retain()
 
 
-def test_a_thread_is_left_as_it_was_found(rig: Rig) -> None:
+def test_a_thread_is_left_as_it_was_found(rig):
     """A caller's own context, or none at all: his next call of CUDA goes where it would have gone."""
     gpu = rig()
     device, seen = Device(0), []
@@ -216,7 +214,7 @@ def test_a_thread_is_left_as_it_was_found(rig: Rig) -> None:
     assert seen == [device.context, 0, True]
 
 
-def test_what_is_known_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_of_a_device(monkeypatch):
     """The tile is chosen by the L2 cache, the kernels are kept by name and driver."""
     import cuda.bindings.driver as real
 
@@ -255,7 +253,7 @@ def test_what_is_known_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_facts() is None
 
 
-def test_what_is_free_on_a_device(rig: Rig) -> None:
+def test_what_is_free_on_a_device(rig):
     """A buffer counts until it is closed."""
     rig(driver={"memory": 1 << 20})
     device = Device(0)
@@ -265,7 +263,7 @@ def test_what_is_free_on_a_device(rig: Rig) -> None:
     held.close()
 
 
-def test_closing_twice_frees_once_and_dropping_frees(rig: Rig) -> None:
+def test_closing_twice_frees_once_and_dropping_frees(rig):
     """A double free of an address that was given out again frees somebody else's memory."""
     gpu = rig()
     device = Device(0)
@@ -287,7 +285,7 @@ def test_closing_twice_frees_once_and_dropping_frees(rig: Rig) -> None:
     assert gpu.driver.left() == {}
 
 
-def test_memory_that_a_stream_frees_can_be_freed_without_it(rig: Rig) -> None:
+def test_memory_that_a_stream_frees_can_be_freed_without_it(rig):
     """Its maker may have destroyed the stream by then."""
     gpu = rig()
     device = Device(0)

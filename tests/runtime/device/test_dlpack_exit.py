@@ -23,7 +23,7 @@ builtins.holder = holder
 """
 
 
-def test_a_tensor_in_a_cycle_does_not_crash_the_interpreter_at_its_end() -> None:
+def test_a_tensor_in_a_cycle_does_not_crash_the_interpreter_at_its_end():
     """Its deleter was freed before it: the process ended with a segmentation fault after all work was done."""
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")

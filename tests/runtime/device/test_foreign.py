@@ -71,14 +71,14 @@ def foreign(shape: tuple[int, ...], dtype: str = "float16", **fields: Any) -> Fo
     )
 
 
-def test_the_cuda_array_interface_is_read_whole() -> None:
+def test_the_cuda_array_interface_is_read_whole():
     """A wrong stream or a lost read-only flag corrupts a picture once in a thousand runs."""
     array = borrow_array(OnSecondDevice(data=(64, True), stream=7))
     assert (array.pointer, array.shape, array.dtype, array.device) == (64, (1, 3, 16, 8), "float16", 1)
     assert (array.read_only, array.stream, array.nbytes) == (True, 7, 768)
 
 
-def test_version_2_has_neither_stream_nor_strides() -> None:
+def test_version_2_has_neither_stream_nor_strides():
     """PyTorch still writes it."""
     interface = {"shape": (2, 5), "typestr": "|u1", "data": (16, False), "version": 2}
     holder = OnSecondDevice()
@@ -87,16 +87,16 @@ def test_version_2_has_neither_stream_nor_strides() -> None:
     assert (array.dtype, array.stream, array.read_only, array.device) == ("uint8", None, False, 1)
 
 
-def test_bfloat16_is_known_by_the_dtype_beside_it() -> None:
+def test_bfloat16_is_known_by_the_dtype_beside_it():
     """The interface has no letter for it: PyTorch writes two bytes of void."""
     holder = OnSecondDevice(typestr="<V2")
     with pytest.raises(InferenceError, match="'<V2'"):
         borrow_array(holder)
-    holder.dtype = torch.bfloat16  # type: ignore[attr-defined]
+    holder.dtype = torch.bfloat16
     assert borrow_array(holder).dtype == "bfloat16"
 
 
-def test_without_dlpack_the_driver_is_asked_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dlpack_the_driver_is_asked_for_the_device(monkeypatch):
     """PyCUDA and Numba do not say which device they allocated on; an address of no device is refused."""
     monkeypatch.setattr(_foreign, "_device_of_address", lambda pointer: pointer >> 44)
     assert borrow_array(OnDevice()).device == 7
@@ -105,7 +105,7 @@ def test_without_dlpack_the_driver_is_asked_for_the_device(monkeypatch: pytest.M
         borrow_array(OnDevice())
 
 
-def test_numpy_is_borrowed_where_it_lies() -> None:
+def test_numpy_is_borrowed_where_it_lies():
     """A copy of it would make `out` a dead letter."""
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)[1:]
     taken = borrow_array(array)
@@ -131,7 +131,7 @@ def test_numpy_is_borrowed_where_it_lies() -> None:
         (torch.int64, "int64"),
     ],
 )
-def test_a_tensor_of_pytorch_comes_by_dlpack(dtype: torch.dtype, name: str) -> None:
+def test_a_tensor_of_pytorch_comes_by_dlpack(dtype, name):
     """Read through the C structure: one field too few and the shape is garbage."""
     tensor = torch.ones(3, 4, 5, dtype=dtype)[1:]
     array = borrow_array(tensor)
@@ -152,14 +152,14 @@ class OldLibrary:
         return self.array.__dlpack__(stream=stream)
 
 
-def test_dlpack_of_either_age_is_read() -> None:
+def test_dlpack_of_either_age_is_read():
     """Versioned and unversioned capsules begin differently."""
     tensor = torch.arange(6.0).reshape(2, 3)
     array = borrow_array(OldLibrary(tensor))
     assert (array.pointer, array.shape, array.dtype) == (tensor.data_ptr(), (2, 3), "float32")
 
 
-def test_the_offset_of_a_capsule_counts() -> None:
+def test_the_offset_of_a_capsule_counts():
     """PyTorch and numpy add it to the address themselves; the standard leaves both open."""
 
     class Offset(OldLibrary):
@@ -176,11 +176,11 @@ def test_the_offset_of_a_capsule_counts() -> None:
 class NewLibrary(OldLibrary):
     """DLPack 1.0 of a numpy array, which marks what is read-only."""
 
-    def __dlpack__(self, **arguments: Any) -> object:  # type: ignore[override]
+    def __dlpack__(self, **arguments: Any) -> object:
         return self.array.__dlpack__(**arguments)
 
 
-def test_dlpack_says_what_is_read_only() -> None:
+def test_dlpack_says_what_is_read_only():
     """Writing there anyway would change a constant of the caller's."""
     array = np.zeros((2, 3), np.float32)
     assert not borrow_array(NewLibrary(array)).read_only
@@ -188,7 +188,7 @@ def test_dlpack_says_what_is_read_only() -> None:
     assert borrow_array(NewLibrary(array)).read_only
 
 
-def test_what_is_borrowed_stays_alive_and_is_let_go() -> None:
+def test_what_is_borrowed_stays_alive_and_is_let_go():
     """Freed too early it is a crash, never freed a leak."""
     tensor = torch.full((1000,), 3.0)
     storage = weakref.ref(tensor.untyped_storage())
@@ -210,7 +210,7 @@ def test_what_is_borrowed_stays_alive_and_is_let_go() -> None:
     assert storage() is None
 
 
-def test_the_owner_is_told_which_stream_will_work() -> None:
+def test_the_owner_is_told_which_stream_will_work():
     """Only then can a DLPack producer order what it has under way before us, on the device."""
     seen: list[int | None] = []
 
@@ -242,14 +242,14 @@ def test_the_owner_is_told_which_stream_will_work() -> None:
         (lambda: None, "NoneType is no array"),
     ],
 )
-def test_what_cannot_be_borrowed_is_one_line(make: Any, says: str) -> None:
+def test_what_cannot_be_borrowed_is_one_line(make, says):
     """Each of these would be read as another picture than the caller sees."""
     with pytest.raises(InferenceError, match=says) as caught:
         borrow_array(make())
     assert "\n" not in str(caught.value)
 
 
-def test_memory_of_another_maker_is_refused() -> None:
+def test_memory_of_another_maker_is_refused():
     """An AMD or Intel device pointer given to CUDA would be a crash."""
 
     class Elsewhere(OldLibrary):
@@ -260,7 +260,7 @@ def test_memory_of_another_maker_is_refused() -> None:
         borrow_array(Elsewhere(torch.zeros(1)))
 
 
-def test_an_axis_of_one_may_have_any_stride() -> None:
+def test_an_axis_of_one_may_have_any_stride():
     """numpy and PyTorch keep the stride of the picture that a batch of one was cut from."""
     array = np.zeros((4, 6, 5), np.float32)[:, :, :1][:1, :1]
     assert borrow_array(array).shape == (1, 1, 1)
@@ -293,19 +293,19 @@ class Method:
         (Of(handle=25), 25),
     ],
 )
-def test_a_stream_is_known_by_protocol(stream: object, handle: int) -> None:
+def test_a_stream_is_known_by_protocol(stream, handle):
     """Integer, both ages of ``__cuda_stream__``, PyTorch, CuPy, PyCUDA."""
     assert stream_handle(stream) == handle
 
 
-def test_cuda_bindings_own_streams_are_taken() -> None:
+def test_cuda_bindings_own_streams_are_taken():
     """They carry ``__cuda_stream__`` since 13.1."""
     driver = pytest.importorskip("cuda.bindings.driver")
     assert stream_handle(driver.CUstream(4711)) == 4711
 
 
 @pytest.mark.parametrize("stream", [0, 1, Of(cuda_stream=0), Of(ptr=0), Of(__cuda_stream__=(0, 0))])
-def test_the_legacy_default_stream_is_refused(stream: object) -> None:
+def test_the_legacy_default_stream_is_refused(stream):
     """TensorRT would synchronise the whole device on it for each batch."""
     with pytest.raises(InferenceError, match=r"legacy default.*Stream\(\)"):
         stream_handle(stream)
@@ -313,13 +313,13 @@ def test_the_legacy_default_stream_is_refused(stream: object) -> None:
 
 
 @pytest.mark.parametrize("stream", ["7", True, -3, object(), Of(handle="x"), 1.5])
-def test_what_is_no_stream_is_said_so(stream: object) -> None:
+def test_what_is_no_stream_is_said_so(stream):
     """An address made of anything else is a crash inside the driver."""
     with pytest.raises(InferenceError, match="is no stream"):
         stream_handle(stream)
 
 
-def test_a_later_stream_protocol_is_not_guessed() -> None:
+def test_a_later_stream_protocol_is_not_guessed():
     """Its second item may be something else."""
     with pytest.raises(InferenceError, match="version 1"):
         stream_handle(Of(__cuda_stream__=(1, 5)))
@@ -340,21 +340,21 @@ def test_a_later_stream_protocol_is_not_guessed() -> None:
         (foreign((1, 3, 9, 8)), "9 rows.*multiples of 2"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_refused(array: ForeignArray, says: str) -> None:
+def test_a_batch_that_does_not_fit_is_refused(array, says):
     """After it was enqueued, the device would read past its end."""
     with pytest.raises(InferenceError, match=says) as caught:
         check_batch(array, FLOAT)
     assert "\n" not in str(caught.value)
 
 
-def test_a_batch_that_fits_is_measured() -> None:
+def test_a_batch_that_fits_is_measured():
     """In both layouts; the channels are last in one and second in the other."""
     assert check_batch(foreign((2, 3, 8, 128)), FLOAT) == (2, 8, 128)
     assert check_batch(foreign((2, 8, 10, 3), "uint8", device=-1), UINT8) == (2, 8, 10)
     assert check_batch(foreign((1, 3, 8, 8), "bfloat16"), FLOAT, dtypes=("bfloat16",)) == (1, 8, 8)
 
 
-def test_a_fixed_size_is_named_alone() -> None:
+def test_a_fixed_size_is_named_alone():
     """'8 to 8' is a riddle."""
     fixed = dataclasses.replace(FLOAT, max_shape=(4, 8, 8))
     with pytest.raises(InferenceError, match=r"takes 8$"):
@@ -362,7 +362,7 @@ def test_a_fixed_size_is_named_alone() -> None:
 
 
 @given(st.integers(1, 4), st.integers(1, 500), st.integers(1, 500), st.fractions(Fraction(1, 4), 16))
-def test_the_output_is_floored(number: int, height: int, width: int, scale: Fraction) -> None:
+def test_the_output_is_floored(number, height, width, scale):
     """One row too many in `out` and its owner reads what was never written."""
     info = dataclasses.replace(FLOAT, scale=scale)
     shape = output_shape(info, (number, height, width))
@@ -376,7 +376,7 @@ def test_the_output_is_floored(number: int, height: int, width: int, scale: Frac
     )
 
 
-def test_out_must_be_able_to_hold_the_result() -> None:
+def test_out_must_be_able_to_hold_the_result():
     """It is written to by the device, which checks nothing."""
     batch, nhw = foreign((1, 3, 8, 8)), (1, 8, 8)
     good = {"shape": (1, 3, 32, 32), "pointer": 4096 + 384}

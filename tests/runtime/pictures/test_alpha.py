@@ -1,8 +1,6 @@
 """Transparency without fringes."""
 
-from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +8,6 @@ import pytest
 from esrgan_deploy import Upscaler
 from esrgan_deploy.runtime.pictures import bound_alpha, fill_hidden
 from esrgan_deploy.runtime.pictures._alpha import STRIP
-
-Make = Callable[..., Path]
-Noise = Callable[..., np.ndarray]
 
 
 def cut_out(hidden: int, dtype: type = np.uint8) -> np.ndarray:
@@ -27,14 +22,14 @@ def cut_out(hidden: int, dtype: type = np.uint8) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_hidden_colours_do_not_bleed(make: Make, dtype: type) -> None:
+def test_hidden_colours_do_not_bleed(make, dtype):
     """Black under alpha 0 makes a dark fringe around every cut-out as soon as a net mixes neighbours."""
     with Upscaler(make("convolved", scale=2, layers=4)) as up:
         black, green = up.upscale(cut_out(0, dtype)), up.upscale(cut_out(200, dtype))
     np.testing.assert_array_equal(black, green)
 
 
-def test_opaque_and_empty_stay_exactly_so(make: Make) -> None:
+def test_opaque_and_empty_stay_exactly_so(make):
     """A net that makes 254 of 255 leaves a veil over the whole picture."""
     lr = cut_out(0)
     with Upscaler(make("convolved", scale=2, layers=3)) as up:
@@ -46,7 +41,7 @@ def test_opaque_and_empty_stay_exactly_so(make: Make) -> None:
     assert set(np.unique(alpha)) - {0, 255}, "the border should be neither"
 
 
-def test_visible_pixels_keep_their_colour(noise: Noise) -> None:
+def test_visible_pixels_keep_their_colour(noise):
     """The fill may touch only what nobody sees."""
     colour, alpha = noise(70, 45, 3), noise(70, 45) // 2 * (noise(70, 45, seed=2) > 128)
     filled = fill_hidden(colour, alpha)
@@ -54,7 +49,7 @@ def test_visible_pixels_keep_their_colour(noise: Noise) -> None:
     assert (filled[alpha == 0] != colour[alpha == 0]).any()
 
 
-def test_the_fill_comes_from_what_is_near(noise: Noise) -> None:
+def test_the_fill_comes_from_what_is_near(noise):
     """One mean colour for the whole picture would fringe a red edge with the blue of another corner."""
     height = 2 * STRIP + 11
     colour, alpha = np.zeros((height, 64, 3), np.uint8), np.zeros((height, 64), np.uint8)
@@ -66,7 +61,7 @@ def test_the_fill_comes_from_what_is_near(noise: Noise) -> None:
     assert (filled.max(axis=2) > 0).all()
 
 
-def test_nothing_or_everything_hidden_needs_no_fill(noise: Noise) -> None:
+def test_nothing_or_everything_hidden_needs_no_fill(noise):
     """A picture that is all transparent has nothing to fill from; dividing by its weight makes NaN."""
     colour = noise(9, 9, 3)
     assert fill_hidden(colour, np.zeros((9, 9), np.uint8)) is colour
@@ -74,7 +69,7 @@ def test_nothing_or_everything_hidden_needs_no_fill(noise: Noise) -> None:
 
 
 @pytest.mark.parametrize("scale", [Fraction(4), Fraction(3, 2), Fraction(1, 2)])
-def test_alpha_stays_between_its_neighbours(noise: Noise, scale: Fraction) -> None:
+def test_alpha_stays_between_its_neighbours(noise, scale):
     """Checked against the plain loop over every pixel."""
     alpha = noise(13, 11) // 3 + 60
     shape = (int(13 * scale), int(11 * scale))

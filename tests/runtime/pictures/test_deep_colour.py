@@ -1,9 +1,7 @@
 """Sixteen bits a channel, in every layout that files have them in."""
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ from PIL import Image
 from esrgan_deploy import MediaError
 from esrgan_deploy.runtime import Picture, read_picture, write_picture
 from esrgan_deploy.runtime.pictures._png import write_png16
-
-Noise = Callable[..., np.ndarray]
 
 
 def raw_png16(path: Path, samples: np.ndarray, *, filters: str = "01234", extra: bytes = b"") -> None:
@@ -59,7 +55,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("suffix", "channels"), [*((".png", c) for c in (0, 2, 3, 4)), *((".tif", c) for c in (0, 3, 4))]
 )
-def test_sixteen_bits_come_back_exactly(tmp_path: Path, noise: Noise, suffix: str, channels: int) -> None:
+def test_sixteen_bits_come_back_exactly(tmp_path, noise, suffix, channels):
     """Pillow alone reads 16-bit colour as 8 bits and says nothing."""
     pixels = noise(150, 37, channels, dtype=np.uint16) if channels else noise(150, 37, dtype=np.uint16)
     write_picture(tmp_path / f"out{suffix}", Picture(pixels=pixels))
@@ -71,9 +67,7 @@ def test_sixteen_bits_come_back_exactly(tmp_path: Path, noise: Noise, suffix: st
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [0, 2, 3, 4])
 @pytest.mark.parametrize("height", [1, 3000])
-def test_own_tiff_is_read_by_others(
-    tmp_path: Path, noise: Noise, dtype: type, channels: int, height: int
-) -> None:
+def test_own_tiff_is_read_by_others(tmp_path, noise, dtype, channels, height):
     """Of one strip and of several, read by a library that shares no code with the writer."""
     pixels = noise(height, 211, channels, dtype=dtype) if channels else noise(height, 211, dtype=dtype)
     write_picture(tmp_path / "out.tif", Picture(pixels=pixels, dpi=(72.0, 72.0)))
@@ -81,14 +75,14 @@ def test_own_tiff_is_read_by_others(
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
-def test_sixteen_bit_png_from_elsewhere(tmp_path: Path, noise: Noise, channels: int) -> None:
+def test_sixteen_bit_png_from_elsewhere(tmp_path, noise, channels):
     """Each of the five filters, on samples whose high and low bytes differ."""
     pixels = noise(11, 7, channels, dtype=np.uint16)
     raw_png16(tmp_path / "in.png", pixels)
     np.testing.assert_array_equal(read_picture(tmp_path / "in.png").pixels, pixels)
 
 
-def test_own_sixteen_bit_png_is_read_by_others(tmp_path: Path) -> None:
+def test_own_sixteen_bit_png_is_read_by_others(tmp_path):
     """Every filter is used by some row here, and Pillow agrees on the high bytes."""
     y, x = np.mgrid[:200, :90]
     smooth = np.dstack([x * 300, y * 200, (x + y) * 100, np.full_like(x, 60000)]).astype(np.uint16)
@@ -106,9 +100,7 @@ def test_own_sixteen_bit_png_is_read_by_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("channels", [0, 3, 4])
-def test_sixteen_bit_tiff(
-    tmp_path: Path, noise: Noise, order: str, compression: str | None, channels: int
-) -> None:
+def test_sixteen_bit_tiff(tmp_path, noise, order, compression, channels):
     """Photographers' TIFFs come in both byte orders, with and without compression."""
     pixels = noise(9, 14, channels, dtype=np.uint16) if channels else noise(9, 14, dtype=np.uint16)
     tifffile.imwrite(
@@ -122,7 +114,7 @@ def test_sixteen_bit_tiff(
     np.testing.assert_array_equal(read_picture(tmp_path / "in.tif").pixels, pixels)
 
 
-def test_inverted_gray_tiff(tmp_path: Path, noise: Noise) -> None:
+def test_inverted_gray_tiff(tmp_path, noise):
     """Pillow takes 'white is 0' of 16 bits for 'black is 0'."""
     pixels = noise(9, 14, dtype=np.uint16)
     tifffile.imwrite(tmp_path / "in.tif", 65535 - pixels, photometric="miniswhite", byteorder="<")
@@ -137,9 +129,7 @@ def test_inverted_gray_tiff(tmp_path: Path, noise: Noise) -> None:
         {"extrasamples": ["assocalpha"]},
     ],
 )
-def test_sixteen_bit_tiff_of_an_odd_layout_is_refused(
-    tmp_path: Path, noise: Noise, options: dict[str, Any]
-) -> None:
+def test_sixteen_bit_tiff_of_an_odd_layout_is_refused(tmp_path, noise, options):
     """The trick that reads the low bytes fails without a word on planes: it must not be tried there."""
     channels = 4 if "extrasamples" in options else 3
     pixels = noise(channels, 9, 14, dtype=np.uint16)
@@ -153,14 +143,14 @@ def test_sixteen_bit_tiff_of_an_odd_layout_is_refused(
 @pytest.mark.parametrize(
     ("array", "says"), [(np.zeros((4, 4), np.float32), "kind 'F'"), (np.zeros((4, 4), np.int32), "kind 'I'")]
 )
-def test_samples_of_other_kinds_are_refused(tmp_path: Path, array: np.ndarray, says: str) -> None:
+def test_samples_of_other_kinds_are_refused(tmp_path, array, says):
     """Cut down to 8 bits they would come out black or white."""
     tifffile.imwrite(tmp_path / "in.tif", array)
     with pytest.raises(MediaError, match=says):
         read_picture(tmp_path / "in.tif")
 
 
-def test_twelve_bits_are_refused(tmp_path: Path, noise: Noise) -> None:
+def test_twelve_bits_are_refused(tmp_path, noise):
     """Pillow hands them out as 16 bits, all of them nearly black."""
     tifffile.imwrite(tmp_path / "in.tif", noise(4, 12))
     with tifffile.TiffFile(tmp_path / "in.tif", mode="r+b") as file:
@@ -171,7 +161,7 @@ def test_twelve_bits_are_refused(tmp_path: Path, noise: Noise) -> None:
         read_picture(tmp_path / "in.tif")
 
 
-def test_sixteen_bit_colour_key_is_compared_in_sixteen_bits(tmp_path: Path) -> None:
+def test_sixteen_bit_colour_key_is_compared_in_sixteen_bits(tmp_path):
     """Compared in 8 bits, colours next to the transparent one vanish with it."""
     pixels = np.full((2, 2, 3), 0x1234, np.uint16)
     pixels[0, 0, 2] = 0x1235
@@ -181,7 +171,7 @@ def test_sixteen_bit_colour_key_is_compared_in_sixteen_bits(tmp_path: Path) -> N
     np.testing.assert_array_equal(back[..., 3], [[65535, 0], [0, 0]])
 
 
-def test_sixteen_bits_are_rounded_not_cut(tmp_path: Path) -> None:
+def test_sixteen_bits_are_rounded_not_cut(tmp_path):
     """Cutting darkens by half a level: 65535 / 257 is 255, and 254.6 of them is 255 as well."""
     pixels = np.array([[0, 128, 129, 257, 65406, 65407, 65535]], np.uint16)
     write_picture(tmp_path / "out.bmp", Picture(pixels=pixels))

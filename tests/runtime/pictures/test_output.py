@@ -33,13 +33,13 @@ def write(root: Path, path: str, text: str) -> None:
     (root / path).write_text(text)
 
 
-def test_an_output_that_fits_is_plain_memory() -> None:
+def test_an_output_that_fits_is_plain_memory():
     """A file for every thumbnail would be slow, and a view of something else would be written to twice."""
     out = empty_output((40, 30, 3), np.uint16)
     assert (out.shape, out.dtype, out.base) == ((40, 30, 3), np.uint16, None)
 
 
-def test_an_output_beyond_memory_names_the_way_out() -> None:
+def test_an_output_beyond_memory_names_the_way_out():
     """The system grants any size and ends the process in the middle of the picture."""
     with pytest.raises(
         InferenceError, match=r"1000000x1000000 pixels takes 2794.0 GiB .* out= .*open_output"
@@ -47,7 +47,7 @@ def test_an_output_beyond_memory_names_the_way_out() -> None:
         empty_output((10**6, 10**6, 3), np.uint8)
 
 
-def test_memory_that_would_be_granted_and_is_not_there_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_would_be_granted_and_is_not_there_is_not_taken(monkeypatch):
     """Linux grants twice what is free without a word, and ends the process when it is written to."""
     facts = MemoryFacts(free_bytes=1000, l2_bytes=None, kind="processor")
     monkeypatch.setattr(_output, "processor_memory", lambda: facts)
@@ -57,7 +57,7 @@ def test_memory_that_would_be_granted_and_is_not_there_is_not_taken(monkeypatch:
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (7,)])
-def test_an_output_without_pixels_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_an_output_without_pixels_is_refused(shape, tmp_path):
     """An x0.5 net makes nothing of one pixel; an empty file is no picture."""
     with pytest.raises(InferenceError, match="no pixel"):
         empty_output(shape, np.uint8)
@@ -67,7 +67,7 @@ def test_an_output_without_pixels_is_refused(shape: tuple[int, ...], tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["out.npy", "out.raw"])
-def test_a_file_holds_what_was_written(name: str, tmp_path: Path) -> None:
+def test_a_file_holds_what_was_written(name, tmp_path):
     """The samples must be on the disk under the name that was asked for, and nothing beside it."""
     picture = np.random.default_rng(1).random((50, 40, 3), np.float32)
     with open_output(tmp_path / name, picture.shape, picture.dtype) as out:
@@ -80,7 +80,7 @@ def test_a_file_holds_what_was_written(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_stood_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_what_stood_there(tmp_path):
     """Half a picture under the final name is taken for a whole one."""
     (tmp_path / "out.npy").write_bytes(b"old")
     with (
@@ -94,7 +94,7 @@ def test_a_failure_leaves_what_stood_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("times", [1.5, 10_000])
 @pytest.mark.parametrize("name", ["out.npy", "out.raw"])
-def test_a_disk_that_is_too_small_is_refused_at_once(name: str, times: float, tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_refused_at_once(name, times, tmp_path):
     """A hole that the disk cannot fill ends the process with SIGBUS, after hours of work."""
     rows = int(shutil.disk_usage(tmp_path).free * times) // 2**20
     with (
@@ -106,7 +106,7 @@ def test_a_disk_that_is_too_small_is_refused_at_once(name: str, times: float, tm
 
 
 @pytest.mark.parametrize("released", [True, False])
-def test_rows_that_are_released_leave_memory_and_stay_in_the_file(released: bool, tmp_path: Path) -> None:
+def test_rows_that_are_released_leave_memory_and_stay_in_the_file(released, tmp_path):
     """A picture larger than memory would otherwise push everything else out of it."""
     code = f"""
 import numpy as np
@@ -131,7 +131,7 @@ print(most)
     assert (most < 32 * 2**20) if released else (most > 150 * 2**20)
 
 
-def test_rows_that_cannot_be_released_keep_their_values(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_released_keep_their_values(tmp_path):
     """What is in no file is lost with its pages: ordinary memory, and a copy-on-write map."""
     np.save(tmp_path / "a.npy", np.zeros((64, 4096), np.uint8))
     for array in (np.zeros((64, 4096), np.uint8), np.load(tmp_path / "a.npy", mmap_mode="c")):
@@ -140,7 +140,7 @@ def test_rows_that_cannot_be_released_keep_their_values(tmp_path: Path) -> None:
         assert (array == 7).all()
 
 
-def test_only_whole_rows_of_a_map_are_released(tmp_path: Path) -> None:
+def test_only_whole_rows_of_a_map_are_released(tmp_path):
     """A strided view spans samples of others, and an empty range nothing."""
     with open_output(tmp_path / "out.npy", (64, 8192), np.uint8) as out:
         assert not release_rows(out[:, :4096], 0, 64)
@@ -148,7 +148,7 @@ def test_only_whole_rows_of_a_map_are_released(tmp_path: Path) -> None:
         assert release_rows(out, 0, 64)
 
 
-def test_this_machine_says_what_is_free() -> None:
+def test_this_machine_says_what_is_free():
     """Nothing free, or more than there is, makes every choice of tile a guess."""
     facts = processor_memory()
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
@@ -157,7 +157,7 @@ def test_this_machine_says_what_is_free() -> None:
     assert facts.l2_bytes is None or 2**17 <= facts.l2_bytes <= 2**32
 
 
-def test_without_groups_the_machine_is_the_limit(machine: Path) -> None:
+def test_without_groups_the_machine_is_the_limit(machine):
     """The last cache is the largest level's, and instructions are no data."""
     assert processor_memory(machine) == MemoryFacts(
         free_bytes=6 * 2**30, l2_bytes=32 * 2**20, kind="processor"
@@ -179,7 +179,7 @@ def test_without_groups_the_machine_is_the_limit(machine: Path) -> None:
         ("0::/", CGROUP, ("memory.max", "memory.current")),
     ],
 )
-def test_a_control_groups_limit_counts(line: str, folder: str, names: tuple[str, str], machine: Path) -> None:
+def test_a_control_groups_limit_counts(line, folder, names, machine):
     """A container of 2 GiB on a large machine is ended for taking what the machine has free."""
     write(machine, "proc/self/cgroup", f"9:name=systemd:/\n{line}\n")
     write(machine, f"{folder}/{names[0]}", f"{2 * 2**30}\n")
@@ -191,7 +191,7 @@ def test_a_control_groups_limit_counts(line: str, folder: str, names: tuple[str,
 
 
 @pytest.mark.parametrize("limit", ["max", "9223372036854771712"])
-def test_a_group_without_a_limit_limits_nothing(limit: str, machine: Path) -> None:
+def test_a_group_without_a_limit_limits_nothing(limit, machine):
     """Both versions have their own word for none."""
     write(machine, "proc/self/cgroup", "0::/a\n")
     write(machine, f"{CGROUP}/a/memory.max", limit + "\n")
@@ -199,7 +199,7 @@ def test_a_group_without_a_limit_limits_nothing(limit: str, machine: Path) -> No
     assert processor_memory(machine).free_bytes == 6 * 2**30
 
 
-def test_a_group_above_its_limit_leaves_nothing(machine: Path) -> None:
+def test_a_group_above_its_limit_leaves_nothing(machine):
     """A negative number of bytes would pass as small."""
     write(machine, "proc/self/cgroup", "0::/a\n")
     write(machine, f"{CGROUP}/a/memory.max", "100\n")
@@ -208,7 +208,7 @@ def test_a_group_above_its_limit_leaves_nothing(machine: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_the_gpu_says_what_is_free() -> None:
+def test_the_gpu_says_what_is_free():
     """Without it the tile is chosen as if the card were unknown."""
     facts = device_memory(0)
     assert facts.kind == "gpu"

@@ -3,10 +3,8 @@
 import io
 import warnings
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +15,6 @@ from esrgan_deploy import MediaError
 from esrgan_deploy.runtime import Picture, read_picture, write_picture
 from esrgan_deploy.runtime.pictures import check_fits, check_output
 from esrgan_deploy.runtime.pictures._png import png_facts
-
-Noise = Callable[..., np.ndarray]
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -47,7 +43,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".webp", ".bmp"])
 @pytest.mark.parametrize("channels", [0, 2, 3, 4])
-def test_eight_bits_come_back_exactly(tmp_path: Path, noise: Noise, suffix: str, channels: int) -> None:
+def test_eight_bits_come_back_exactly(tmp_path, noise, suffix, channels):
     """All of these formats are written without loss; gray stays gray where the format has gray."""
     pixels = noise(9, 13, channels) if channels else noise(9, 13)
     path = tmp_path / f"out{suffix}"
@@ -63,7 +59,7 @@ def test_eight_bits_come_back_exactly(tmp_path: Path, noise: Noise, suffix: str,
     np.testing.assert_array_equal(back, pixels)
 
 
-def test_jpeg_keeps_colour_at_full_resolution(tmp_path: Path) -> None:
+def test_jpeg_keeps_colour_at_full_resolution(tmp_path):
     """With chroma subsampling the red line would be half gone."""
     pixels = np.full((32, 32, 3), 128, np.uint8)
     pixels[:, 15] = (255, 0, 0)
@@ -77,7 +73,7 @@ def test_jpeg_keeps_colour_at_full_resolution(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 @pytest.mark.parametrize("deep", [False, True])
-def test_profile_exif_and_resolution_travel(tmp_path: Path, noise: Noise, suffix: str, deep: bool) -> None:
+def test_profile_exif_and_resolution_travel(tmp_path, noise, suffix, deep):
     """Without its profile a wide-gamut photograph turns pale; without EXIF an archive loses its dates."""
     picture = Picture(
         pixels=noise(8, 8, 3, dtype=np.uint16 if deep else np.uint8),
@@ -102,7 +98,7 @@ def test_profile_exif_and_resolution_travel(tmp_path: Path, noise: Noise, suffix
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_once(tmp_path: Path, noise: Noise, suffix: str, orientation: int) -> None:
+def test_orientation_is_applied_once(tmp_path, noise, suffix, orientation):
     """Applied and kept, a viewer would turn the picture again; neither, and it lies on its side."""
     image = Image.fromarray(np.kron(noise(2, 3, 3), np.ones((8, 8, 1), np.uint8)))
     exif = camera_exif(orientation)
@@ -126,14 +122,14 @@ def test_orientation_is_applied_once(tmp_path: Path, noise: Noise, suffix: str, 
     np.testing.assert_array_equal(read_picture(tmp_path / f"out{suffix}").pixels.shape, expected.shape)
 
 
-def test_resolution_turns_with_the_picture(tmp_path: Path, noise: Noise) -> None:
+def test_resolution_turns_with_the_picture(tmp_path, noise):
     """Fax pictures have twice the resolution one way, and would come out squashed."""
     image = Image.fromarray(noise(4, 8, 3))
     image.save(tmp_path / "in.jpg", exif=camera_exif(6).tobytes(), dpi=(100, 200))
     assert read_picture(tmp_path / "in.jpg").dpi == (200, 100)
 
 
-def test_broken_exif_costs_the_exif_only(tmp_path: Path, noise: Noise) -> None:
+def test_broken_exif_costs_the_exif_only(tmp_path, noise):
     """A picture is not refused for a camera's mistake, and the loss is told."""
     Image.fromarray(noise(8, 8, 3)).save(tmp_path / "in.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
     picture = read_picture(tmp_path / "in.jpg")
@@ -141,7 +137,7 @@ def test_broken_exif_costs_the_exif_only(tmp_path: Path, noise: Noise) -> None:
     assert picture.pixels.shape == (8, 8, 3)
 
 
-def test_a_png_keeps_what_its_samples_mean(tmp_path: Path, noise: Noise) -> None:
+def test_a_png_keeps_what_its_samples_mean(tmp_path, noise):
     """A picture with gamma 1.0 looks twice as bright without the chunk that says so."""
     info = PngInfo()
     info.add(b"gAMA", (100000).to_bytes(4, "big"))
@@ -166,9 +162,7 @@ def test_a_png_keeps_what_its_samples_mean(tmp_path: Path, noise: Noise) -> None
         ("L", (6, 5, 2), {"transparency": 7}),
     ],
 )
-def test_modes_become_gray_or_colour(
-    tmp_path: Path, mode: str, shape: tuple[int, ...], options: dict[str, Any]
-) -> None:
+def test_modes_become_gray_or_colour(tmp_path, mode, shape, options):
     """A palette's indices are no brightness, and one transparent colour is transparency as well."""
     image = Image.effect_noise((5, 6), 90).convert("RGBA" if mode == "LA" else "RGB").convert(mode)
     image.save(tmp_path / "in.png", **options)
@@ -180,7 +174,7 @@ def test_modes_become_gray_or_colour(
     np.testing.assert_array_equal(np.broadcast_to(colour, (6, 5, 3)), rgba[..., :3])
 
 
-def test_cmyk_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_cmyk_is_refused_with_what_to_do(tmp_path):
     """Converted without the press's profile its colours are wrong."""
     Image.new("CMYK", (4, 4)).save(tmp_path / "in.jpg")
     with pytest.raises(MediaError, match=r"CMYK.*convert it to RGB"):
@@ -188,7 +182,7 @@ def test_cmyk_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
-def test_several_frames_are_refused(tmp_path: Path, noise: Noise, suffix: str) -> None:
+def test_several_frames_are_refused(tmp_path, noise, suffix):
     """The first frame alone would look like success."""
     frames = [Image.fromarray(noise(8, 8, 3, seed=seed)) for seed in range(3)]
     frames[0].save(tmp_path / f"in{suffix}", save_all=True, append_images=frames[1:])
@@ -200,7 +194,7 @@ def test_several_frames_are_refused(tmp_path: Path, noise: Noise, suffix: str) -
     ("content", "says"),
     [(b"", "empty"), (b"<html>404</html>", "not a picture"), (b"\x89PNG\r\n\x1a\n", "cut off")],
 )
-def test_what_is_no_picture_is_one_line(tmp_path: Path, content: bytes, says: str) -> None:
+def test_what_is_no_picture_is_one_line(tmp_path, content, says):
     """With the file's name in it, as there may be many."""
     (tmp_path / "in.png").write_bytes(content)
     with pytest.raises(MediaError, match=rf"in\.png .*{says}") as caught:
@@ -213,7 +207,7 @@ def test_what_is_no_picture_is_one_line(tmp_path: Path, content: bytes, says: st
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp"])
-def test_a_truncated_picture_is_refused_at_any_length(tmp_path: Path, noise: Noise, suffix: str) -> None:
+def test_a_truncated_picture_is_refused_at_any_length(tmp_path, noise, suffix):
     """Half a picture, gray from the middle down, is not a result."""
     buffer = io.BytesIO()
     options = {".tif": {"format": "TIFF", "compression": "tiff_lzw"}, ".jpg": {"format": "JPEG"}}
@@ -225,7 +219,7 @@ def test_a_truncated_picture_is_refused_at_any_length(tmp_path: Path, noise: Noi
             read_picture(tmp_path / f"in{suffix}")
 
 
-def test_a_flipped_byte_in_a_png_is_seen(tmp_path: Path, noise: Noise) -> None:
+def test_a_flipped_byte_in_a_png_is_seen(tmp_path, noise):
     """Pillow reads over a wrong checksum of the samples."""
     Image.fromarray(noise(16, 16, 3)).save(tmp_path / "in.png")
     whole = bytearray((tmp_path / "in.png").read_bytes())
@@ -235,7 +229,7 @@ def test_a_flipped_byte_in_a_png_is_seen(tmp_path: Path, noise: Noise) -> None:
         read_picture(tmp_path / "in.png")
 
 
-def test_the_pixel_limit_is_a_line_and_an_option(tmp_path: Path) -> None:
+def test_the_pixel_limit_is_a_line_and_an_option(tmp_path):
     """A file of some kilobytes can claim gigabytes; a surveyor's map really has them."""
     Image.new("L", (300, 200)).save(tmp_path / "in.png")
     with pytest.raises(MediaError, match=r"300x200 = 60000 pixels.*--max-pixels 60000"):
@@ -243,7 +237,7 @@ def test_the_pixel_limit_is_a_line_and_an_option(tmp_path: Path) -> None:
     assert read_picture(tmp_path / "in.png", max_pixels=60000).pixels.shape == (200, 300)
 
 
-def test_pillows_own_limit_is_raised_and_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillows_own_limit_is_raised_and_put_back(tmp_path, monkeypatch):
     """It is a global of a library that the caller may use as well."""
     header = (20000).to_bytes(4, "big") + (20000).to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
     lines = zlib.compress(bytes(2501 * 20000))
@@ -269,15 +263,13 @@ def test_pillows_own_limit_is_raised_and_put_back(tmp_path: Path, monkeypatch: p
         ("out", np.zeros((2, 2, 3), np.uint8), (2, 2), "no suffix"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused_before_the_work(
-    tmp_path: Path, name: str, picture: np.ndarray, size: tuple[int, int], says: str
-) -> None:
+def test_what_a_format_cannot_hold_is_refused_before_the_work(tmp_path, name, picture, size, says):
     """Ten minutes of computing end in an error of the encoder otherwise."""
     with pytest.raises(MediaError, match=says):
         check_fits(tmp_path / name, Picture(pixels=picture), *size)
 
 
-def test_what_is_left_out_is_told(tmp_path: Path, noise: Noise) -> None:
+def test_what_is_left_out_is_told(tmp_path, noise):
     """Silence would mean that all of it is there."""
     deep = Picture(pixels=noise(4, 4, 3, dtype=np.uint16), icc=SRGB, exif=b"Exif\0\0" + bytes(70000))
     assert "8 bits a channel" in check_fits(tmp_path / "out.webp", deep, 4, 4)[0]
@@ -290,7 +282,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, noise: Noise) -> None:
     assert "gray ICC profile" in check_fits(tmp_path / "out.webp", gray, 4, 4)[0]
 
 
-def test_nothing_existing_is_lost(tmp_path: Path, noise: Noise) -> None:
+def test_nothing_existing_is_lost(tmp_path, noise):
     """Neither the input, nor an older output, nor what stood there when the encoder failed."""
     old, path = noise(4, 4, 3), tmp_path / "out.png"
     Image.fromarray(old).save(path)
@@ -311,14 +303,14 @@ def test_nothing_existing_is_lost(tmp_path: Path, noise: Noise) -> None:
 
 
 @pytest.mark.parametrize("folder", ["gone", "file.txt", "/proc"])
-def test_an_unwritable_folder_is_refused(tmp_path: Path, folder: str) -> None:
+def test_an_unwritable_folder_is_refused(tmp_path, folder):
     """As root every permission bit says yes; only trying tells."""
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(MediaError, match="writable"):
         check_output(tmp_path / folder / "out.png")
 
 
-def test_pngsuite_corrupt_files_are_each_one_line(assets: Path) -> None:
+def test_pngsuite_corrupt_files_are_each_one_line(assets):
     """They are corrupt in ways that decoders are known to read over."""
     files = sorted((assets / "images" / "pngsuite").glob("x*.png"))
     assert len(files) == 14
@@ -328,7 +320,7 @@ def test_pngsuite_corrupt_files_are_each_one_line(assets: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_pngsuite_sound_files_are_read_at_their_own_depth(assets: Path) -> None:
+def test_pngsuite_sound_files_are_read_at_their_own_depth(assets):
     """Every variant of PNG; Pillow's high bytes are the reference for colour of 16 bits."""
     for file in sorted((assets / "images" / "pngsuite").glob("[!xP]*.png")):
         picture, facts = read_picture(file), png_facts(file)
@@ -340,7 +332,7 @@ def test_pngsuite_sound_files_are_read_at_their_own_depth(assets: Path) -> None:
             np.testing.assert_array_equal(high, theirs, err_msg=file.name)
 
 
-def test_reading_in_many_threads_leaves_the_warnings_of_the_program_alone(tmp_path: Path) -> None:
+def test_reading_in_many_threads_leaves_the_warnings_of_the_program_alone(tmp_path):
     """Filters that one thread saved and another put back silence every later warning of the process, for good."""
     picture = np.zeros((300, 300, 3), np.uint8)
     for number in range(4):

@@ -4,7 +4,6 @@ import concurrent.futures
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ def in_time(run: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("tile", [0, 40])
-def test_a_progress_may_close(sessions: ModuleType, slots: int, tile: int) -> None:
+def test_a_progress_may_close(sessions, slots, tile):
     """A window that is closed while its progress bar moves: the picture is finished, and then all is released."""
     session = sessions.NearestSession(slots=slots, most=40)
     up = Upscaler(session, tile=tile, halo=2, streams=slots)
@@ -53,9 +52,7 @@ def test_a_progress_may_close(sessions: ModuleType, slots: int, tile: int) -> No
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_what_is_added_to_a_future_may_close_and_the_others_are_finished(
-    sessions: ModuleType, slots: int
-) -> None:
+def test_what_is_added_to_a_future_may_close_and_the_others_are_finished(sessions, slots):
     """With one slot the worker that calls back is the one that has the other pictures still to do."""
     session = sessions.NearestSession(slots=slots, stage=0.005)
     up = Upscaler(session, streams=slots)
@@ -67,7 +64,7 @@ def test_what_is_added_to_a_future_may_close_and_the_others_are_finished(
     assert session.open_slots == 0
 
 
-def test_a_callback_may_submit_beside_a_second_submitter(sessions: ModuleType) -> None:
+def test_a_callback_may_submit_beside_a_second_submitter(sessions):
     """The other one took the place that became free: a callback that waits for the next keeps the worker from it."""
     session = sessions.NearestSession(slots=1, stage=0.002)
     made: list[Future[Any]] = []
@@ -90,7 +87,7 @@ def test_a_callback_may_submit_beside_a_second_submitter(sessions: ModuleType) -
 
 
 @pytest.mark.parametrize("name", ["upscale", "stream"])
-def test_what_could_only_wait_is_refused_in_a_callback(sessions: ModuleType, name: str) -> None:
+def test_what_could_only_wait_is_refused_in_a_callback(sessions, name):
     """One line that says what to do, in place of a program that stands still."""
     session = sessions.NearestSession(slots=1, most=40)
     heard: list[str] = []
@@ -114,7 +111,7 @@ def test_what_could_only_wait_is_refused_in_a_callback(sessions: ModuleType, nam
 
 
 @pytest.mark.parametrize("by", ["close", "holder"])
-def test_those_who_wait_for_a_cancelled_future_are_told(sessions: ModuleType, by: str) -> None:
+def test_those_who_wait_for_a_cancelled_future_are_told(sessions, by):
     """`concurrent.futures.wait` counts a future as ended only when its executor has said so."""
     session = sessions.NearestSession(slots=1, stage=0.02)
     up = Upscaler(session, streams=1)
@@ -130,7 +127,7 @@ def test_those_who_wait_for_a_cancelled_future_are_told(sessions: ModuleType, by
     assert session.open_slots == 0
 
 
-def test_a_callback_that_closes_does_not_close_under_the_others(sessions: ModuleType) -> None:
+def test_a_callback_that_closes_does_not_close_under_the_others(sessions):
     """Sixteen threads with a picture each in their own thread; one of them closes in mid-picture."""
     session = sessions.NearestSession(slots=3, stage=0.002)
     up = Upscaler(session, tile=0, streams=3)

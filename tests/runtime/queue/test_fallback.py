@@ -98,15 +98,13 @@ def name_of(path: Path | None) -> str | None:
         (("fp16", "bf16", "fp32"), "model.onnx", None),
     ],
 )
-def test_the_fastest_with_more_range_is_taken(
-    export: Export, precisions: tuple[str, ...], of: str, expected: str | None
-) -> None:
+def test_the_fastest_with_more_range_is_taken(export, precisions, of, expected):
     """One of the same range overflows again, and a slower one than needed holds up the film."""
     assert name_of(fallback_for(export(*precisions) / of, INFO)) == expected
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_without_a_gpu_it_is_a_graph(export: Export) -> None:
+def test_without_a_gpu_it_is_a_graph(export):
     """A plan cannot be opened there, and ONNX Runtime has no bf16; the graph of the same form comes first."""
     folder = export("fp16", "bf16")
     assert name_of(fallback_for(folder / "model.fp16.onnx", INFO)) == "model.onnx"
@@ -130,14 +128,14 @@ def test_without_a_gpu_it_is_a_graph(export: Export) -> None:
     ],
     ids=str,
 )
-def test_one_that_does_not_fit_is_passed_over(export: Export, change: dict[str, Any]) -> None:
+def test_one_that_does_not_fit_is_passed_over(export, change):
     """A frame of another size, or from a file that is not the proven one or cannot be opened here, is no help."""
     folder = export("fp16", "bf16", **{"model.bf16.plan": change})
     assert name_of(fallback_for(folder / "model.fp16.plan", INFO)) == "model.onnx"
 
 
 @pytest.mark.usefixtures("gpu")
-def test_nothing_is_known_without_a_manifest_that_vouches(export: Export) -> None:
+def test_nothing_is_known_without_a_manifest_that_vouches(export):
     """Any file may lie beside a graph; taken unseen, a frame of another net would be in the film."""
     folder = export("fp16", "bf16")
     path, manifest = folder / "model.fp16.plan", folder / "model.json"

@@ -17,8 +17,6 @@ from esrgan_deploy._manifest import Artefact, Manifest, amend_artefact, save_man
 from esrgan_deploy.export.graphs import save, to_uint8_form, watch
 from esrgan_deploy.export.proof import golden_pictures, save_golden
 
-Noise = Callable[..., np.ndarray]
-
 
 def loud(graph: Any, x: str) -> str:
     """A net whose features of bright pixels, 7e4 for white, pass 65504, and those of darker ones do not.
@@ -71,7 +69,7 @@ def overflowing(
     return folder
 
 
-def test_a_frame_that_overflows_is_made_again_in_fp32(overflowing: Path, noise: Noise) -> None:
+def test_a_frame_that_overflows_is_made_again_in_fp32(overflowing, noise):
     """Real-ESRGAN#330 and #989: black pictures, and black frames in the middle of a film."""
     lr = noise(40, 50, 3)
     with Upscaler(overflowing / "model.fp16.onnx", tile=32, halo=4) as up:
@@ -85,7 +83,7 @@ def test_a_frame_that_overflows_is_made_again_in_fp32(overflowing: Path, noise: 
     assert expected.std() > 1
 
 
-def test_the_other_artefact_is_opened_once(overflowing: Path, noise: Noise) -> None:
+def test_the_other_artefact_is_opened_once(overflowing, noise):
     """Looked up and loaded for every bad frame of a film, it would take longer than the film."""
     lr = noise(20, 20, 3)
     with Upscaler(overflowing / "model.fp16.onnx") as up:
@@ -95,7 +93,7 @@ def test_the_other_artefact_is_opened_once(overflowing: Path, noise: Noise) -> N
         assert up.stats.reruns == 2
 
 
-def test_what_makes_no_picture_either_is_named(overflowing: Path, noise: Noise) -> None:
+def test_what_makes_no_picture_either_is_named(overflowing, noise):
     """A checkpoint whose weights are broken: its fp32 graph makes the same black frame, and is not to be believed."""
     path = overflowing / "model.onnx"
     model = ir.load(path)
@@ -109,7 +107,7 @@ def test_what_makes_no_picture_either_is_named(overflowing: Path, noise: Noise) 
         up.upscale(noise(20, 20, 3))
 
 
-def test_only_the_bad_tiles_are_made_again(overflowing: Path) -> None:
+def test_only_the_bad_tiles_are_made_again(overflowing):
     """A film with one bright corner must not run in fp32 as a whole."""
     lr = np.zeros((60, 60, 3), np.uint8)
     lr[:8, :8] = 255
@@ -118,7 +116,7 @@ def test_only_the_bad_tiles_are_made_again(overflowing: Path) -> None:
         assert 0 < up.stats.reruns < up.stats.batches
 
 
-def test_without_another_artefact_it_is_an_error(overflowing: Path, noise: Noise, tmp_path: Path) -> None:
+def test_without_another_artefact_it_is_an_error(overflowing, noise, tmp_path):
     """In the uint8 form as well, where nothing outside the graph can see the NaN."""
     for name in ("model.fp16.onnx", "model.json"):
         (tmp_path / name).write_bytes((overflowing / name).read_bytes())
@@ -130,9 +128,7 @@ def test_without_another_artefact_it_is_an_error(overflowing: Path, noise: Noise
         up.upscale(lr // 255)
 
 
-def test_another_artefact_that_is_not_as_listed_is_not_used(
-    overflowing: Path, noise: Noise, tmp_path: Path
-) -> None:
+def test_another_artefact_that_is_not_as_listed_is_not_used(overflowing, noise, tmp_path):
     """Half a film by one model and half by another."""
     for name in ("model.fp16.onnx", "model.onnx", "model.json"):
         (tmp_path / name).write_bytes((overflowing / name).read_bytes())
@@ -148,7 +144,7 @@ def test_another_artefact_that_is_not_as_listed_is_not_used(
         up.upscale(noise(20, 20, 3))
 
 
-def test_the_golden_pairs_find_it_before_the_first_frame(overflowing: Path) -> None:
+def test_the_golden_pairs_find_it_before_the_first_frame(overflowing):
     """verify=True is for those who would rather not start."""
     from esrgan_deploy import ParityError
 

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from hypothesis import strategies as st
 
 from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError, Upscaler
 from esrgan_deploy.runtime import open_output
-
-Noise = Callable[..., np.ndarray]
 
 
 def squares(picture: np.ndarray, scale: int = 2) -> np.ndarray:
@@ -51,7 +48,7 @@ def after(number: int, error: type[Exception], *, times: int = 10**9) -> Callabl
 # --- Overlap, order, bounds ---------------------------------------------------------------------------------------
 
 
-def test_upload_compute_and_download_overlap(sessions: ModuleType) -> None:
+def test_upload_compute_and_download_overlap(sessions):
     """If one waited for another, a film would take three times as long. Counted, not timed."""
     session = sessions.NearestSession(stage=0.02)
     together = []
@@ -78,7 +75,7 @@ def test_upload_compute_and_download_overlap(sessions: ModuleType) -> None:
     assert session.most_flying == 3
 
 
-def test_results_come_in_order_whatever_their_size(sessions: ModuleType) -> None:
+def test_results_come_in_order_whatever_their_size(sessions):
     """Frames of a film that swap places are worse than slow ones."""
     random = np.random.default_rng(0)
     frames = [random.integers(0, 256, (*random.integers(3, 70, 2), 3), np.uint8) for _ in range(40)]
@@ -91,9 +88,7 @@ def test_results_come_in_order_whatever_their_size(sessions: ModuleType) -> None
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=12), st.integers(1, 4)
 )
-def test_any_sequence_of_sizes_through_any_number_of_slots(
-    sessions: ModuleType, sizes: list[tuple[int, int]], streams: int
-) -> None:
+def test_any_sequence_of_sizes_through_any_number_of_slots(sessions, sizes, streams):
     """Slots are used again for other shapes; a stale buffer would show."""
     random = np.random.default_rng(1)
     frames = [random.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
@@ -102,7 +97,7 @@ def test_any_sequence_of_sizes_through_any_number_of_slots(
             np.testing.assert_array_equal(hr, squares(lr))
 
 
-def test_no_more_frames_are_taken_than_keep_the_device_busy(sessions: ModuleType) -> None:
+def test_no_more_frames_are_taken_than_keep_the_device_busy(sessions):
     """A film that is read faster than it is enlarged would fill the memory."""
     taken = []
 
@@ -116,7 +111,7 @@ def test_no_more_frames_are_taken_than_keep_the_device_busy(sessions: ModuleType
             assert len(taken) - seen <= 3 + 2
 
 
-def test_submit_waits_when_too_much_is_on_its_way(sessions: ModuleType) -> None:
+def test_submit_waits_when_too_much_is_on_its_way(sessions):
     """A thousand pictures submitted in a loop must not all lie in memory."""
     gate = threading.Event()
     session = sessions.NearestSession(fail=lambda _: gate.wait(10) and None, slots=2)
@@ -139,7 +134,7 @@ def test_submit_waits_when_too_much_is_on_its_way(sessions: ModuleType) -> None:
 # --- Consumers, iterators, asyncio --------------------------------------------------------------------------------
 
 
-def test_a_consumer_that_stops_takes_nothing_more(sessions: ModuleType) -> None:
+def test_a_consumer_that_stops_takes_nothing_more(sessions):
     """`break` in the loop is how a preview ends; the threads must not run on."""
     session = sessions.NearestSession(stage=0.002)
     taken = []
@@ -161,7 +156,7 @@ def test_a_consumer_that_stops_takes_nothing_more(sessions: ModuleType) -> None:
     assert session.open_slots == 0
 
 
-def test_what_the_iterator_raises_comes_after_the_frames_before_it(sessions: ModuleType) -> None:
+def test_what_the_iterator_raises_comes_after_the_frames_before_it(sessions):
     """A film that is cut off half-way still gives its first half, and then its own error."""
 
     def film() -> Iterator[np.ndarray]:
@@ -176,7 +171,7 @@ def test_what_the_iterator_raises_comes_after_the_frames_before_it(sessions: Mod
         assert list(up.stream(frames_of(2)))
 
 
-def test_a_frame_that_is_no_picture_ends_the_stream_there(sessions: ModuleType) -> None:
+def test_a_frame_that_is_no_picture_ends_the_stream_there(sessions):
     """And not some frames earlier."""
     frames: list[Any] = [*frames_of(4), np.zeros((3, 3, 9), np.uint8), *frames_of(4)]
     seen = 0
@@ -186,14 +181,14 @@ def test_a_frame_that_is_no_picture_ends_the_stream_there(sessions: ModuleType) 
     assert seen == 4
 
 
-def test_asyncio_awaits_a_future(sessions: ModuleType) -> None:
+def test_asyncio_awaits_a_future(sessions):
     """Servers embed it so; the loop must go on meanwhile."""
     ticks = 0
 
     async def serve(up: Upscaler) -> list[np.ndarray]:
         nonlocal ticks
         work = [asyncio.wrap_future(up.submit(frame)) for frame in frames_of(3)]
-        work += [asyncio.create_task(asyncio.to_thread(up.upscale, frame)) for frame in frames_of(3)]  # type: ignore[list-item]
+        work += [asyncio.create_task(asyncio.to_thread(up.upscale, frame)) for frame in frames_of(3)]
         gathered = asyncio.gather(*work)
         while not gathered.done():
             ticks += 1
@@ -207,7 +202,7 @@ def test_asyncio_awaits_a_future(sessions: ModuleType) -> None:
     assert ticks > 3
 
 
-def test_a_future_that_has_not_begun_can_be_cancelled(sessions: ModuleType) -> None:
+def test_a_future_that_has_not_begun_can_be_cancelled(sessions):
     """A request that nobody waits for any more is not worth a GPU's time."""
     gate = threading.Event()
     session = sessions.NearestSession(fail=lambda _: gate.wait(10) and None, slots=1)
@@ -226,7 +221,7 @@ def test_a_future_that_has_not_begun_can_be_cancelled(sessions: ModuleType) -> N
 # --- Threads ------------------------------------------------------------------------------------------------------
 
 
-def test_64_threads_on_one_upscaler(sessions: ModuleType, noise: Noise) -> None:
+def test_64_threads_on_one_upscaler(sessions, noise):
     """Each gets its own picture back, and no more batches fly than there are slots."""
     session = sessions.NearestSession(stage=0.0005, slots=3)
     wrong: list[Any] = []
@@ -253,7 +248,7 @@ def test_64_threads_on_one_upscaler(sessions: ModuleType, noise: Noise) -> None:
     assert session.open_slots == 0
 
 
-def test_a_single_batch_runs_in_the_callers_thread(sessions: ModuleType) -> None:
+def test_a_single_batch_runs_in_the_callers_thread(sessions):
     """Handing a small picture over to a worker costs more than enlarging it."""
     threads = set()
     session = sessions.NearestSession(fail=lambda _: threads.add(threading.current_thread()))
@@ -267,7 +262,7 @@ def test_a_single_batch_runs_in_the_callers_thread(sessions: ModuleType) -> None
 # --- Failures -----------------------------------------------------------------------------------------------------
 
 
-def test_a_failing_batch_fails_its_picture_only(sessions: ModuleType) -> None:
+def test_a_failing_batch_fails_its_picture_only(sessions):
     """One bad request must not take the service down."""
     session = sessions.NearestSession(fail=after(2, InferenceError, times=1), slots=1)
     with Upscaler(session) as up:
@@ -280,7 +275,7 @@ def test_a_failing_batch_fails_its_picture_only(sessions: ModuleType) -> None:
     assert session.open_slots == 0
 
 
-def test_nothing_is_written_after_the_error_was_told(sessions: ModuleType) -> None:
+def test_nothing_is_written_after_the_error_was_told(sessions):
     """The caller may use its array for something else by then."""
     session = sessions.NearestSession(stage=0.01, fail=after(1, InferenceError, times=1), slots=3)
     out = np.zeros((200, 200, 3), np.uint8)
@@ -293,7 +288,7 @@ def test_nothing_is_written_after_the_error_was_told(sessions: ModuleType) -> No
         assert (out == 1).all()
 
 
-def test_a_lost_device_is_drained_and_the_others_go_on(sessions: ModuleType) -> None:
+def test_a_lost_device_is_drained_and_the_others_go_on(sessions):
     """A card that falls off the bus in the middle of a film."""
     good = sessions.NearestSession(stage=0.002, device=0)
     bad = sessions.NearestSession(stage=0.002, device=1, fail=after(4, DeviceLostError))
@@ -309,7 +304,7 @@ def test_a_lost_device_is_drained_and_the_others_go_on(sessions: ModuleType) -> 
     assert good.open_slots == 0
 
 
-def test_when_every_device_is_lost_all_pictures_say_so(sessions: ModuleType) -> None:
+def test_when_every_device_is_lost_all_pictures_say_so(sessions):
     """Whoever waits on a future must not wait for ever."""
     session = sessions.NearestSession(stage=0.001, fail=after(3, DeviceLostError))
     with Upscaler(session) as up:
@@ -326,7 +321,7 @@ def test_when_every_device_is_lost_all_pictures_say_so(sessions: ModuleType) -> 
     assert session.open_slots == 0
 
 
-def test_a_picture_is_spread_over_several_devices(sessions: ModuleType, noise: Noise) -> None:
+def test_a_picture_is_spread_over_several_devices(sessions, noise):
     """One large picture would otherwise leave the second card idle."""
     pair = [sessions.NearestSession(stage=0.002, device=n) for n in range(2)]
     lr = noise(150, 150, 3)
@@ -335,7 +330,7 @@ def test_a_picture_is_spread_over_several_devices(sessions: ModuleType, noise: N
     assert min(session.batches for session in pair) > 10
 
 
-def test_memory_that_runs_out_halves_the_tile_and_says_so(sessions: ModuleType, noise: Noise) -> None:
+def test_memory_that_runs_out_halves_the_tile_and_says_so(sessions, noise):
     """Users see a black picture or a traceback elsewhere; here they see which setting to change."""
     session = sessions.NearestSession(limit=30 * 30, slots=2)
     lr = noise(90, 90, 3)
@@ -355,7 +350,7 @@ def test_memory_that_runs_out_halves_the_tile_and_says_so(sessions: ModuleType, 
 
 
 @pytest.mark.parametrize("tile", [0, "auto"])
-def test_memory_runs_out_on_a_picture_in_one_piece(sessions: ModuleType, noise: Noise, tile: Any) -> None:
+def test_memory_runs_out_on_a_picture_in_one_piece(sessions, noise, tile):
     """tile=0 asks for the whole picture; tiles are better than an error."""
     session = sessions.NearestSession(limit=60 * 60, slots=1)
     lr = noise(100, 100, 3)
@@ -363,7 +358,7 @@ def test_memory_runs_out_on_a_picture_in_one_piece(sessions: ModuleType, noise: 
         np.testing.assert_array_equal(up.upscale(lr), squares(lr))
 
 
-def test_memory_that_never_suffices_is_the_original_error(sessions: ModuleType, noise: Noise) -> None:
+def test_memory_that_never_suffices_is_the_original_error(sessions, noise):
     """Halving must end."""
     session = sessions.NearestSession(limit=1)
     with Upscaler(session, tile=64, halo=8) as up:
@@ -375,7 +370,7 @@ def test_memory_that_never_suffices_is_the_original_error(sessions: ModuleType, 
         assert session.flying == 0
 
 
-def test_memory_that_runs_out_in_mid_stream_keeps_the_order(sessions: ModuleType) -> None:
+def test_memory_that_runs_out_in_mid_stream_keeps_the_order(sessions):
     """Another program took the memory at the hundredth frame."""
     session = sessions.NearestSession(fail=after(20, OutOfMemoryError, times=1), slots=3)
     frames = [np.full((60, 60, 3), n, np.uint8) for n in range(40)]
@@ -385,7 +380,7 @@ def test_memory_that_runs_out_in_mid_stream_keeps_the_order(sessions: ModuleType
         np.testing.assert_array_equal(hr, squares(lr))
 
 
-def test_slots_that_do_not_fit_are_done_without(sessions: ModuleType) -> None:
+def test_slots_that_do_not_fit_are_done_without(sessions):
     """Three contexts may not fit where two do; that is no reason for smaller tiles."""
     session = sessions.NearestSession(stage=0.002, slots=3)
     make = session.slot
@@ -403,7 +398,7 @@ def test_slots_that_do_not_fit_are_done_without(sessions: ModuleType) -> None:
         assert up.stats.halvings == 0
 
 
-def test_buffers_that_do_not_fit_beside_others_are_done_without(sessions: ModuleType) -> None:
+def test_buffers_that_do_not_fit_beside_others_are_done_without(sessions):
     """A GPU has no memory for a third batch of a size that went through alone: fewer at once, not smaller tiles."""
     session = sessions.NearestSession(stage=0.002, slots=3)
     make = session.slot
@@ -425,7 +420,7 @@ def test_buffers_that_do_not_fit_beside_others_are_done_without(sessions: Module
         assert session.open_slots == 2
 
 
-def test_where_not_even_one_batch_fits_that_is_the_error(sessions: ModuleType) -> None:
+def test_where_not_even_one_batch_fits_that_is_the_error(sessions):
     """With none in flight at all the caller would wait for ever."""
     session = sessions.NearestSession(slots=2)
 
@@ -438,7 +433,7 @@ def test_where_not_even_one_batch_fits_that_is_the_error(sessions: ModuleType) -
     assert isinstance(error, OutOfMemoryError)
 
 
-def test_progress_begins_anew_with_smaller_tiles(sessions: ModuleType, noise: Noise) -> None:
+def test_progress_begins_anew_with_smaller_tiles(sessions, noise):
     """A bar that counts the tiles of both would stand at 110 %."""
     session = sessions.NearestSession(fail=after(3, OutOfMemoryError, times=1), slots=1)
     seen: list[tuple[int, int]] = []
@@ -449,7 +444,7 @@ def test_progress_begins_anew_with_smaller_tiles(sessions: ModuleType, noise: No
     assert seen == [(n, first) for n in (1, 2, 3)] + [(n, second) for n in range(1, second + 1)]
 
 
-def test_a_warning_raised_as_an_error_fails_the_picture(sessions: ModuleType, noise: Noise) -> None:
+def test_a_warning_raised_as_an_error_fails_the_picture(sessions, noise):
     """With `-W error` a worker thread that died of it would leave the caller waiting for ever."""
     session = sessions.NearestSession(limit=30 * 30)
     with Upscaler(session, tile=80, halo=4) as up, warnings.catch_warnings():
@@ -458,7 +453,7 @@ def test_a_warning_raised_as_an_error_fails_the_picture(sessions: ModuleType, no
             up.upscale(noise(90, 90, 3))
 
 
-def test_what_a_progress_callback_raises_ends_the_picture(sessions: ModuleType, noise: Noise) -> None:
+def test_what_a_progress_callback_raises_ends_the_picture(sessions, noise):
     """It is how a GUI cancels."""
 
     class Stop(Exception):  # noqa: N818
@@ -474,9 +469,7 @@ def test_what_a_progress_callback_raises_ends_the_picture(sessions: ModuleType, 
         assert up.stats.batches < 20
 
 
-def test_ctrl_c_waits_for_what_is_being_written(
-    sessions: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_waits_for_what_is_being_written(sessions, monkeypatch):
     """The array goes back to a caller who may free it."""
     session = sessions.NearestSession(stage=0.02, slots=2)
     with Upscaler(session, tile=20, halo=2) as up:
@@ -494,7 +487,7 @@ def test_ctrl_c_waits_for_what_is_being_written(
 # --- Closing, forks, references -----------------------------------------------------------------------------------
 
 
-def test_leaving_the_block_finishes_what_was_submitted(sessions: ModuleType) -> None:
+def test_leaving_the_block_finishes_what_was_submitted(sessions):
     """As concurrent.futures' executors do; work that vanishes is worse than a wait."""
     session = sessions.NearestSession(stage=0.002)
     with Upscaler(session) as up:
@@ -504,7 +497,7 @@ def test_leaving_the_block_finishes_what_was_submitted(sessions: ModuleType) -> 
     assert session.closed == 0, "a session that was handed in is its owner's"
 
 
-def test_an_exception_in_the_block_is_the_one_that_is_seen(sessions: ModuleType) -> None:
+def test_an_exception_in_the_block_is_the_one_that_is_seen(sessions):
     """A close that fails as well must not hide why."""
     session = sessions.NearestSession(stage=0.005)
     make = session.slot
@@ -525,7 +518,7 @@ def test_an_exception_in_the_block_is_the_one_that_is_seen(sessions: ModuleType)
         future.result(timeout=10)
 
 
-def test_what_has_begun_is_finished_and_what_has_not_is_cancelled(sessions: ModuleType) -> None:
+def test_what_has_begun_is_finished_and_what_has_not_is_cancelled(sessions):
     """A batch that is done all the same is not thrown away, and a future says truly what became of it."""
     gate = threading.Event()
     session = sessions.NearestSession(fail=lambda _: gate.wait(10) and None, slots=1)
@@ -552,7 +545,7 @@ def test_what_has_begun_is_finished_and_what_has_not_is_cancelled(sessions: Modu
     assert session.flying == session.open_slots == 0
 
 
-def test_a_source_may_fill_one_buffer_again_and_again(sessions: ModuleType) -> None:
+def test_a_source_may_fill_one_buffer_again_and_again(sessions):
     """Decoders do; without a copy the frames that are on their way change into later ones."""
     buffer = np.empty((20, 20, 3), np.uint8)
 
@@ -566,18 +559,18 @@ def test_a_source_may_fill_one_buffer_again_and_again(sessions: ModuleType) -> N
 
 
 @pytest.mark.parametrize("wrong", ["a.png", None, [[1]], 7])
-def test_what_is_no_array_is_one_line(sessions: ModuleType, wrong: Any) -> None:
+def test_what_is_no_array_is_one_line(sessions, wrong):
     """A path, or a picture of another library, is the likely mistake."""
     with Upscaler(sessions.NearestSession()) as up:
         for call in (up.upscale, up.submit):
             with pytest.raises(InferenceError, match="numpy array"):
                 call(wrong)
         with pytest.raises(InferenceError, match="numpy array"):
-            up.upscale(frames_of(1)[0], out=[1])  # type: ignore[arg-type]
+            up.upscale(frames_of(1)[0], out=[1])
         assert up.stats.pictures == 0
 
 
-def test_close_twice_and_from_two_threads(sessions: ModuleType) -> None:
+def test_close_twice_and_from_two_threads(sessions):
     """A server's shutdown hooks run into each other."""
     up = Upscaler(sessions.NearestSession(stage=0.002))
     for frame in frames_of(4):
@@ -598,7 +591,7 @@ def test_close_twice_and_from_two_threads(sessions: ModuleType) -> None:
             call()
 
 
-def test_an_upscaler_that_is_forgotten_ends_its_threads(sessions: ModuleType) -> None:
+def test_an_upscaler_that_is_forgotten_ends_its_threads(sessions):
     """Not everybody writes `with`."""
     session = sessions.NearestSession()
     before = threading.active_count()
@@ -612,7 +605,7 @@ def test_an_upscaler_that_is_forgotten_ends_its_threads(sessions: ModuleType) ->
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_fork_is_refused_with_what_to_do(sessions: ModuleType) -> None:
+def test_a_fork_is_refused_with_what_to_do(sessions):
     """CUDA and threads do not survive a fork: the child would hang without a word."""
     up = Upscaler(sessions.NearestSession())
     up.upscale(frames_of(1)[0])
@@ -646,13 +639,13 @@ def test_a_fork_is_refused_with_what_to_do(sessions: ModuleType) -> None:
      ({"threads": "2"}, "threads"), ({"tile": True}, "tile"), ({"compile": True}, "checkpoints"),
      ({"model": 5}, "path"), ({"rebuild": "always"}, "rebuild"), ({"precision": "fp8"}, "precision")],
 )  # fmt: skip
-def test_options_out_of_range_are_value_errors(options: dict[str, Any], says: str) -> None:
+def test_options_out_of_range_are_value_errors(options, says):
     """Before anything is opened."""
     with pytest.raises(ValueError, match=says):
         Upscaler(**options)
 
 
-def test_run_goes_to_the_device_that_holds_the_array(sessions: ModuleType) -> None:
+def test_run_goes_to_the_device_that_holds_the_array(sessions):
     """A copy from one card to another is what run() promises not to make."""
 
     array = np.zeros((1, 8, 8, 3), np.uint8)
@@ -665,7 +658,7 @@ def test_run_goes_to_the_device_that_holds_the_array(sessions: ModuleType) -> No
         up.run(array)
 
 
-def test_out_takes_the_result(sessions: ModuleType, noise: Noise, tmp_path: Any) -> None:
+def test_out_takes_the_result(sessions, noise, tmp_path):
     """A memory map holds what memory does not."""
     lr = noise(50, 40, 3)
     out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.uint8, (100, 80, 3))
@@ -681,7 +674,7 @@ def test_out_takes_the_result(sessions: ModuleType, noise: Noise, tmp_path: Any)
         np.testing.assert_array_equal(gray, squares(lr[:3, :4, 0]))
 
 
-def test_sessions_of_two_models_are_refused(sessions: ModuleType) -> None:
+def test_sessions_of_two_models_are_refused(sessions):
     """Half of the frames would come out in another size."""
     with pytest.raises(InferenceError, match="not one model"):
         Upscaler([sessions.NearestSession(scale=2), sessions.NearestSession(scale=4, device=1)])
@@ -689,7 +682,7 @@ def test_sessions_of_two_models_are_refused(sessions: ModuleType) -> None:
         Upscaler([])
 
 
-def test_a_memory_map_is_let_go_of_row_by_row(sessions: ModuleType, tmp_path: Any) -> None:
+def test_a_memory_map_is_let_go_of_row_by_row(sessions, tmp_path):
     """An output of 100 GiB would otherwise fill the memory before the system writes it out."""
     lr = np.tile(np.arange(250, dtype=np.uint8), 8)[None, :, None].repeat(3000, 0).repeat(3, 2)
     shape = (12000, 8000, 3)
@@ -711,7 +704,7 @@ def resident() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
 
 
-def test_small_pictures_in_turn_share_a_slot(sessions: ModuleType) -> None:
+def test_small_pictures_in_turn_share_a_slot(sessions):
     """A slot of its own for each is memory of the device, and most of what a picture of 16x16 would cost."""
     session = sessions.NearestSession()
     lr = frames_of(1)[0]
@@ -725,9 +718,7 @@ def test_small_pictures_in_turn_share_a_slot(sessions: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("error", "answered"), [(InferenceError, False), (OutOfMemoryError, True), (DeviceLostError, True)]
 )
-def test_what_fails_at_once_is_answered_as_in_the_queue(
-    sessions: ModuleType, error: type[Exception], answered: bool
-) -> None:
+def test_what_fails_at_once_is_answered_as_in_the_queue(sessions, error, answered):
     """The short way must not be the one on which a slot is lost, or a device's failure is the caller's."""
     session = sessions.NearestSession(fail=after(1, error, times=1), slots=1)
     lr = frames_of(1)[0]

@@ -71,7 +71,7 @@ def _refused(plan: Path, options: SessionOptions = NEVER) -> str:
     return said
 
 
-def test_a_plan_as_it_was_exported_is_admitted(plan: Path) -> None:
+def test_a_plan_as_it_was_exported_is_admitted(plan):
     """A check that refuses what was just made would be switched off by everybody."""
     admitted = admit_plan(plan, NEVER)
     assert admitted.content == plan.read_bytes()
@@ -80,7 +80,7 @@ def test_a_plan_as_it_was_exported_is_admitted(plan: Path) -> None:
     assert not admitted.host_code
 
 
-def test_what_is_hashed_is_what_is_loaded(plan: Path) -> None:
+def test_what_is_hashed_is_what_is_loaded(plan):
     """Read a second time, the file may be another one by then: a pipe can be read once only."""
     content = plan.read_bytes()
     plan.unlink()
@@ -128,7 +128,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str], bool]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_plan_or_a_lying_manifest_is_one_line(plan: Path, name: str) -> None:
+def test_a_damaged_plan_or_a_lying_manifest_is_one_line(plan, name):
     """Whatever of it reached TensorRT would run as code, or crash the process that serves."""
     damage, words, mended = DAMAGES[name]
     damage(plan)
@@ -139,7 +139,7 @@ def test_a_damaged_plan_or_a_lying_manifest_is_one_line(plan: Path, name: str) -
     assert "Run: " in said or "trust=True" in said
 
 
-def test_what_cannot_be_mended_from_the_graph_is_said_so(plan: Path) -> None:
+def test_what_cannot_be_mended_from_the_graph_is_said_so(plan):
     """The command would fail as well where the manifest does not name the graph."""
     _lie(plan, built_from="")
     _flip(plan)
@@ -151,7 +151,7 @@ def test_what_cannot_be_mended_from_the_graph_is_said_so(plan: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["a bit flipped", "no manifest", "manifest cut off", "not listed", "another sha256"]
 )
-def test_trust_loads_what_nothing_vouches_for_and_believes_no_manifest(plan: Path, name: str) -> None:
+def test_trust_loads_what_nothing_vouches_for_and_believes_no_manifest(plan, name):
     """What the manifest says of another file would describe this one wrongly."""
     DAMAGES[name][0](plan)
     admitted = admit_plan(plan, TRUST)
@@ -168,13 +168,13 @@ def test_trust_loads_what_nothing_vouches_for_and_believes_no_manifest(plan: Pat
         (b"vtrt", "does not begin as a plan does"),
     ],
 )
-def test_trust_does_not_load_what_is_no_plan(plan: Path, content: bytes, word: str) -> None:
+def test_trust_does_not_load_what_is_no_plan(plan, content, word):
     """A graph under a plan's name is a slip of the hand and no matter of trust."""
     plan.write_bytes(content)
     assert word in _refused(plan, TRUST)
 
 
-def test_trust_tells_a_version_compatible_plan_from_one_of_tensorrt_for_rtx(plan: Path) -> None:
+def test_trust_tells_a_version_compatible_plan_from_one_of_tensorrt_for_rtx(plan):
     """Both begin alike; the version behind tells whose it is, and TensorRT for RTX would only say "invalid"."""
     content = bytearray(plan.read_bytes())
     content[24:28] = bytes([10, 13, 3, 9])
@@ -182,13 +182,13 @@ def test_trust_tells_a_version_compatible_plan_from_one_of_tensorrt_for_rtx(plan
     assert "is a plan of tensorrt 10.13.3.9, version compatible" in _refused(plan, TRUST)
 
 
-def test_trust_does_not_make_a_plan_fit(plan: Path) -> None:
+def test_trust_does_not_make_a_plan_fit(plan):
     """Trust is about where it comes from: one that its manifest lists is still compared."""
     _lie(plan, flavour_version="1.6.0.1")
     assert "1.6.0.1" in _refused(plan, TRUST)
 
 
-def test_auto_rebuilds_what_does_not_fit_once(plan: Path) -> None:
+def test_auto_rebuilds_what_does_not_fit_once(plan):
     """A server that was updated has to come up by itself, and not to build at every start."""
     before = load_manifest(plan.with_name("model.json")).artefact(plan.name)
     _lie(plan, flavour_version="1.6.0.1")
@@ -207,7 +207,7 @@ def test_auto_rebuilds_what_does_not_fit_once(plan: Path) -> None:
     assert plan.stat().st_mtime_ns == stamp
 
 
-def test_a_rebuild_that_fails_is_one_line_and_leaves_the_plan(plan: Path) -> None:
+def test_a_rebuild_that_fails_is_one_line_and_leaves_the_plan(plan):
     """Both halves are needed: why it was rebuilt, and why that failed."""
     _flip(plan)
     (plan.with_name("model.fp16.onnx")).write_bytes(b"another net")
@@ -221,7 +221,7 @@ def test_a_rebuild_that_fails_is_one_line_and_leaves_the_plan(plan: Path) -> Non
 
 
 @pytest.mark.skipif(gpu_is_usable(), reason="the builder would see the real card")
-def test_a_rebuild_that_does_not_help_is_not_tried_again(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuild_that_does_not_help_is_not_tried_again(plan, monkeypatch):
     """Without an end a plan that can never fit would be built for ever."""
     _lie(plan, compute_capabilities=["8.9"])
     monkeypatch.setattr(_trust, "device_facts", lambda ordinal: HOPPER)
@@ -233,9 +233,7 @@ def test_a_rebuild_that_does_not_help_is_not_tried_again(plan: Path, monkeypatch
     assert said.count("was built for compute capability 8.9 and H100 has 9.0") == 2
 
 
-def test_between_the_two_renames_of_a_rebuild_nothing_is_refused(
-    plan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_between_the_two_renames_of_a_rebuild_nothing_is_refused(plan, monkeypatch):
     """A reader that comes between plan and manifest sees two that differ, for a moment."""
     place = plan.with_name("model.json")
     fresh = place.read_text()
@@ -289,9 +287,7 @@ def _full(version: str = "11.4.0.106", capability: str = "8.9", **options: Any) 
         ),
     ],
 )
-def test_the_rules_of_full_tensorrt(
-    full: Flavour, artefact: Artefact, facts: DeviceFacts | None, words: str | None
-) -> None:
+def test_the_rules_of_full_tensorrt(full, artefact, facts, words):
     """Too lax and TensorRT fails with a text that names neither side; too strict and good plans are built again."""
     refusal = refusals(Path("m.plan"), artefact, facts, full)
     assert (refusal is None) is (words is None)
@@ -305,7 +301,7 @@ def test_the_rules_of_full_tensorrt(
     ("capabilities", "fits"),
     [((), True), (("current",), True), (("8.6", "9.0"), True), (("8.6", "8.9"), False), (("12.0",), False)],
 )
-def test_the_rules_of_tensorrt_for_rtx(rtx: Flavour, capabilities: tuple[str, ...], fits: bool) -> None:
+def test_the_rules_of_tensorrt_for_rtx(rtx, capabilities, fits):
     """A plan for named architectures runs on those alone; what the library chose, it alone can tell."""
     artefact = _artefact(
         flavour="tensorrt_rtx", flavour_version=rtx.version, compute_capabilities=capabilities
@@ -317,7 +313,7 @@ def test_the_rules_of_tensorrt_for_rtx(rtx: Flavour, capabilities: tuple[str, ..
     assert refusals(Path("m.plan"), older, None, rtx) is not None
 
 
-def test_a_driver_that_is_too_old_is_not_mended_by_a_rebuild(rtx: Flavour) -> None:
+def test_a_driver_that_is_too_old_is_not_mended_by_a_rebuild(rtx):
     """Minutes of building would end at the same driver."""
     artefact = _artefact(flavour="tensorrt_rtx", flavour_version=rtx.version)
     old = dataclasses.replace(ADA, driver=12040)
@@ -339,9 +335,7 @@ def test_a_driver_that_is_too_old_is_not_mended_by_a_rebuild(rtx: Flavour) -> No
         ([], "not valid", False),
     ],
 )
-def test_what_the_library_says_of_a_plan_is_put_in_words(
-    rtx: Flavour, names: list[str], words: str, rebuild: bool
-) -> None:
+def test_what_the_library_says_of_a_plan_is_put_in_words(rtx, names, words, rebuild):
     """Its answer is a number; taken wrongly, what no rebuild can mend is rebuilt."""
     trt = rtx.module
     mask = sum(int(getattr(trt.EngineInvalidityDiagnostics, name)) for name in names)
@@ -364,9 +358,7 @@ def test_what_the_library_says_of_a_plan_is_put_in_words(
     assert validity_refusal(Path("m.plan"), b"", _artefact(), None, flavour) is None
 
 
-def test_the_library_is_asked_about_the_card_that_will_run_it(
-    plan: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_library_is_asked_about_the_card_that_will_run_it(plan, monkeypatch):
     """Of two unlike cards, the first would answer for the second."""
     seen: list[object] = []
 
@@ -395,7 +387,7 @@ def test_the_library_is_asked_about_the_card_that_will_run_it(
     assert seen == [1, "bound", "asked", "left", "closed"]
 
 
-def test_a_missing_flavour_names_both_ways_out(plan: Path) -> None:
+def test_a_missing_flavour_names_both_ways_out(plan):
     """The one who has only the other TensorRT needs the command that builds with it."""
     try:
         open_flavour("tensorrt")
@@ -414,7 +406,7 @@ def test_a_missing_flavour_names_both_ways_out(plan: Path) -> None:
     assert admitted.artefact.flavour == "tensorrt_rtx"
 
 
-def test_no_tensorrt_at_all_is_no_reason_to_rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tensorrt_at_all_is_no_reason_to_rebuild(monkeypatch):
     """There is nothing to build with: only the installation helps."""
     import esrgan_deploy._flavour as base
 
@@ -429,14 +421,14 @@ def test_no_tensorrt_at_all_is_no_reason_to_rebuild(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(gpu_is_usable(), reason="there is a GPU here")
-def test_without_a_card_there_are_no_facts_of_one(plan: Path) -> None:
+def test_without_a_card_there_are_no_facts_of_one(plan):
     """A zero in their place would be compared with what the plan needs."""
     assert device_facts(0) is None
     assert isinstance(check_plan(plan, facts=None), Admitted)
 
 
 @pytest.mark.gpu
-def test_the_card_is_asked_without_a_context() -> None:
+def test_the_card_is_asked_without_a_context():
     """Its facts decide what is loaded; PyTorch reads the same ones."""
     torch = pytest.importorskip("torch")
     facts = device_facts(0)
@@ -448,7 +440,7 @@ def test_the_card_is_asked_without_a_context() -> None:
     assert device_facts(10_000) is None
 
 
-def test_the_command_survives_a_shell() -> None:
+def test_the_command_survives_a_shell():
     """Pasted as it stands, a name with a blank or a quote would name two files."""
     import shlex
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +52,14 @@ class _Narrow:
 
 
 @pytest.mark.parametrize(("name", "least"), [("model.onnx", 100.0), ("model.fp16.onnx", 60.0)])
-def test_an_artefact_as_it_was_exported_holds(folder: Path, name: str, least: float) -> None:
+def test_an_artefact_as_it_was_exported_holds(folder, name, least):
     """A proof that fails on what was just proven would be left out."""
     (comparison,) = _verify(folder / name)
     assert comparison.pictures == 4
     assert comparison.psnr > least
 
 
-def test_weights_that_changed_are_caught_though_the_manifest_says_all_is_well(folder: Path) -> None:
+def test_weights_that_changed_are_caught_though_the_manifest_says_all_is_well(folder):
     """It is the net that is proven, not the file: a digest can be made to fit any net."""
     import onnx
     from onnx import numpy_helper
@@ -78,7 +77,7 @@ def test_weights_that_changed_are_caught_though_the_manifest_says_all_is_well(fo
     assert "\n" not in str(caught.value)
 
 
-def test_a_graph_that_calls_itself_coarser_is_not_judged_by_coarser_bounds(folder: Path) -> None:
+def test_a_graph_that_calls_itself_coarser_is_not_judged_by_coarser_bounds(folder):
     """The bounds of bf16 would let through what no fp32 net may do."""
     _lie(folder, "model.onnx", precision="bf16")
     with pytest.raises(InferenceError, match="says that it is bf16 and the file itself says fp32"):
@@ -129,9 +128,7 @@ def _pickled_golden(folder: Path) -> None:
         (_pickled_golden, "no file of golden pairs"),
     ],
 )
-def test_nothing_to_verify_against_is_an_error(
-    folder: Path, change: Callable[[Path], object], words: str
-) -> None:
+def test_nothing_to_verify_against_is_an_error(folder, change, words):
     """A silent pass would be taken for a proof."""
     change(folder)
     with pytest.raises(InferenceError, match=words) as caught:
@@ -139,32 +136,32 @@ def test_nothing_to_verify_against_is_an_error(
     assert "\n" not in str(caught.value)
 
 
-def test_a_precision_without_bounds_is_an_error(folder: Path) -> None:
+def test_a_precision_without_bounds_is_an_error(folder):
     """Judged by no bound, everything would hold."""
     path = folder / "model.onnx"
     session = _Narrow(path, precision="int2")
     _lie(folder, path.name, precision="")
     with pytest.raises(InferenceError, match="its precision is int2"):
-        verify_golden(session, path)  # type: ignore[arg-type]
+        verify_golden(session, path)
 
 
-def test_a_session_that_takes_no_golden_picture_is_an_error(folder: Path) -> None:
+def test_a_session_that_takes_no_golden_picture_is_an_error(folder):
     """A plan of one size would pass with nothing run."""
     path = folder / "model.onnx"
     session = _Narrow(path, min_shape=(1, 256, 256), max_shape=(1, 256, 256))
     with pytest.raises(InferenceError, match="it takes 1x256x256 and the golden pictures are 1x"):
-        verify_golden(session, path)  # type: ignore[arg-type]
+        verify_golden(session, path)
 
 
-def test_only_the_pictures_that_fit_are_run(folder: Path) -> None:
+def test_only_the_pictures_that_fit_are_run(folder):
     """One picture outside the range would fail a plan that is right."""
     path = folder / "model.onnx"
     session = _Narrow(path, max_shape=(1, 32, 32))
-    (comparison,) = verify_golden(session, path)  # type: ignore[arg-type]
+    (comparison,) = verify_golden(session, path)
     assert comparison.pictures == 2
 
 
-def test_a_net_of_another_scale_is_caught(folder: Path, make: Callable[..., Path]) -> None:
+def test_a_net_of_another_scale_is_caught(folder, make):
     """A file that was exchanged makes pictures of another size."""
     other = make("nearest", scale=2, name="other.onnx")
     path = folder / "model.onnx"
@@ -176,7 +173,7 @@ def test_a_net_of_another_scale_is_caught(folder: Path, make: Callable[..., Path
         _verify(path)
 
 
-def test_a_file_that_differs_in_one_bit_is_not_the_one_that_was_proved(folder: Path) -> None:
+def test_a_file_that_differs_in_one_bit_is_not_the_one_that_was_proved(folder):
     """The pairs may hold all the same: one weight of thousands changes a picture by less than a level."""
     path = folder / "model.onnx"
     content = bytearray(path.read_bytes())
@@ -186,7 +183,7 @@ def test_a_file_that_differs_in_one_bit_is_not_the_one_that_was_proved(folder: P
         _verify(path)
 
 
-def test_whole_levels_are_not_judged_as_floats() -> None:
+def test_whole_levels_are_not_judged_as_floats():
     """One sample of a uint8 artefact that rounds the other way is 39 times the bound of fp32."""
     reference = np.full((1, 3, 64, 64), 0.5, np.float32)
     levels = np.full((1, 64, 64, 3), 128, np.uint8)

@@ -96,7 +96,7 @@ def made_of(path: Path, batch: np.ndarray) -> tuple[BatchOutput, SessionInfo]:
 
 @pytest.mark.parametrize("form", ["float", "uint8"])
 @pytest.mark.parametrize("body", [overflowing, not_a_number])
-def test_the_third_picture_alone_is_bad(write: Write, form: str, body: Body) -> None:
+def test_the_third_picture_alone_is_bad(write, form, body):
     """In the uint8 form its bytes look like any others; a mean over the whole batch would not say which."""
     made, info = made_of(write(body, form), batch_of(0.2, 0.3, 1.0, 0.1, form=form))
     assert info.watched
@@ -109,7 +109,7 @@ def test_the_third_picture_alone_is_bad(write: Write, form: str, body: Body) -> 
 
 
 @pytest.mark.parametrize("form", ["float", "uint8"])
-def test_a_white_picture_of_one_with_content_is_bad(write: Write, form: str) -> None:
+def test_a_white_picture_of_one_with_content_is_bad(write, form):
     """Every sample is finite, and the picture is gone."""
     made, info = made_of(write(saturated, form), batch_of(0.0, 0.05, 0.5, form=form))
     wrong = judge(made, info, 3)
@@ -121,7 +121,7 @@ def test_a_white_picture_of_one_with_content_is_bad(write: Write, form: str) -> 
 
 
 @pytest.mark.parametrize("form", ["float", "uint8"])
-def test_black_film_is_sound(write: Write, form: str) -> None:
+def test_black_film_is_sound(write, form):
     """Films begin with it: an alarm would stop every job at its first frame."""
     made, info = made_of(write(doubled, form), batch_of(0.0, 0.02, 1.0, form=form))
     assert judge(made, info, 3) is None
@@ -129,7 +129,7 @@ def test_black_film_is_sound(write: Write, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["float", "uint8"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_the_figures_are_numpys_of_each_picture(write: Write, form: str, dtype: str) -> None:
+def test_the_figures_are_numpys_of_each_picture(write, form, dtype):
     """Reduced over the wrong axes they would mix pictures, or miss rows."""
 
     def twice_less_half(g: Any, x: str) -> str:
@@ -156,7 +156,7 @@ def test_the_figures_are_numpys_of_each_picture(write: Write, form: str, dtype: 
     assert made.health[2, 1] == 0 < out[2].max() - out[2].min()
 
 
-def test_run_gives_the_picture_alone(write: Write) -> None:
+def test_run_gives_the_picture_alone(write):
     """Whoever calls it expects one array."""
     session = open_session(write(doubled, "uint8"))
     assert session.run(batch_of(0.5, 1.0, form="uint8")).shape == (2, 8, 12, 3)
@@ -170,9 +170,7 @@ def test_run_gives_the_picture_alone(write: Write) -> None:
         ("health", TensorProto.FLOAT, ["n", 3, 1]),
     ],
 )
-def test_a_second_output_of_another_kind_is_refused(
-    graphs: ModuleType, tmp_path: Path, name: str, dtype: int, shape: list[Any]
-) -> None:
+def test_a_second_output_of_another_kind_is_refused(graphs, tmp_path, name, dtype, shape):
     """Taken for the figures of the watchdog, it would condemn or acquit pictures by chance."""
     path = graphs.write_graph(tmp_path / "two.onnx", doubled)
     model = onnx.load(path)
@@ -185,7 +183,7 @@ def test_a_second_output_of_another_kind_is_refused(
         open_session(path)
 
 
-def test_a_float_graph_from_elsewhere_is_searched_for_nan() -> None:
+def test_a_float_graph_from_elsewhere_is_searched_for_nan():
     """It has no figures of its own, and the third picture of a batch is as visible as the first."""
     batch = np.full((3, 3, 4, 4), 0.5, np.float32)
     batch[2, 1, 2, 3] = -np.inf
@@ -195,7 +193,7 @@ def test_a_float_graph_from_elsewhere_is_searched_for_nan() -> None:
 
 
 @pytest.mark.parametrize("form", ["float", "uint8"])
-def test_without_figures_one_value_is_bad_only_where_the_input_is_known_to_have_content(form: str) -> None:
+def test_without_figures_one_value_is_bad_only_where_the_input_is_known_to_have_content(form):
     """A black picture alone does not tell whether the film is black there."""
     info = dataclasses.replace(INFO, form=form, dtype=np.dtype(np.uint8 if form == "uint8" else np.float16))
     dark = batch_of(0.0, 0.0, form=form)
@@ -207,7 +205,7 @@ def test_without_figures_one_value_is_bad_only_where_the_input_is_known_to_have_
     assert wrong == "one value only in picture 2 of 2 (of an input with a spread of 255 levels)"
 
 
-def test_one_lit_sample_of_many_is_a_picture() -> None:
+def test_one_lit_sample_of_many_is_a_picture():
     """Few samples are looked at first, and a night sky has one star."""
     info = dataclasses.replace(INFO, dtype=np.dtype(np.float32))
     sky = np.zeros((1, 3, 200, 300), np.float32)
@@ -227,7 +225,7 @@ def test_one_lit_sample_of_many_is_a_picture() -> None:
         ({"form": "uint8", "dtype": np.dtype(np.uint8)}, "use the fp32 artefact"),
     ],
 )
-def test_the_error_names_the_file_and_what_to_run(facts: dict[str, Any], says: str) -> None:
+def test_the_error_names_the_file_and_what_to_run(facts, says):
     """A picture that is refused is of no use without the way to one that is not."""
     error = bad_picture_error("NaN or infinite samples in picture 1 of 1", dataclasses.replace(INFO, **facts))
     assert str(error).startswith(

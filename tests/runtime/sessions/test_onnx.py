@@ -4,10 +4,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,12 +17,10 @@ from esrgan_deploy.runtime import SessionOptions, open_session
 from esrgan_deploy.runtime.device import fault_of
 from esrgan_deploy.runtime.sessions.onnx._session import on_cuda, provider_settings
 
-Make = Callable[..., Path]
-
 GPU_BUILD = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
-def test_providers_are_named_in_short_and_get_the_device() -> None:
+def test_providers_are_named_in_short_and_get_the_device():
     """With two GPUs everything would run on the first."""
     (tensorrt, cuda, cpu) = provider_settings(GPU_BUILD, ("tensorrt", "CUDA", "cpu"), device=1)
     assert tensorrt == ("TensorrtExecutionProvider", {"device_id": "1"})
@@ -35,7 +30,7 @@ def test_providers_are_named_in_short_and_get_the_device() -> None:
     assert [on_cuda(name) for name, _ in (tensorrt, cuda, cpu)] == [True, True, False]
 
 
-def test_cuda_comes_first_where_nothing_is_asked_for() -> None:
+def test_cuda_comes_first_where_nothing_is_asked_for():
     """TensorRT builds for minutes; it has to be asked for."""
     assert [name for name, _ in provider_settings(GPU_BUILD, None, device=0)] == GPU_BUILD[1:]
     assert provider_settings(["CPUExecutionProvider"], None, device=0) == [("CPUExecutionProvider", {})]
@@ -83,13 +78,13 @@ def test_cuda_comes_first_where_nothing_is_asked_for() -> None:
         ("CUDA failure 1: invalid argument ; GPU=0", "other"),
     ],
 )
-def test_a_text_is_known_for_what_it_means(text: str, kind: str) -> None:
+def test_a_text_is_known_for_what_it_means(text, kind):
     """A missed one ends the film; one too many drains a sound device."""
     expected = {"oom": OutOfMemoryError, "lost": DeviceLostError, "other": InferenceError}
     assert fault_of(text) is expected[kind]
 
 
-def test_running_out_of_memory_is_told_apart(make: Make, graphs: ModuleType) -> None:
+def test_running_out_of_memory_is_told_apart(make, graphs):
     """The Upscaler takes a smaller tile on this error, and on this error only; here the memory is really short."""
     path = make("convolved")
     code = f"""
@@ -121,7 +116,7 @@ print("told apart")
 
 
 @pytest.mark.parametrize("form", ["float", "uint8"])
-def test_the_callers_memory_is_read_and_written(make: Make, noise: Callable[..., Any], form: str) -> None:
+def test_the_callers_memory_is_read_and_written(make, noise, form):
     """A copy on the way would be a copy per frame, and an `out` that stays empty."""
     session = open_session(make("convolved", io={"form": form}))
     batch = noise(2, 8, 10, 3) if form == "uint8" else noise(2, 3, 8, 10, dtype=np.float32)
@@ -136,7 +131,7 @@ def test_the_callers_memory_is_read_and_written(make: Make, noise: Callable[...,
     np.testing.assert_array_equal(made, expected)
 
 
-def test_tensors_of_pytorch_go_in_and_come_out(make: Make, noise: Callable[..., Any]) -> None:
+def test_tensors_of_pytorch_go_in_and_come_out(make, noise):
     """By DLPack, at any offset into their storage."""
     session = open_session(make("convolved"))
     whole = torch.from_numpy(noise(3, 3, 8, 10, dtype=np.float32))
@@ -146,7 +141,7 @@ def test_tensors_of_pytorch_go_in_and_come_out(make: Make, noise: Callable[..., 
     assert not out[:2].any()
 
 
-def test_a_view_into_a_memory_map_is_an_out(make: Make, noise: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_view_into_a_memory_map_is_an_out(make, noise, tmp_path):
     """Frames go straight into the file."""
     session = open_session(make("nearest", scale=2, io={"form": "uint8"}))
     film = np.memmap(tmp_path / "film.raw", np.uint8, "w+", shape=(4, 16, 12, 3))
@@ -175,9 +170,7 @@ def test_a_view_into_a_memory_map_is_an_out(make: Make, noise: Callable[..., Any
         (np.zeros((1, 3, 8, 8), np.float32), {"out": np.zeros((1, 3, 16, 16))}, "out is float64"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_it_runs(
-    make: Make, array: Any, options: dict[str, Any], says: str
-) -> None:
+def test_what_does_not_fit_is_refused_before_it_runs(make, array, options, says):
     """ONNX Runtime reads whatever lies at the address that it is given."""
     session = open_session(make("unshuffled", factor=4))
     with pytest.raises(InferenceError, match=says) as caught:
@@ -185,7 +178,7 @@ def test_what_does_not_fit_is_refused_before_it_runs(
     assert "\n" not in str(caught.value)
 
 
-def test_an_out_that_overlaps_the_batch_is_refused(make: Make) -> None:
+def test_an_out_that_overlaps_the_batch_is_refused(make):
     """At x1 it is tempting to write over the input, which the net still reads."""
     session = open_session(make("nearest", scale=1))
     batch = np.zeros((1, 3, 8, 8), np.float32)
@@ -193,7 +186,7 @@ def test_an_out_that_overlaps_the_batch_is_refused(make: Make) -> None:
         session.run_on_device(batch, out=batch)
 
 
-def test_a_graph_whose_metadata_lies_fails_in_one_line(make: Make) -> None:
+def test_a_graph_whose_metadata_lies_fails_in_one_line(make):
     """It says x4 and makes x2: the result must not be read from half-written memory."""
     import json
 
@@ -206,7 +199,7 @@ def test_a_graph_whose_metadata_lies_fails_in_one_line(make: Make) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_fp16_graphs_take_and_give_fp16(make: Make, noise: Callable[..., Any]) -> None:
+def test_fp16_graphs_take_and_give_fp16(make, noise):
     """The processor computes them in its own way; the dtypes at both ends stay."""
     session = open_session(make("nearest", scale=2, io={"dtype": "fp16"}))
     batch = noise(1, 3, 4, 5, dtype=np.float32).astype(np.float16)
@@ -216,7 +209,7 @@ def test_fp16_graphs_take_and_give_fp16(make: Make, noise: Callable[..., Any]) -
     np.testing.assert_array_equal(made, batch.repeat(2, 2).repeat(2, 3))
 
 
-def test_slots_work_side_by_side(make: Make, noise: Callable[..., Any]) -> None:
+def test_slots_work_side_by_side(make, noise):
     """Each has its own buffers: what one thread fills must not reach another's picture."""
     session = open_session(make("convolved"))
     pictures = [noise(1, 3, 12, 14, dtype=np.float32, seed=seed) for seed in range(8)]
@@ -242,7 +235,7 @@ def test_slots_work_side_by_side(make: Make, noise: Callable[..., Any]) -> None:
     assert wrong == []
 
 
-def test_a_slot_refuses_a_size_that_the_graph_does_not_take(make: Make) -> None:
+def test_a_slot_refuses_a_size_that_the_graph_does_not_take(make):
     """ONNX Runtime would say so only after the batch was filled, and in words of its own."""
     slot = open_session(make("nearest", scale=2, io={"size": (1, 48, 32)})).slot()
     slot.prepare((1, 48, 32))
@@ -252,7 +245,7 @@ def test_a_slot_refuses_a_size_that_the_graph_does_not_take(make: Make) -> None:
         slot.start()
 
 
-def test_a_closed_session_says_so_everywhere(make: Make) -> None:
+def test_a_closed_session_says_so_everywhere(make):
     """It may be closed by another thread."""
     session = open_session(make("nearest"))
     batch = np.zeros((1, 3, 8, 8), np.float32)
@@ -270,7 +263,7 @@ def test_a_closed_session_says_so_everywhere(make: Make) -> None:
             attempt()
 
 
-def test_a_second_device_is_not_the_processor(make: Make) -> None:
+def test_a_second_device_is_not_the_processor(make):
     """The ordinal is for CUDA; on the processor it means nothing and the session says -1."""
     assert open_session(make("nearest"), SessionOptions(device=3, providers=("cpu",))).info.device == -1
 
@@ -278,8 +271,8 @@ def test_a_second_device_is_not_the_processor(make: Make) -> None:
 @pytest.mark.filterwarnings("ignore:Specified provider")
 @pytest.mark.usefixtures("counted_gpu")
 def test_the_libraries_of_cuda_are_loaded_first_and_a_fall_back_to_the_processor_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rig: Callable[..., Any], make: Make
-) -> None:
+    monkeypatch, capsys, rig, make
+):
     """Without a system-wide CUDA the provider does not start, and all is a hundred times as slow, in silence."""
     rig()
     loaded: list[bool] = []
@@ -302,9 +295,7 @@ def test_the_libraries_of_cuda_are_loaded_first_and_a_fall_back_to_the_processor
 
 
 @pytest.mark.usefixtures("counted_gpu")
-def test_the_build_for_the_processor_beside_a_gpu_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, make: Make
-) -> None:
+def test_the_build_for_the_processor_beside_a_gpu_is_said_once(monkeypatch, make):
     """`pip install onnxruntime` is what comes first to mind, and leaves the GPU idle in silence."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with warnings.catch_warnings(record=True) as said:
@@ -324,9 +315,7 @@ def test_the_build_for_the_processor_beside_a_gpu_is_said_once(
 
 
 @pytest.mark.usefixtures("counted_gpu")
-def test_on_a_gpu_the_libraries_come_before_the_session_which_says_the_card(
-    monkeypatch: pytest.MonkeyPatch, rig: Callable[..., Any], make: Make
-) -> None:
+def test_on_a_gpu_the_libraries_come_before_the_session_which_says_the_card(monkeypatch, rig, make):
     """Loaded after it they are no help, and among mixed cards CUDA's number 0 is not the one of nvidia-smi."""
     rig()
     order: list[str] = []

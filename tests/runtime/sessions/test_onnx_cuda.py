@@ -160,7 +160,7 @@ def picture(seed: int = 0, *, height: int = 6, width: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).random((1, 3, height, width), np.float32)
 
 
-def test_slots_upload_compute_and_download_beside_each_other(simulated: Callable[..., Any]) -> None:
+def test_slots_upload_compute_and_download_beside_each_other(simulated):
     """Nothing runs before it is waited for, so a missing order between the three streams gives rubbish."""
     gpu = simulated()
     slots = [gpu.session.slot() for _ in range(3)]
@@ -183,7 +183,7 @@ def test_slots_upload_compute_and_download_beside_each_other(simulated: Callable
     assert gpu.driver.left() == {}
 
 
-def test_the_same_shape_allocates_nothing_new(simulated: Callable[..., Any]) -> None:
+def test_the_same_shape_allocates_nothing_new(simulated):
     """Pinning memory takes longer than a small picture."""
     gpu = simulated()
     slot = gpu.session.slot()
@@ -198,7 +198,7 @@ def test_the_same_shape_allocates_nothing_new(simulated: Callable[..., Any]) -> 
     assert not calls["cuStreamSynchronize"] + calls["cuCtxSynchronize"]
 
 
-def test_work_is_ordered_against_the_callers_stream_without_waiting(simulated: Callable[..., Any]) -> None:
+def test_work_is_ordered_against_the_callers_stream_without_waiting(simulated):
     """The batch is filled on the caller's stream just before, and the result read on it just after."""
     gpu = simulated()
     batch, out, stream = gpu.array(1, 3, 6, 8), gpu.array(1, 3, 12, 16), gpu.stream()
@@ -217,7 +217,7 @@ def test_work_is_ordered_against_the_callers_stream_without_waiting(simulated: C
     np.testing.assert_array_equal(values.reshape(made.shape), out.seen)
 
 
-def test_the_stream_that_an_array_names_is_waited_for(simulated: Callable[..., Any]) -> None:
+def test_the_stream_that_an_array_names_is_waited_for(simulated):
     """Version 3 of the interface: its owner may still be filling it, on another stream than the caller's."""
     gpu = simulated()
     batch, out, stream = gpu.array(1, 3, 6, 8), gpu.array(1, 3, 12, 16), gpu.stream()
@@ -228,7 +228,7 @@ def test_the_stream_that_an_array_names_is_waited_for(simulated: Callable[..., A
     np.testing.assert_array_equal(out.seen, gpu.expected(picture()))
 
 
-def test_without_a_stream_the_result_is_there_on_return(simulated: Callable[..., Any]) -> None:
+def test_without_a_stream_the_result_is_there_on_return(simulated):
     """And whatever fills the batch anywhere is waited for first."""
     gpu = simulated()
     batch, out = gpu.array(1, 3, 6, 8), gpu.array(1, 3, 12, 16)
@@ -237,7 +237,7 @@ def test_without_a_stream_the_result_is_there_on_return(simulated: Callable[...,
     np.testing.assert_array_equal(out.seen, gpu.expected(picture()))
 
 
-def test_what_does_not_fit_enqueues_nothing(simulated: Callable[..., Any]) -> None:
+def test_what_does_not_fit_enqueues_nothing(simulated):
     """The caller's stream must be as it was."""
     gpu = simulated()
     stream = gpu.stream()
@@ -254,7 +254,7 @@ def test_what_does_not_fit_enqueues_nothing(simulated: Callable[..., Any]) -> No
     assert not any(found.pending for found in gpu.driver.streams.values())
 
 
-def test_the_watchdogs_output_comes_along(simulated: Callable[..., Any], watched: Path) -> None:
+def test_the_watchdogs_output_comes_along(simulated, watched):
     """A graph with a second output fails at once if that is bound to nothing."""
     gpu = simulated(path=watched)
     assert gpu.session.info.watched
@@ -271,7 +271,7 @@ def test_the_watchdogs_output_comes_along(simulated: Callable[..., Any], watched
     gpu.driver.cuCtxSynchronize()
 
 
-def test_faults_are_told_apart(simulated: Callable[..., Any]) -> None:
+def test_faults_are_told_apart(simulated):
     """A smaller tile answers the one, another device the other."""
     gpu = simulated(memory=100_000)
     slot = gpu.session.slot()
@@ -298,9 +298,7 @@ def test_faults_are_told_apart(simulated: Callable[..., Any]) -> None:
     gpu.session.close()
 
 
-def test_a_context_that_onnx_runtime_would_not_use_is_refused(
-    driver_helper: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_context_that_onnx_runtime_would_not_use_is_refused(driver_helper, monkeypatch):
     """It computes in the primary one; memory of PyCUDA's own context would be an illegal address there."""
     gpu = driver_helper.FakeDriver()
     monkeypatch.setattr(_cuda, "_driver", lambda: gpu)
@@ -313,7 +311,7 @@ def test_a_context_that_onnx_runtime_would_not_use_is_refused(
     assert gpu.left() == {}
 
 
-def test_a_result_outlives_the_session_whose_stream_frees_it(simulated: Callable[..., Any]) -> None:
+def test_a_result_outlives_the_session_whose_stream_frees_it(simulated):
     """Freed on a stream that was destroyed, the call would go to whoever has its address then."""
     gpu = simulated()
     made = gpu.session.run_on_device(gpu.array(1, 3, 6, 8))
@@ -331,9 +329,7 @@ def test_a_result_outlives_the_session_whose_stream_frees_it(simulated: Callable
     assert gpu.driver.left() == {}
 
 
-def test_a_stream_of_another_library_is_kept_until_the_memory_is_freed(
-    simulated: Callable[..., Any], watched: Path
-) -> None:
+def test_a_stream_of_another_library_is_kept_until_the_memory_is_freed(simulated, watched):
     """Its owner destroys it when he is collected, and he may be gone before what was made on it."""
     gpu = simulated(path=watched)
 
@@ -351,9 +347,7 @@ def test_a_stream_of_another_library_is_kept_until_the_memory_is_freed(
     assert gone == [2]
 
 
-def test_what_fails_midway_frees_nothing_that_is_written_to(
-    simulated: Callable[..., Any], watched: Path
-) -> None:
+def test_what_fails_midway_frees_nothing_that_is_written_to(simulated, watched):
     """The computing stream may be behind the caller's, on which the result and the watchdog's output are freed."""
     gpu = simulated(path=watched)
     stream = gpu.stream()
@@ -368,7 +362,7 @@ def test_what_fails_midway_frees_nothing_that_is_written_to(
     assert gpu.driver.left() == {}
 
 
-def test_threads_take_turns_on_the_computing_stream(simulated: Callable[..., Any]) -> None:
+def test_threads_take_turns_on_the_computing_stream(simulated):
     """Two runs enqueued at once would mix their orders."""
     gpu = simulated()
     wrong: list[int] = []
@@ -391,7 +385,7 @@ def test_threads_take_turns_on_the_computing_stream(simulated: Callable[..., Any
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_callers_stream_orders_it(make: Callable[..., Path]) -> None:
+def test_on_a_gpu_the_callers_stream_orders_it(make):
     """The real driver, ONNX Runtime's CUDA kernels, and a stream of PyTorch's: nothing waits for the host."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime is the build for the processor")

@@ -2,16 +2,12 @@
 
 import gc
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from esrgan_deploy import EngineMismatchError, InferenceError
-
-Rig = Callable[..., Any]
-Noise = Callable[..., np.ndarray]
 
 FRAME = {"cuGraphLaunch": 1, "cuStreamSynchronize": 1}
 COPIES = ("cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync")
@@ -30,7 +26,7 @@ def through(slot: Any, picture: np.ndarray) -> np.ndarray:
     return slot.finish().batch.copy()
 
 
-def test_what_is_known_of_a_plan(rig: Rig) -> None:
+def test_what_is_known_of_a_plan(rig):
     """The tiling cuts by these figures; the range is the profile's; of mixed cards a number names two."""
     card = "cuda:0 (Simulated GPU, 0000:1B:00.0)"
     info = rig(health=True).open().info
@@ -55,7 +51,7 @@ def test_what_is_known_of_a_plan(rig: Rig) -> None:
 
 @pytest.mark.parametrize("rtx", [False, True])
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_pictures_come_through(rig: Rig, noise: Noise, rtx: bool, cuda_graph: bool) -> None:
+def test_pictures_come_through(rig, noise, rtx, cuda_graph):
     """Enqueued, captured and launched: a wrong address, size or order is a wrong picture."""
     gpu = rig(rtx=rtx, health=True)
     with_plan = gpu.open(cuda_graph=cuda_graph)
@@ -75,7 +71,7 @@ def test_pictures_come_through(rig: Rig, noise: Noise, rtx: bool, cuda_graph: bo
         assert not made.batch.flags.writeable
 
 
-def test_the_float_form_comes_through(rig: Rig, noise: Noise) -> None:
+def test_the_float_form_comes_through(rig, noise):
     """Planes and half precision: every size is another one."""
     with_plan = rig(form="float").open()
     for _ in range(3):
@@ -83,7 +79,7 @@ def test_the_float_form_comes_through(rig: Rig, noise: Noise) -> None:
         np.testing.assert_array_equal(with_plan.run(picture), enlarged(picture, "float"))
 
 
-def test_a_frame_is_one_launch(rig: Rig, noise: Noise) -> None:
+def test_a_frame_is_one_launch(rig, noise):
     """Three calls a frame instead of one are what the graph is there to save."""
     gpu = rig(health=True)
     slot = gpu.open().slot()
@@ -96,7 +92,7 @@ def test_a_frame_is_one_launch(rig: Rig, noise: Noise) -> None:
     assert gpu.engine.executions == 2
 
 
-def test_tensorrt_for_rtx_captures_by_itself(rig: Rig, noise: Noise) -> None:
+def test_tensorrt_for_rtx_captures_by_itself(rig, noise):
     """Captured from outside, it would freeze the kernels of the moment; its own strategy is asked for instead."""
     gpu = rig(rtx=True)
     slot = gpu.open().slot()
@@ -111,7 +107,7 @@ def test_tensorrt_for_rtx_captures_by_itself(rig: Rig, noise: Noise) -> None:
     assert gpu.engine.configs[-1].cuda_graph_strategy.name == "DISABLED"
 
 
-def test_one_context_serves_all_shapes_where_nothing_is_captured(rig: Rig, noise: Noise) -> None:
+def test_one_context_serves_all_shapes_where_nothing_is_captured(rig, noise):
     """On RTX a context compiles its kernels, for seconds: a shape more must not make one more."""
     gpu = rig(rtx=True)
     slot = gpu.open().slot()
@@ -121,7 +117,7 @@ def test_one_context_serves_all_shapes_where_nothing_is_captured(rig: Rig, noise
     assert len(gpu.engine.configs) == 1
 
 
-def test_the_buffers_serve_again(rig: Rig, noise: Noise) -> None:
+def test_the_buffers_serve_again(rig, noise):
     """An allocation per frame waits for the device and fragments its memory."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -138,14 +134,14 @@ def test_the_buffers_serve_again(rig: Rig, noise: Noise) -> None:
     assert gpu.driver.left() == {**taken, "exec": 4}
 
 
-def test_scratch_follows_the_tile_in_use(rig: Rig) -> None:
+def test_scratch_follows_the_tile_in_use(rig):
     """Sized for the profile's largest shape, a plan for 4K would fill the card while it works on small tiles."""
     gpu = rig(most=(4, 4096, 4096))
     gpu.open().slot().prepare((1, 16, 16))
     assert gpu.driver.used() < 16 * 16 * 3 * (8 + 1 + 4) + 3 * 256
 
 
-def test_a_larger_shape_in_mid_stream_drops_what_holds_old_addresses(rig: Rig, noise: Noise) -> None:
+def test_a_larger_shape_in_mid_stream_drops_what_holds_old_addresses(rig, noise):
     """A graph on freed memory computes rubbish, or ends the process."""
     gpu = rig(health=True)
     slot = gpu.open().slot()
@@ -157,7 +153,7 @@ def test_a_larger_shape_in_mid_stream_drops_what_holds_old_addresses(rig: Rig, n
     assert gpu.driver.left()["exec"] == 3
 
 
-def test_no_more_than_four_shapes_are_kept(rig: Rig, noise: Noise) -> None:
+def test_no_more_than_four_shapes_are_kept(rig, noise):
     """Each keeps a context and a graph: a stream of pictures of all sizes would fill the card."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -175,7 +171,7 @@ def test_no_more_than_four_shapes_are_kept(rig: Rig, noise: Noise) -> None:
     assert "cuStreamBeginCapture" not in calls
 
 
-def test_a_capture_that_fails_is_said_once_and_does_without(rig: Rig, noise: Noise) -> None:
+def test_a_capture_that_fails_is_said_once_and_does_without(rig, noise):
     """Some nets allocate while they run; their pictures still come, a little later."""
     gpu = rig()
     gpu.engine.uncapturable = True
@@ -196,7 +192,7 @@ def test_a_capture_that_fails_is_said_once_and_does_without(rig: Rig, noise: Noi
     with_plan.close()
 
 
-def test_work_that_is_refused_under_capture_is_enqueued_without(rig: Rig, noise: Noise) -> None:
+def test_work_that_is_refused_under_capture_is_enqueued_without(rig, noise):
     """The stream has to be out of its capture by then, or the next batches are recorded and never run."""
     gpu = rig()
     gpu.engine.refuses_capture = True
@@ -213,7 +209,7 @@ def test_work_that_is_refused_under_capture_is_enqueued_without(rig: Rig, noise:
 
 
 @pytest.mark.parametrize("call", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate"])
-def test_each_step_of_a_capture_may_fail(rig: Rig, noise: Noise, call: str) -> None:
+def test_each_step_of_a_capture_may_fail(rig, noise, call):
     """A stream that stays in its capture never runs anything again."""
     gpu = rig()
     with_plan = gpu.open()
@@ -230,7 +226,7 @@ def test_each_step_of_a_capture_may_fail(rig: Rig, noise: Noise, call: str) -> N
     assert gpu.driver.left() == {}
 
 
-def test_a_thousand_batches_allocate_nothing(rig: Rig, noise: Noise) -> None:
+def test_a_thousand_batches_allocate_nothing(rig, noise):
     """A pipeline runs for weeks."""
     gpu = rig(health=True)
     slot = gpu.open().slot()
@@ -248,7 +244,7 @@ def test_a_thousand_batches_allocate_nothing(rig: Rig, noise: Noise) -> None:
 
 
 @pytest.mark.parametrize("rtx", [False, True])
-def test_everything_is_released(rig: Rig, noise: Noise, rtx: bool) -> None:
+def test_everything_is_released(rig, noise, rtx):
     """A service opens and closes models for weeks."""
     gpu = rig(rtx=rtx, health=True)
     with_plan = gpu.open()
@@ -271,7 +267,7 @@ def test_everything_is_released(rig: Rig, noise: Noise, rtx: bool) -> None:
         with_plan.run(noise(1, 8, 8, 3))
 
 
-def test_a_result_outlives_its_session(rig: Rig, noise: Noise) -> None:
+def test_a_result_outlives_its_session(rig, noise):
     """`out = session.run(x)`, and the session is gone: the memory behind it must not be."""
     gpu = rig()
     with_plan, picture = gpu.open(), noise(1, 8, 8, 3)
@@ -283,7 +279,7 @@ def test_a_result_outlives_its_session(rig: Rig, noise: Noise) -> None:
     assert gpu.driver.left() == {}
 
 
-def test_the_order_of_calls_is_kept(rig: Rig) -> None:
+def test_the_order_of_calls_is_kept(rig):
     """A batch that was never started would be an old picture."""
     slot = rig().open().slot()
     for wrong in (slot.start, slot.finish):
@@ -300,7 +296,7 @@ def test_the_order_of_calls_is_kept(rig: Rig) -> None:
         slot.finish()
 
 
-def test_a_batch_that_nobody_asked_for_is_waited_for(rig: Rig, noise: Noise) -> None:
+def test_a_batch_that_nobody_asked_for_is_waited_for(rig, noise):
     """Else the next one is filled in while the last is still uploaded."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -314,7 +310,7 @@ def test_a_batch_that_nobody_asked_for_is_waited_for(rig: Rig, noise: Noise) -> 
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 8), (1, 65, 8), (1, 8, 65), (0, 8, 8)])
-def test_a_shape_out_of_range_is_refused(rig: Rig, noise: Noise, shape: tuple[int, int, int]) -> None:
+def test_a_shape_out_of_range_is_refused(rig, noise, shape):
     """And the slot is as good as before."""
     slot = rig().open().slot()
     picture = noise(1, 8, 8, 3)
@@ -325,13 +321,13 @@ def test_a_shape_out_of_range_is_refused(rig: Rig, noise: Noise, shape: tuple[in
 
 
 @pytest.mark.parametrize("batch", [np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 3, 8, 8), np.uint8)])
-def test_a_batch_of_another_kind_is_refused(rig: Rig, batch: np.ndarray) -> None:
+def test_a_batch_of_another_kind_is_refused(rig, batch):
     """Copied into the buffer all the same it would be a picture of noise."""
     with pytest.raises(InferenceError, match=r"takes \(N, H, W, C\) uint8 with C = 3"):
         rig().open().run(batch)
 
 
-def test_threads_share_a_session(rig: Rig, noise: Noise) -> None:
+def test_threads_share_a_session(rig, noise):
     """Every worker comes with no context of its own, and leaves with none."""
     gpu = rig()
     with_plan = gpu.open()
@@ -359,7 +355,7 @@ def test_threads_share_a_session(rig: Rig, noise: Noise) -> None:
     assert gpu.driver.left() == {}
 
 
-def test_a_plan_that_does_not_load_names_both_sides(rig: Rig) -> None:
+def test_a_plan_that_does_not_load_names_both_sides(rig):
     """TensorRT returns nothing, and logs why."""
     gpu = rig(content=b"of another version")
     with pytest.raises(
@@ -369,7 +365,7 @@ def test_a_plan_that_does_not_load_names_both_sides(rig: Rig) -> None:
     assert gpu.driver.left() == {}
 
 
-def test_a_plan_that_is_no_enlarger_is_refused(rig: Rig) -> None:
+def test_a_plan_that_is_no_enlarger_is_refused(rig):
     """Its output would be cut up as if it were a picture."""
     gpu = rig()
     gpu.engine.names.append("third")

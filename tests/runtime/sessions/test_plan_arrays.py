@@ -1,7 +1,6 @@
 """A plan on arrays and streams of others, on the simulated driver: see helpers_cuda for what that shows."""
 
 import gc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,6 @@ import pytest
 from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime.device import DeviceArray
 from esrgan_deploy.runtime.device._dlpack import _held, dlpack_capsule
-
-Rig = Callable[..., Any]
-Noise = Callable[..., np.ndarray]
 
 WAITS = {
     "cuStreamSynchronize",
@@ -37,7 +33,7 @@ def enlarged(picture: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rtx", [False, True])
-def test_nothing_waits_for_the_host(rig: Rig, noise: Noise, rtx: bool) -> None:
+def test_nothing_waits_for_the_host(rig, noise, rtx):
     """The caller's pipeline would stall for every batch; and until his stream gets there nothing is computed."""
     gpu = rig(rtx=rtx, health=True)
     with_plan = gpu.open()
@@ -59,7 +55,7 @@ def test_nothing_waits_for_the_host(rig: Rig, noise: Noise, rtx: bool) -> None:
         assert gpu.engine.configs[-1].cuda_graph_strategy.name == "DISABLED"
 
 
-def test_out_is_written_and_returned(rig: Rig, noise: Noise) -> None:
+def test_out_is_written_and_returned(rig, noise):
     """A pipeline has its own ring of frames."""
     gpu = rig()
     with_plan = gpu.open()
@@ -73,7 +69,7 @@ def test_out_is_written_and_returned(rig: Rig, noise: Noise) -> None:
     assert not any("Alloc" in name for name in calls)
 
 
-def test_without_a_stream_the_result_is_there(rig: Rig, noise: Noise) -> None:
+def test_without_a_stream_the_result_is_there(rig, noise):
     """Whatever fills the batch, on a stream that nobody named, is waited for first, and the result then."""
     gpu = rig()
     with_plan = gpu.open()
@@ -87,7 +83,7 @@ def test_without_a_stream_the_result_is_there(rig: Rig, noise: Noise) -> None:
     np.testing.assert_array_equal(seen(gpu, made), enlarged(picture))
 
 
-def test_a_stream_that_fills_the_batch_is_waited_for_on_the_device(rig: Rig, noise: Noise) -> None:
+def test_a_stream_that_fills_the_batch_is_waited_for_on_the_device(rig, noise):
     """Version 3 of the interface names it, and leaves the waiting to whoever takes the array."""
     gpu = rig()
     with_plan = gpu.open()
@@ -103,7 +99,7 @@ def test_a_stream_that_fills_the_batch_is_waited_for_on_the_device(rig: Rig, noi
     np.testing.assert_array_equal(seen(gpu, made), enlarged(picture))
 
 
-def test_whatever_does_not_fit_is_refused_before_anything_is_enqueued(rig: Rig) -> None:
+def test_whatever_does_not_fit_is_refused_before_anything_is_enqueued(rig):
     """Half a batch on the caller's stream would be worse than none."""
     gpu = rig(driver={"devices": 2})
     with_plan = gpu.open()
@@ -145,7 +141,7 @@ def test_whatever_does_not_fit_is_refused_before_anything_is_enqueued(rig: Rig) 
     assert gpu.engine.executions == 1
 
 
-def test_each_stream_has_a_context_and_memory_of_its_own(rig: Rig, noise: Noise) -> None:
+def test_each_stream_has_a_context_and_memory_of_its_own(rig, noise):
     """Two batches on two streams run at once; on one scratch memory they would overwrite each other."""
     gpu = rig()
     with_plan = gpu.open()
@@ -163,7 +159,7 @@ def test_each_stream_has_a_context_and_memory_of_its_own(rig: Rig, noise: Noise)
     )
 
 
-def test_a_growing_batch_keeps_what_runs(rig: Rig, noise: Noise) -> None:
+def test_a_growing_batch_keeps_what_runs(rig, noise):
     """The memory of the small one is freed in the stream's order, after it was used."""
     gpu = rig(health=True)
     with_plan = gpu.open()
@@ -177,7 +173,7 @@ def test_a_growing_batch_keeps_what_runs(rig: Rig, noise: Noise) -> None:
         np.testing.assert_array_equal(seen(gpu, large), enlarged(array.seen))
 
 
-def test_a_stream_that_got_the_handle_of_another_waits_for_it(rig: Rig, noise: Noise) -> None:
+def test_a_stream_that_got_the_handle_of_another_waits_for_it(rig, noise):
     """A destroyed stream still runs to its end, in the memory that the new one is given."""
     gpu = rig()
     with_plan, array = gpu.open(), gpu.array((1, 8, 8, 3))
@@ -190,7 +186,7 @@ def test_a_stream_that_got_the_handle_of_another_waits_for_it(rig: Rig, noise: N
     np.testing.assert_array_equal(seen(gpu, first), enlarged(array.seen))
 
 
-def test_streams_come_and_go(rig: Rig) -> None:
+def test_streams_come_and_go(rig):
     """A server that makes a stream per request would else fill the card with their memory."""
     gpu = rig()
     with_plan, array, out = gpu.open(), gpu.array((1, 8, 8, 3)), gpu.array((1, 16, 16, 3))
@@ -207,7 +203,7 @@ def test_streams_come_and_go(rig: Rig) -> None:
         with_plan.run_on_device(array, stream=1)
 
 
-def test_a_result_is_freed_on_its_stream_and_outlives_the_session(rig: Rig) -> None:
+def test_a_result_is_freed_on_its_stream_and_outlives_the_session(rig):
     """Freed at once it would be taken from a stream that still fills it; with the session, from its user."""
     gpu = rig()
     with_plan = gpu.open()
@@ -225,7 +221,7 @@ def test_a_result_is_freed_on_its_stream_and_outlives_the_session(rig: Rig) -> N
     assert gpu.driver.left() == {}
 
 
-def test_a_stream_of_another_library_is_kept_until_the_memory_is_freed(rig: Rig) -> None:
+def test_a_stream_of_another_library_is_kept_until_the_memory_is_freed(rig):
     """Freed on a stream that is destroyed, the call would go to whoever has its address then."""
     gpu = rig()
     with_plan = gpu.open()
@@ -243,7 +239,7 @@ def test_a_stream_of_another_library_is_kept_until_the_memory_is_freed(rig: Rig)
     assert gone == [1]
 
 
-def test_a_session_that_is_dropped_frees_nothing_on_a_stream_that_is_gone(rig: Rig) -> None:
+def test_a_session_that_is_dropped_frees_nothing_on_a_stream_that_is_gone(rig):
     """What a stream's batches work in is kept for its next one, and its owner destroyed it meanwhile."""
     gpu = rig(health=True)
     with_plan, array, out = gpu.open(), gpu.array((1, 8, 8, 3)), gpu.array((1, 16, 16, 3))
@@ -255,7 +251,7 @@ def test_a_session_that_is_dropped_frees_nothing_on_a_stream_that_is_gone(rig: R
     assert gpu.driver.left() == {"primary": 1}
 
 
-def test_what_a_failed_batch_still_does_is_waited_for(rig: Rig) -> None:
+def test_what_a_failed_batch_still_does_is_waited_for(rig):
     """Its last kernel was refused, the others are on their way: their scratch memory would be another's by then."""
     gpu = rig()
     with_plan, array, out = gpu.open(), gpu.array((1, 8, 8, 3)), gpu.array((1, 16, 16, 3))
@@ -267,7 +263,7 @@ def test_what_a_failed_batch_still_does_is_waited_for(rig: Rig) -> None:
     gpu.driver.streams[stream].drain()
 
 
-def test_failures_on_the_way_leave_nothing(rig: Rig) -> None:
+def test_failures_on_the_way_leave_nothing(rig):
     """The caller gets the reason, and no memory is lost."""
     gpu = rig(driver={"memory": 1 << 16})
     with_plan = gpu.open()
@@ -290,7 +286,7 @@ def test_failures_on_the_way_leave_nothing(rig: Rig) -> None:
     assert {kind: count for kind, count in gpu.driver.left().items() if kind != "foreign"} == {}
 
 
-def test_dlpack_orders_the_consumers_stream(rig: Rig) -> None:
+def test_dlpack_orders_the_consumers_stream(rig):
     """PyTorch reads on its own stream what was filled on another."""
     gpu = rig()
     with_plan = gpu.open()
@@ -333,7 +329,7 @@ class OnHost:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
-def test_the_capsule_is_read_by_real_consumers(dtype: type) -> None:
+def test_the_capsule_is_read_by_real_consumers(dtype):
     """A wrong field of its structure is a wrong picture, or the end of the process."""
     torch = pytest.importorskip("torch")
     array = np.arange(2 * 3 * 5 * 4).reshape(2, 3, 5, 4).astype(dtype)
@@ -351,7 +347,7 @@ def test_the_capsule_is_read_by_real_consumers(dtype: type) -> None:
     assert len(_held) == held
 
 
-def test_the_capsule_keeps_the_memory() -> None:
+def test_the_capsule_keeps_the_memory():
     """A tensor that outlives the array it was made of."""
     torch = pytest.importorskip("torch")
     tensor = torch.from_dlpack(OnHost(np.full((64, 64), 7, np.uint8)))

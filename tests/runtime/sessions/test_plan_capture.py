@@ -1,15 +1,12 @@
 """Captures, refusals and lost devices of a plan, on the simulated driver and engine."""
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError
-
-Rig = Callable[..., Any]
 
 
 def through(slot: Any, value: int) -> None:
@@ -18,7 +15,7 @@ def through(slot: Any, value: int) -> None:
     assert (slot.finish().batch == value).all()
 
 
-def test_a_capture_that_the_host_program_breaks_is_tried_again(rig: Rig) -> None:
+def test_a_capture_that_the_host_program_breaks_is_tried_again(rig):
     """One synchronisation elsewhere would end graphs for good, or fail the batch."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -31,7 +28,7 @@ def test_a_capture_that_the_host_program_breaks_is_tried_again(rig: Rig) -> None
     assert gpu.driver.calls.count("cuGraphLaunch") == 2
 
 
-def test_own_synchronisation_waits_for_a_capture(rig: Rig) -> None:
+def test_own_synchronisation_waits_for_a_capture(rig):
     """A call without a stream would break the capture of another thread."""
     gpu = rig()
     plan = gpu.open()
@@ -65,7 +62,7 @@ def test_own_synchronisation_waits_for_a_capture(rig: Rig) -> None:
     assert "cuGraphLaunch" in gpu.driver.calls
 
 
-def test_memory_that_is_short_for_a_graph_does_not_end_graphs(rig: Rig) -> None:
+def test_memory_that_is_short_for_a_graph_does_not_end_graphs(rig):
     """Another process may hold it for a second; the batch itself fits, and the next one is launched as one."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -77,7 +74,7 @@ def test_memory_that_is_short_for_a_graph_does_not_end_graphs(rig: Rig) -> None:
     assert gpu.driver.calls.count("cuGraphLaunch") == 2
 
 
-def test_nothing_is_collected_while_a_graph_is_captured(rig: Rig) -> None:
+def test_nothing_is_collected_while_a_graph_is_captured(rig):
     """What the collector frees on the capturing thread breaks the capture and stays allocated."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -101,14 +98,14 @@ def test_nothing_is_collected_while_a_graph_is_captured(rig: Rig) -> None:
     assert "cuGraphLaunch" in gpu.driver.calls
 
 
-def test_a_size_of_nothing_asks_the_profile(rig: Rig) -> None:
+def test_a_size_of_nothing_asks_the_profile(rig):
     """Work in no memory would overwrite what lies behind it."""
     gpu = rig()
     gpu.engine.sizeless = True
     through(gpu.open().slot(), 7)
 
 
-def test_memory_that_is_refused_by_the_log_alone_is_an_error(rig: Rig) -> None:
+def test_memory_that_is_refused_by_the_log_alone_is_an_error(rig):
     """The work would run in the memory of before."""
     gpu = rig()
     gpu.engine.wants = 1 << 20
@@ -116,7 +113,7 @@ def test_memory_that_is_refused_by_the_log_alone_is_an_error(rig: Rig) -> None:
         gpu.open().slot().prepare((1, 8, 8))
 
 
-def test_an_old_line_of_the_log_is_no_reason(rig: Rig) -> None:
+def test_an_old_line_of_the_log_is_no_reason(rig):
     """A refusal would be answered with smaller tiles for ever."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -128,7 +125,7 @@ def test_an_old_line_of_the_log_is_no_reason(rig: Rig) -> None:
     assert not isinstance(caught.value, OutOfMemoryError)
 
 
-def test_no_context_on_a_lost_device_is_a_lost_device(rig: Rig) -> None:
+def test_no_context_on_a_lost_device_is_a_lost_device(rig):
     """A second GPU takes over only where the first says that it is lost."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -138,7 +135,7 @@ def test_no_context_on_a_lost_device_is_a_lost_device(rig: Rig) -> None:
         slot.prepare((1, 16, 16))
 
 
-def test_picture_batches_come_after_a_broken_capture(rig: Rig) -> None:
+def test_picture_batches_come_after_a_broken_capture(rig):
     """The first work after it is refused once."""
     gpu = rig()
     plan = gpu.open()

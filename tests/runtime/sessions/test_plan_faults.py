@@ -69,7 +69,7 @@ def calls_made(rig: Rig) -> tuple[list[str], int]:
     return gpu.driver.calls, gpu.closing
 
 
-def test_every_status_is_looked_at(rig: Rig) -> None:
+def test_every_status_is_looked_at(rig):
     """One that is not is a wrong picture later, or a crash with no name."""
     calls, _ = calls_made(rig)
     names = dict.fromkeys(calls)
@@ -97,7 +97,7 @@ def test_every_status_is_looked_at(rig: Rig) -> None:
             assert not gpu.driver.failing, (name, after)
 
 
-def test_a_lost_device_is_known_and_can_be_closed(rig: Rig) -> None:
+def test_a_lost_device_is_known_and_can_be_closed(rig):
     """The others do its work only if it says that it is lost, wherever in a batch that was."""
     calls, closing = calls_made(rig)
     waited = max(at for at in range(closing) if calls[at] == "cuStreamSynchronize")
@@ -133,7 +133,7 @@ def lose_at(driver: Any, at: int) -> None:
         "DEINITIALIZED", "CONTEXT_IS_DESTROYED", "MISALIGNED_ADDRESS", "ILLEGAL_INSTRUCTION", "ASSERT",
     ],
 )  # fmt: skip
-def test_what_breaks_a_context_is_a_lost_device(rig: Rig, status: str) -> None:
+def test_what_breaks_a_context_is_a_lost_device(rig, status):
     """A smaller tile would be tried on a context that answers nothing any more."""
     gpu = rig()
     with_plan = gpu.open()
@@ -147,7 +147,7 @@ def test_what_breaks_a_context_is_a_lost_device(rig: Rig, status: str) -> None:
     with_plan.close()
 
 
-def test_out_of_memory_leaves_room_for_a_smaller_tile(rig: Rig) -> None:
+def test_out_of_memory_leaves_room_for_a_smaller_tile(rig):
     """The half is tried at once: what the large one had taken by then must be free again."""
     # 1x64x64: 96 KiB of scratch, 12 in, 48 out. The whole does not fit, and half of it only if all is given back.
     gpu = rig(driver={"memory": 150_000})
@@ -173,7 +173,7 @@ def test_out_of_memory_leaves_room_for_a_smaller_tile(rig: Rig) -> None:
     assert gpu.driver.left() == {}
 
 
-def test_memory_that_cannot_be_pinned_is_out_of_memory_too(rig: Rig) -> None:
+def test_memory_that_cannot_be_pinned_is_out_of_memory_too(rig):
     """A container's limit on locked memory is met before the card's."""
     gpu = rig()
     slot = gpu.open().slot()
@@ -183,7 +183,7 @@ def test_memory_that_cannot_be_pinned_is_out_of_memory_too(rig: Rig) -> None:
     assert gpu.driver.used() == 0
 
 
-def test_what_tensorrt_refuses_carries_its_reason(rig: Rig) -> None:
+def test_what_tensorrt_refuses_carries_its_reason(rig):
     """It returns False; why, it only logs."""
     gpu = rig()
     with_plan = gpu.open()

@@ -1,15 +1,9 @@
 """The kernels of TensorRT for RTX, kept between sessions."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
-Rig = Callable[..., Any]
 
-
-def test_a_session_keeps_its_kernels(rig: Rig, tmp_path: Path) -> None:
+def test_a_session_keeps_its_kernels(rig, tmp_path):
     """Written after the first batch, as a service may never be closed; loaded by the next session."""
     gpu = rig(rtx=True)
     first = gpu.open()
@@ -29,7 +23,7 @@ def test_a_session_keeps_its_kernels(rig: Rig, tmp_path: Path) -> None:
     assert file.stat().st_mtime_ns == written
 
 
-def test_kernels_that_tensorrt_refuses_are_replaced(rig: Rig, tmp_path: Path) -> None:
+def test_kernels_that_tensorrt_refuses_are_replaced(rig, tmp_path):
     """It knows more of the machine than the key."""
     gpu = rig(rtx=True)
     first = gpu.open()
@@ -42,7 +36,7 @@ def test_kernels_that_tensorrt_refuses_are_replaced(rig: Rig, tmp_path: Path) ->
     assert file.read_bytes().endswith(b"kernels of nothing")
 
 
-def test_full_tensorrt_keeps_none(rig: Rig, tmp_path: Path) -> None:
+def test_full_tensorrt_keeps_none(rig, tmp_path):
     """Its kernels are in the plan."""
     gpu = rig()
     with_plan = gpu.open()

@@ -2,10 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,8 +11,6 @@ import pytest
 from esrgan_deploy import CheckpointError, InferenceError, MissingDependencyError, Upscaler
 from esrgan_deploy.runtime import SessionOptions, open_session
 from esrgan_deploy.runtime.sessions import _open as _open_session
-
-Make = Callable[..., Path]
 
 
 def facts(**changes: Any) -> str:
@@ -40,16 +35,7 @@ def facts(**changes: Any) -> str:
         ("shrunk", {"outscale": 0.5}, {"form": "uint8"}, "1/2", 1, "uint8", np.uint8),
     ],
 )
-def test_a_bare_graph_is_measured(
-    make: Make,
-    kind: str,
-    body: dict[str, Any],
-    io: dict[str, Any],
-    scale: str,
-    multiple: int,
-    form: str,
-    dtype: type,
-) -> None:
+def test_a_bare_graph_is_measured(make, kind, body, io, scale, multiple, form, dtype):
     """Without a manifest a wrong guess gives a picture of the wrong size or a refused odd side."""
     info = open_session(make(kind, io=io, **body)).info
     assert (info.scale, info.size_multiple, info.form) == (Fraction(scale), multiple, form)
@@ -59,13 +45,13 @@ def test_a_bare_graph_is_measured(
         assert info.min_shape == info.max_shape == io["size"]
 
 
-def test_the_graphs_own_word_is_believed(make: Make) -> None:
+def test_the_graphs_own_word_is_believed(make):
     """It knows what no probe can, such as a size multiple that the net only pads away."""
     info = open_session(make("nearest", scale=4, io={"metadata": facts(size_multiple=8)})).info
     assert (info.scale, info.size_multiple) == (4, 8)
 
 
-def test_the_outscale_is_not_the_models_scale(make: Make) -> None:
+def test_the_outscale_is_not_the_models_scale(make):
     """An x4 model exported with an outscale of 1.5 makes x1.5."""
     io = {"metadata": facts(outscale=1.5, size_multiple=2)}
     assert open_session(make("shrunk", outscale=1.5, io=io)).info.scale == Fraction(3, 2)
@@ -75,7 +61,7 @@ def test_the_outscale_is_not_the_models_scale(make: Make) -> None:
     "text",
     ["", "{", "[]", "{}", facts(outscale=0), facts(outscale=None), facts(size_multiple=0), facts(spec=3)],
 )
-def test_senseless_metadata_does_not_stop_a_sound_graph(make: Make, text: str) -> None:
+def test_senseless_metadata_does_not_stop_a_sound_graph(make, text):
     """Anyone can write under any key; such a graph is measured like one without."""
     info = open_session(make("nearest", scale=3, io={"metadata": text})).info
     assert (info.scale, info.size_multiple) == (3, 1)
@@ -93,9 +79,7 @@ def test_senseless_metadata_does_not_stop_a_sound_graph(make: Make, text: str) -
         ("model", b"", r"\.onnx or \.plan"),
     ],
 )
-def test_what_is_no_graph_is_refused_in_one_line(
-    tmp_path: Path, name: str, content: bytes | None, says: str
-) -> None:
+def test_what_is_no_graph_is_refused_in_one_line(tmp_path, name, content, says):
     """Each of these is an everyday mistake; a traceback of protobuf helps nobody."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -106,7 +90,7 @@ def test_what_is_no_graph_is_refused_in_one_line(
     assert name in str(caught.value)
 
 
-def test_a_truncated_graph_is_refused(make: Make) -> None:
+def test_a_truncated_graph_is_refused(make):
     """A download that stopped."""
     path = make("convolved")
     path.write_bytes(path.read_bytes()[:-200])
@@ -114,16 +98,14 @@ def test_a_truncated_graph_is_refused(make: Make) -> None:
         open_session(path)
 
 
-def test_a_folder_names_the_file_to_give(tmp_path: Path) -> None:
+def test_a_folder_names_the_file_to_give(tmp_path):
     """`--model out` instead of `--model out/model.onnx`."""
     with pytest.raises(InferenceError, match=r"folder.*model\.onnx"):
         open_session(tmp_path)
 
 
 @pytest.mark.parametrize("beside", ["model.fp16.onnx", "model.onnx", None])
-def test_a_plan_without_a_gpu_points_to_the_graph_beside_it(
-    tmp_path: Path, beside: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_without_a_gpu_points_to_the_graph_beside_it(tmp_path, beside, monkeypatch):
     """The user has a picture to enlarge, and something in the same folder can do it."""
     monkeypatch.setattr(_open_session, "cuda_device_count", lambda: 0)
     plan = tmp_path / "model.fp16.plan"
@@ -137,7 +119,7 @@ def test_a_plan_without_a_gpu_points_to_the_graph_beside_it(
     )
 
 
-def test_graphs_that_enlarge_no_pictures_are_refused(graphs: ModuleType, tmp_path: Path) -> None:
+def test_graphs_that_enlarge_no_pictures_are_refused(graphs, tmp_path):
     """Run on them, the tiling would fail in the middle of the picture."""
     recolour = graphs.write_graph(tmp_path / "five.onnx", lambda g, x: g.resize(x, 2, "nearest"), channels=5)
     with pytest.raises(InferenceError, match="5 channels"):
@@ -152,26 +134,26 @@ def test_graphs_that_enlarge_no_pictures_are_refused(graphs: ModuleType, tmp_pat
         open_session(wide)
 
 
-def test_an_unknown_provider_lists_the_known_ones(make: Make) -> None:
+def test_an_unknown_provider_lists_the_known_ones(make):
     """ONNX Runtime itself only warns, and runs on the CPU."""
     with pytest.raises(InferenceError, match=r"no provider 'gpu'.*cpu"):
         open_session(make("nearest"), SessionOptions(providers=("gpu",)))
 
 
 @pytest.mark.parametrize("name", ["cpu", "CPU", "CPUExecutionProvider"])
-def test_a_provider_is_named_in_short_or_in_full(make: Make, name: str) -> None:
+def test_a_provider_is_named_in_short_or_in_full(make, name):
     """And the session says what it runs on."""
     assert open_session(make("nearest"), SessionOptions(providers=(name,))).info.provider.endswith(", CPU")
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"providers": ()}])
-def test_options_out_of_range_are_value_errors(make: Make, options: dict[str, Any]) -> None:
+def test_options_out_of_range_are_value_errors(make, options):
     """ONNX Runtime takes 0 threads for its own choice, and no providers for a warning."""
     with pytest.raises(ValueError, match=r"threads|providers"):
         open_session(make("nearest"), SessionOptions(**options))
 
 
-def test_a_failing_run_is_one_line_with_the_batch(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_run_is_one_line_with_the_batch(make, capfd):
     """ONNX Runtime's own text runs over five lines, and it prints it as well as raising it."""
     session = open_session(make("unshuffled", factor=4))
     with pytest.raises(InferenceError, match=r"model\.onnx failed on a batch of 1x3x5x5") as caught:
@@ -184,7 +166,7 @@ def test_a_failing_run_is_one_line_with_the_batch(make: Make, capfd: pytest.Capt
         session.run(np.zeros((1, 3, 8, 8), np.float32))
 
 
-def test_without_onnxruntime_the_error_is_the_command(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_the_error_is_the_command(make, monkeypatch):
     """The first thing that a user of the bare package meets."""
     path = make("nearest")
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
@@ -193,9 +175,7 @@ def test_without_onnxruntime_the_error_is_the_command(make: Make, monkeypatch: p
 
 
 @pytest.mark.usefixtures("counted_gpu")
-def test_a_folder_gives_no_plan_where_no_tensorrt_is_installed(
-    tiny_export: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_gives_no_plan_where_no_tensorrt_is_installed(tiny_export, monkeypatch):
     """A GPU with PyTorch or ONNX Runtime alone is common; the graph beside the plan runs there."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     with Upscaler(tiny_export, providers=["cpu"]) as up:

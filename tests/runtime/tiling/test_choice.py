@@ -95,9 +95,7 @@ CURVES = st.none() | st.lists(st.floats(0, 200), min_size=1, max_size=len(HALOS)
 
 
 @given(sessions(), MEMORY, CURVES, st.integers(1, 3000), st.integers(1, 3000))
-def test_every_choice_can_be_carried_out(
-    session: SessionInfo, memory: MemoryFacts, seams: SeamCurve | None, height: int, width: int
-) -> None:
+def test_every_choice_can_be_carried_out(session, memory, seams, height, width):
     """A choice that no plan can follow, or of a shape that the net refuses, fails where no choice would have."""
     choice = choose_tiling(session, memory=memory, curve=seams)
     plan = plan_tiles(
@@ -117,9 +115,7 @@ def test_every_choice_can_be_carried_out(
 
 
 @given(sessions(), MEMORY, CURVES)
-def test_a_choice_fits_into_half_of_what_is_free_or_says_so(
-    session: SessionInfo, memory: MemoryFacts, seams: SeamCurve | None
-) -> None:
+def test_a_choice_fits_into_half_of_what_is_free_or_says_so(session, memory, seams):
     """More is ended by the system, or fails on the card, in the middle of a picture."""
     choice = choose_tiling(session, memory=memory, curve=seams)
     slots = session.slots if memory.kind == "gpu" else 1
@@ -128,9 +124,7 @@ def test_a_choice_fits_into_half_of_what_is_free_or_says_so(
 
 
 @given(sessions(), MEMORY, CURVES)
-def test_the_seams_stay_under_half_a_level_or_it_says_so(
-    session: SessionInfo, memory: MemoryFacts, seams: SeamCurve | None
-) -> None:
+def test_the_seams_stay_under_half_a_level_or_it_says_so(session, memory, seams):
     """This is what auto promises."""
     choice = choose_tiling(session, memory=memory, curve=seams)
     if seams is not None and not choice.warning:
@@ -142,9 +136,7 @@ def test_the_seams_stay_under_half_a_level_or_it_says_so(
 
 
 @given(sessions(), MEMORY, CURVES)
-def test_more_halo_than_picture_comes_with_a_warning(
-    session: SessionInfo, memory: MemoryFacts, seams: SeamCurve | None
-) -> None:
+def test_more_halo_than_picture_comes_with_a_warning(session, memory, seams):
     """Such tiles take twice the time of the untiled picture, and more."""
     choice = choose_tiling(session, memory=memory, curve=seams)
     if not choice.warning:
@@ -152,9 +144,7 @@ def test_more_halo_than_picture_comes_with_a_warning(
 
 
 @given(sessions(), FREE, FREE, CURVES)
-def test_more_memory_never_makes_smaller_tiles(
-    session: SessionInfo, one: int, other: int, seams: SeamCurve | None
-) -> None:
+def test_more_memory_never_makes_smaller_tiles(session, one, other, seams):
     """A choice that jumps about is one that nobody can reason about."""
     tiles = [
         choose_tiling(
@@ -165,33 +155,33 @@ def test_more_memory_never_makes_smaller_tiles(
     assert tiles[0] <= tiles[1]
 
 
-def test_without_a_measurement_it_is_as_it_was() -> None:
+def test_without_a_measurement_it_is_as_it_was():
     """Who measured nothing keeps tiles of 256 with a halo of 16, one at a time."""
     choice = choose_tiling(info(), memory=PLENTY)
     assert (choice.tile, choice.halo, choice.batch, choice.warning) == (256, 16, 1, "")
     assert "not measured" in choice.reason
 
 
-def test_the_measured_halo_is_taken() -> None:
+def test_the_measured_halo_is_taken():
     """A narrower halo computes less that is thrown away."""
     choice = choose_tiling(info(), memory=PLENTY, curve=SMALL)
     assert (choice.tile, choice.halo) == (256, 8)
     assert "0.120 levels" in choice.reason
 
 
-def test_what_is_only_just_under_half_a_level_is_not_trusted() -> None:
+def test_what_is_only_just_under_half_a_level_is_not_trusted():
     """Other pictures than those measured show more: 2.4 times as much was seen."""
     assert choose_tiling(info(), memory=PLENTY, curve=curve(60, 15, 4.7, 0.4, 0.1)).halo == 12
 
 
-def test_a_halo_is_aligned_to_the_net() -> None:
+def test_a_halo_is_aligned_to_the_net():
     """The plan rounds it up anyway; what is stated must be what is done."""
     choice = choose_tiling(info(size_multiple=4, scale=Fraction(4, 3)), memory=PLENTY, curve=SMALL)
     assert choice.halo == 12
     assert choice.tile == 252
 
 
-def test_noise_that_no_halo_mends_is_no_reason_for_a_wider_one() -> None:
+def test_noise_that_no_halo_mends_is_no_reason_for_a_wider_one():
     """fp16 differs a little from tile to tile at any halo: past the knee a wider one costs time for nothing."""
     choice = choose_tiling(info(), memory=PLENTY, curve=curve(60, 15, 4.7, 0.9, 0.7, 0.6, 0.61, 0.6))
     assert choice.halo == 16
@@ -204,7 +194,7 @@ def test_noise_that_no_halo_mends_is_no_reason_for_a_wider_one() -> None:
     assert steep.halo == 32
 
 
-def test_the_dense_blocks_of_a_tile_fit_into_the_l2() -> None:
+def test_the_dense_blocks_of_a_tile_fit_into_the_l2():
     """An H100's 50 MiB hold 136,533 pixels of 384 bytes: tiles of 368; more goes through the slow memory."""
     choice = choose_tiling(on_gpu(), memory=gpu(), curve=SMALL)
     assert (choice.tile, choice.batch, choice.warning) == (368, 1, "")
@@ -213,14 +203,14 @@ def test_the_dense_blocks_of_a_tile_fit_into_the_l2() -> None:
     assert choose_tiling(on_gpu(spec=spec(unshuffle=2, scale=2)), memory=gpu(), curve=SMALL).tile == 736
 
 
-def test_an_l2_too_small_for_the_halo_does_not_shrink_the_tile_to_nothing() -> None:
+def test_an_l2_too_small_for_the_halo_does_not_shrink_the_tile_to_nothing():
     """4 MiB hold tiles of 104, of which a halo of 16 would leave less than half."""
     choice = choose_tiling(on_gpu(), memory=gpu(l2=4))
     assert choice.tile == 110
     assert choice.warning == ""
 
 
-def test_small_tiles_go_together() -> None:
+def test_small_tiles_go_together():
     """A net that takes 128 at most leaves most of a card idle with one tile at a time."""
     session = on_gpu(max_shape=(16, 128, 128))
     choice = choose_tiling(session, memory=gpu(), curve=SMALL)
@@ -229,7 +219,7 @@ def test_small_tiles_go_together() -> None:
     assert choose_tiling(session, memory=gpu(free=4.0), curve=SMALL).batch < 8
 
 
-def test_memory_that_is_short_makes_the_tile_smaller_and_says_so() -> None:
+def test_memory_that_is_short_makes_the_tile_smaller_and_says_so():
     """The setting that helps must be named."""
     choice = choose_tiling(info(), memory=dataclasses.replace(PLENTY, free_bytes=GIB))
     assert 100 < choice.tile < 256
@@ -240,7 +230,7 @@ def test_memory_that_is_short_makes_the_tile_smaller_and_says_so() -> None:
     assert "more than half" in none.warning
 
 
-def test_slots_of_a_gpu_share_its_memory() -> None:
+def test_slots_of_a_gpu_share_its_memory():
     """Three batches in flight hold three times the buffers; a processor computes one at a time."""
     one, three = (choose_tiling(on_gpu(slots=n), memory=gpu(free=2.0), curve=SMALL).tile for n in (1, 3))
     assert three < one
@@ -248,21 +238,21 @@ def test_slots_of_a_gpu_share_its_memory() -> None:
     assert choose_tiling(info(slots=3), memory=dataclasses.replace(PLENTY, free_bytes=5 * GIB)).tile == 256
 
 
-def test_no_tensor_has_more_elements_than_tensorrt_counts() -> None:
+def test_no_tensor_has_more_elements_than_tensorrt_counts():
     """64 features at 16 times the pixels reach 2^31 at 1448 x 1448: conv fails beyond (NVIDIA/TensorRT 4408)."""
     choice = choose_tiling(on_gpu(), memory=gpu(free=1000, l2=2000), curve=SMALL)
     assert 1400 < choice.tile <= 1448
     assert 64 * 16 * choice.tile**2 * choice.batch < 2**31
 
 
-def test_a_net_too_small_for_the_halo_gets_less_of_it() -> None:
+def test_a_net_too_small_for_the_halo_gets_less_of_it():
     """A fixed graph of 32x32 with two halos of 16 would keep nothing; a seam with a warning is a picture."""
     choice = choose_tiling(info(min_shape=(1, 32, 32), max_shape=(1, 32, 32)), memory=PLENTY)
     assert (choice.tile, choice.halo) == (32, 4)
     assert "at most 32" in choice.warning
 
 
-def test_a_net_that_takes_nothing_smaller_gets_its_least_tile() -> None:
+def test_a_net_that_takes_nothing_smaller_gets_its_least_tile():
     """Its memory would be reckoned from a tile that is never run."""
     choice = choose_tiling(info(min_shape=(1, 300, 300)), memory=PLENTY)
     assert (choice.tile, choice.warning) == (300, "")
@@ -277,12 +267,12 @@ def test_a_net_that_takes_nothing_smaller_gets_its_least_tile() -> None:
         (info(spec=COMPACT), 1722),
     ],
 )
-def test_the_model_of_memory_agrees_with_what_was_measured(session: SessionInfo, measured: int) -> None:
+def test_the_model_of_memory_agrees_with_what_was_measured(session, measured):
     """Less than was measured ends the process, and twice as much wastes half of the machine."""
     assert measured <= activation_bytes(session) <= 1.5 * measured
 
 
-def test_a_net_that_says_nothing_is_taken_for_a_large_one() -> None:
+def test_a_net_that_says_nothing_is_taken_for_a_large_one():
     """Half precision saves nothing on a processor, where ONNX Runtime computes it in float32."""
     assert activation_bytes(info(spec=None)) >= activation_bytes(info())
     assert activation_bytes(info(precision="fp16")) == activation_bytes(info())
@@ -290,7 +280,7 @@ def test_a_net_that_says_nothing_is_taken_for_a_large_one() -> None:
 
 
 @pytest.mark.parametrize("options", [{"tile": 30}, {"batch": 0}, {"halo": -1}])
-def test_a_choice_that_is_none_is_refused(options: dict[str, int]) -> None:
+def test_a_choice_that_is_none_is_refused(options):
     """A manifest edited by hand must not choose the tile."""
     with pytest.raises(ValueError, match=r"tile|batch|halo"):
-        TileChoice(**{"tile": 256, "halo": 16, "batch": 1, "reason": "", **options})  # type: ignore[arg-type]
+        TileChoice(**{"tile": 256, "halo": 16, "batch": 1, "reason": "", **options})

@@ -1,10 +1,8 @@
 """Which tiles are taken: as asked, and where nothing was asked, as measured and as memory allows."""
 
 import dataclasses
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +47,7 @@ def measured(tiny_export: Path, tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
 
 
-def test_the_halo_is_the_measured_one(measured: Path) -> None:
+def test_the_halo_is_the_measured_one(measured):
     """A halo of 16 where 8 does is half as much work again for tiles of 64."""
     assert cutter_for(INFO, measured, tile="auto", halo=None).plan(2000, 2000).halo == 8
     assert cutter_for(INFO, measured, tile=64, halo=None).plan(2000, 2000).halo == 8
@@ -62,14 +60,14 @@ def test_the_halo_is_the_measured_one(measured: Path) -> None:
         assert up.plan(400, 400).halo == 8
 
 
-def test_a_halo_that_was_asked_for_is_taken(measured: Path) -> None:
+def test_a_halo_that_was_asked_for_is_taken(measured):
     """Whoever sets it knows why."""
     for tile in ("auto", 64):
         assert cutter_for(INFO, measured, tile=tile, halo=3).plan(2000, 2000).halo == 3
     assert cutter_for(INFO, measured, tile="auto", halo=200).plan(2000, 2000).halo == 200
 
 
-def test_a_tile_that_leaves_nothing_between_two_halos_is_refused(measured: Path) -> None:
+def test_a_tile_that_leaves_nothing_between_two_halos_is_refused(measured):
     """A halo that shrinks without a word shows seams of a hundred levels."""
     with pytest.raises(ValueError, match="leaves nothing between two halos of 16"):
         cutter_for(INFO, None, tile=32, halo=None)
@@ -79,7 +77,7 @@ def test_a_tile_that_leaves_nothing_between_two_halos_is_refused(measured: Path)
         cutter_for(INFO, measured, tile=16, halo=None)
 
 
-def test_memory_that_is_short_makes_small_tiles_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_short_makes_small_tiles_and_says_so(monkeypatch):
     """256 pixels of a net of 64 features take about two GiB."""
     facts = MemoryFacts(free_bytes=2**29, l2_bytes=None, kind="processor")
     monkeypatch.setattr(_cutting, "processor_memory", lambda: facts)
@@ -88,7 +86,7 @@ def test_memory_that_is_short_makes_small_tiles_and_says_so(monkeypatch: pytest.
     assert max(plan.tile) < 150
 
 
-def test_a_batch_is_no_larger_than_the_tiles_that_there_are() -> None:
+def test_a_batch_is_no_larger_than_the_tiles_that_there_are():
     """Three empty places beside one small picture would cost three times its time."""
     info = dataclasses.replace(INFO, device=0)
     cutter = Cutter(info, TileOptions(tile=64, halo=4), batch=4)
@@ -106,9 +104,7 @@ def test_a_batch_is_no_larger_than_the_tiles_that_there_are() -> None:
     batch=st.integers(1, 6),
     multiple=st.sampled_from([1, 2, 4]),
 )
-def test_smaller_is_smaller_until_it_is_refused(
-    height: int, width: int, tile: Any, batch: int, multiple: int
-) -> None:
+def test_smaller_is_smaller_until_it_is_refused(height, width, tile, batch, multiple):
     """A step that did not shrink would be tried for ever."""
     cutter = Cutter(
         dataclasses.replace(INFO, size_multiple=multiple), TileOptions(tile=tile, halo=8), batch=batch
@@ -130,7 +126,7 @@ def test_smaller_is_smaller_until_it_is_refused(
         pytest.fail("it never ends")
 
 
-def test_memory_of_a_device_without_bindings_is_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_a_device_without_bindings_is_a_guess(monkeypatch):
     """PyTorch computes on a GPU where cuda-bindings are not installed; that is no reason to fail."""
 
     def none(device: int) -> MemoryFacts:
@@ -141,7 +137,7 @@ def test_memory_of_a_device_without_bindings_is_a_guess(monkeypatch: pytest.Monk
     assert cutter_for(info, None, tile="auto", halo=None).plan(2000, 2000).count > 1
 
 
-def test_wrong_numbers_are_refused_before_anything_is_opened(make: Callable[..., Path]) -> None:
+def test_wrong_numbers_are_refused_before_anything_is_opened(make):
     """A halo that leaves nothing of the tile."""
     with pytest.raises(ValueError, match="leaves nothing between two halos"):
         Upscaler(make("nearest"), tile=16, halo=8)

@@ -1,7 +1,6 @@
 """The picture's own edge: repeated beyond the picture for as far as the halo goes, and so in every artefact."""
 
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ from PIL import Image
 from esrgan_deploy import InferenceError, Upscaler
 from esrgan_deploy.runtime import open_session
 from esrgan_deploy.runtime._cli import main
-
-Make = Callable[..., Path]
-Noise = Callable[..., np.ndarray]
 
 # Graphs with how far each sees, in input pixels: of any size in either form, of one size, folded, of broken scale.
 NETS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
@@ -43,9 +39,7 @@ def bare(path: Path, picture: np.ndarray, pad: int = 0, multiple: int = 2) -> np
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_the_picture_is_what_the_net_makes_of_it_with_its_edge_repeated(
-    make: Make, noise: Noise, net: str
-) -> None:
+def test_the_picture_is_what_the_net_makes_of_it_with_its_edge_repeated(make, noise, net):
     """A rim around every picture, and another one in tiles, graphs of one size, broken scales or thin pictures."""
     kind, body, io, reach = NETS[net]
     # The float graph of any size with the same weights says what is right.
@@ -73,9 +67,7 @@ def test_the_picture_is_what_the_net_makes_of_it_with_its_edge_repeated(
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(height=st.integers(1, 40), width=st.integers(1, 40), halo=st.integers(1, 12))
-def test_untiled_repeats_exactly_the_halo(
-    make: Make, noise: Noise, height: int, width: int, halo: int
-) -> None:
+def test_untiled_repeats_exactly_the_halo(make, noise, height, width, halo):
     """Less than the halo that was measured leaves a rim, and more is computed for nothing."""
     path = make("convolved", layers=4)
     lr = noise(height, width, 3)
@@ -88,7 +80,7 @@ def test_untiled_repeats_exactly_the_halo(
     "io", [{}, {"form": "uint8"}, {"size": (1, 40, 48)}], ids=["float", "uint8", "one size"]
 )
 @pytest.mark.parametrize("tile", ["auto", 30])
-def test_one_colour_comes_out_as_one_colour(make: Make, io: dict[str, Any], tile: Any) -> None:
+def test_one_colour_comes_out_as_one_colour(make, io, tile):
     """A flat picture had a rim of up to 94 levels."""
     with Upscaler(make("convolved", scale=1, layers=4, io=io), tile=tile, halo=4) as up:
         for colour in ((255, 255, 255), (0, 255, 0), (40, 90, 200)):
@@ -97,7 +89,7 @@ def test_one_colour_comes_out_as_one_colour(make: Make, io: dict[str, Any], tile
             assert np.ptp(made, axis=(0, 1)).max() <= 1
 
 
-def test_zero_is_the_bare_net_and_so_is_run(make: Make, noise: Noise) -> None:
+def test_zero_is_the_bare_net_and_so_is_run(make, noise):
     """What PyTorch computes must stay to be had, and a batch on a device is not copied to be padded."""
     path, lr = make("convolved", layers=3), noise(21, 34, 3)
     expected = bare(path, lr, multiple=1)
@@ -110,7 +102,7 @@ def test_zero_is_the_bare_net_and_so_is_run(make: Make, noise: Noise) -> None:
     assert np.abs(run - expected).max() < 0.01
 
 
-def test_alpha_has_an_edge_of_its_own(make: Make, noise: Noise) -> None:
+def test_alpha_has_an_edge_of_its_own(make, noise):
     """Transparency that ends at the picture's border would be drawn a rim where colour has none."""
     lr = np.repeat(noise(1, 40, 4), 30, axis=0)
     lr[..., 3] |= 1
@@ -120,7 +112,7 @@ def test_alpha_has_an_edge_of_its_own(make: Make, noise: Noise) -> None:
     assert np.abs(made - made[:1]).max() <= 1
 
 
-def test_frames_of_a_stream_go_with_their_edge_in_one_shape(make: Make, noise: Noise) -> None:
+def test_frames_of_a_stream_go_with_their_edge_in_one_shape(make, noise):
     """A second shape is a second CUDA graph, and a frame padded otherwise flickers at the border."""
     path, frame = make("convolved", layers=3, io={"form": "uint8"}), noise(30, 41, 3)
     with Upscaler(path, halo=3) as up:
@@ -132,7 +124,7 @@ def test_frames_of_a_stream_go_with_their_edge_in_one_shape(make: Make, noise: N
 
 
 @pytest.mark.parametrize("form", ["uint8", "float"])
-def test_a_plan_sees_the_edge_repeated(rig: Callable[..., Any], noise: Noise, form: str) -> None:
+def test_a_plan_sees_the_edge_repeated(rig, noise, form):
     """TensorRT pads with zeros as everybody does. Its engine is simulated here, and blackens its outermost pixels."""
     gpu = rig(form=form)
     compute, reach = gpu.engine.compute, 3
@@ -155,7 +147,7 @@ def test_a_plan_sees_the_edge_repeated(rig: Callable[..., Any], noise: Noise, fo
     session.close()
 
 
-def test_graph_and_checkpoint_agree_to_the_border(tiny_export: Path, noise: Noise) -> None:
+def test_graph_and_checkpoint_agree_to_the_border(tiny_export, noise):
     """A service that changes from PyTorch to a graph would see its pictures' borders change."""
     lr = noise(14, 19, 3)
     for options in ({"halo": 6}, {"halo": 6, "tile": 20}):
@@ -168,7 +160,7 @@ def test_graph_and_checkpoint_agree_to_the_border(tiny_export: Path, noise: Nois
     assert np.abs(made[1] - bare(tiny_export / "model.onnx", lr, pad, multiple=1)).max() <= 1.01
 
 
-def test_no_padded_copy_of_a_large_picture_is_made(make: Make, tmp_path: Path) -> None:
+def test_no_padded_copy_of_a_large_picture_is_made(make, tmp_path):
     """A memory map that is as large as memory would be read into it for the sake of a rim."""
     shape = (1500, 2000, 3)
     np.lib.format.open_memmap(tmp_path / "in.npy", "w+", np.uint8, shape)[:] = (250, 128, 3)
@@ -183,9 +175,7 @@ def test_no_padded_copy_of_a_large_picture_is_made(make: Make, tmp_path: Path) -
     assert peak < lr.nbytes / 2
 
 
-def test_a_net_of_one_size_says_that_a_whole_picture_has_no_room_for_its_edge(
-    make: Make, noise: Noise
-) -> None:
+def test_a_net_of_one_size_says_that_a_whole_picture_has_no_room_for_its_edge(make, noise):
     """Without a word it would pad with zeros what every other graph repeats."""
     path, lr = make("convolved", layers=3, io={"size": (1, 24, 32)}), noise(24, 32, 3)
     with (
@@ -197,9 +187,7 @@ def test_a_net_of_one_size_says_that_a_whole_picture_has_no_room_for_its_edge(
         assert up.upscale(lr).shape == (48, 64, 3)
 
 
-def test_the_command_repeats_the_edge_unless_it_is_told_zero(
-    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_repeats_the_edge_unless_it_is_told_zero(make, tmp_path, capsys):
     """Whoever compares with PyTorch needs its rim, and nobody else does."""
     Image.new("RGB", (30, 20), (200, 40, 90)).save(tmp_path / "in.png")
     model = str(make("convolved", scale=1, layers=3))
@@ -215,4 +203,4 @@ def test_the_command_repeats_the_edge_unless_it_is_told_zero(
     with pytest.raises(SystemExit):
         main([str(tmp_path / "in.png"), "--edge", "mirror"])
     with pytest.raises(ValueError, match="edge is 'mirror'; it is 'repeat' or 'zero'"):
-        Upscaler(model, edge="mirror")  # type: ignore[arg-type]
+        Upscaler(model, edge="mirror")

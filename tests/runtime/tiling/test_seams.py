@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from esrgan_deploy.runtime.tiling import SeamCurve, TileChoice, measure_seams, s
 from esrgan_deploy.runtime.tiling._choice import load_tiling
 from esrgan_deploy.runtime.tiling._drawn import drawn_picture
 
-Make = Callable[..., Path]
 CHOICE = TileChoice(tile=128, halo=8, batch=2, reason="measured")
 
 
@@ -40,7 +38,7 @@ def measured(path: Path, **options: Any) -> SeamCurve:
 
 @pytest.mark.parametrize("layers", [3, 6])
 @pytest.mark.parametrize("form", ["float", "uint8"])
-def test_seams_end_where_the_net_sees_no_further(layers: int, form: str, graphs: Any, make: Make) -> None:
+def test_seams_end_where_the_net_sees_no_further(layers, form, graphs, make):
     """A net of so many 3x3 convolutions sees so many pixels: less halo must show, and no more than that is needed."""
     path = make("convolved", scale=2, layers=layers, io={"form": form})
     found = measured(path, halos=range(9), tile=48, pictures=[drawn_picture(1, 96)])
@@ -52,7 +50,7 @@ def test_seams_end_where_the_net_sees_no_further(layers: int, form: str, graphs:
     assert all(p <= most for p, most in zip(found.percentile, found.largest, strict=True))
 
 
-def test_a_net_that_sees_nothing_has_no_seams(make: Make) -> None:
+def test_a_net_that_sees_nothing_has_no_seams(make):
     """A difference here is a tile compared with another place of the picture."""
     found = measured(make("nearest", scale=4), halos=(0, 4), tile=40, pictures=[drawn_picture(1, 80)])
     assert found.largest == (0, 0)
@@ -63,9 +61,7 @@ def test_a_net_that_sees_nothing_has_no_seams(make: Make) -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "align"), [("shrunk", 1.5, 2), ("shrunk", 4 / 3, 3), ("shrunk", 2.5, 2)]
 )
-def test_scales_that_are_broken_numbers_are_compared_in_place(
-    kind: str, body: float, align: int, make: Make
-) -> None:
+def test_scales_that_are_broken_numbers_are_compared_in_place(kind, body, align, make):
     """A shift by a part of a pixel is a difference at every halo, and no seam."""
     found = measured(make(kind, outscale=body), halos=(0, 7), tile=47, pictures=[drawn_picture(1, 96)])
     assert found.halos == (0, -(-7 // align) * align)
@@ -75,7 +71,7 @@ def test_scales_that_are_broken_numbers_are_compared_in_place(
     assert found.largest[1] < 0.02
 
 
-def test_a_size_multiple_is_kept(make: Make) -> None:
+def test_a_size_multiple_is_kept(make):
     """An unshuffle that groups other pixels in the tile than in the whole differs everywhere."""
     spec = ModelSpec(
         architecture="rrdbnet", scale=2, in_channels=3, out_channels=3, features=8, blocks=1, growth=4,
@@ -91,7 +87,7 @@ def test_a_size_multiple_is_kept(make: Make) -> None:
 
 @pytest.mark.parametrize("shape", [(90, 100), (90, 100, 1), (90, 100, 3), (90, 100, 4)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_any_picture_serves_any_net(shape: tuple[int, ...], channels: int, make: Make, noise: Any) -> None:
+def test_any_picture_serves_any_net(shape, channels, make, noise):
     """A gray photograph or one with alpha must not end the measurement."""
     path = make("convolved", channels=channels, io={"channels": channels})
     found = measured(path, halos=(0, 4), tile=40, pictures={"one": noise(*shape)})
@@ -99,7 +95,7 @@ def test_any_picture_serves_any_net(shape: tuple[int, ...], channels: int, make:
     assert found.largest[1] < 1e-3 < found.largest[0]
 
 
-def test_halos_and_pictures_that_do_not_fit_are_left_out(make: Make) -> None:
+def test_halos_and_pictures_that_do_not_fit_are_left_out(make):
     """Half a measurement is better than none, as long as it says what it is."""
     pictures = {"small": drawn_picture(1, 40), "large": drawn_picture(2, 80)}
     found = measured(make("convolved"), tile=64, pictures=pictures)
@@ -116,21 +112,19 @@ def test_halos_and_pictures_that_do_not_fit_are_left_out(make: Make) -> None:
         (("n", "h", "w"), [], "no picture"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_with_the_reason(
-    size: tuple[Any, ...], pictures: Any, says: str, make: Make
-) -> None:
+def test_what_cannot_be_measured_is_refused_with_the_reason(size, pictures, says, make):
     """A curve without a comparison would say that no halo is needed."""
     with pytest.raises(InferenceError, match=says):
         measured(make("convolved", io={"size": size}), pictures=pictures)
 
 
-def test_a_batch_of_more_than_one_is_filled(make: Make) -> None:
+def test_a_batch_of_more_than_one_is_filled(make):
     """A graph with a fixed batch refuses a single tile."""
     path = make("convolved", io={"size": (3, "h", "w")})
     assert measured(path, halos=(0, 4), tile=40, pictures=[drawn_picture(1, 80)]).halo_for() == 4
 
 
-def test_drawn_pictures_have_edges_texture_and_all_of_the_range() -> None:
+def test_drawn_pictures_have_edges_texture_and_all_of_the_range():
     """A flat picture has no seams, whatever the net."""
     picture = drawn_picture(3)
     assert picture.shape == (288, 288, 3)
@@ -143,7 +137,7 @@ def test_drawn_pictures_have_edges_texture_and_all_of_the_range() -> None:
 
 
 @pytest.mark.slow
-def test_the_default_model_has_no_seams_at_the_halo_that_is_used_without_a_measurement(assets: Path) -> None:
+def test_the_default_model_has_no_seams_at_the_halo_that_is_used_without_a_measurement(assets):
     """The halo of 16 is what everyone gets who measures nothing; photographs and drawn pictures must agree on it."""
     from PIL import Image
 
@@ -159,7 +153,7 @@ def test_the_default_model_has_no_seams_at_the_halo_that_is_used_without_a_measu
     assert all(a > b / 3 for a, b in zip(drawn.largest, seen.largest, strict=True)), (drawn, seen)
 
 
-def test_the_halo_is_the_first_from_which_on_all_are_small() -> None:
+def test_the_halo_is_the_first_from_which_on_all_are_small():
     """One lucky halo between two that show seams is none to trust."""
     assert curve(50, 0.4, 3, 0.01).halo_for() == 16
     assert curve(50, 5, 0.4, 0.01).halo_for() == 8
@@ -169,9 +163,7 @@ def test_the_halo_is_the_first_from_which_on_all_are_small() -> None:
 
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=4), st.floats(0.01, 300), st.integers(0, 40))
-def test_no_difference_beyond_the_halo_reaches_the_bound(
-    largest: list[float], levels: float, halo: int
-) -> None:
+def test_no_difference_beyond_the_halo_reaches_the_bound(largest, levels, halo):
     """The bound is a promise for this halo and every larger one."""
     made = curve(*largest)
     found = made.halo_for(levels)
@@ -184,13 +176,13 @@ def test_no_difference_beyond_the_halo_reaches_the_bound(
     assert SeamCurve.from_json(json.loads(json.dumps(made.to_json()))) == made
 
 
-def test_below_the_first_halo_nothing_is_promised() -> None:
+def test_below_the_first_halo_nothing_is_promised():
     """A curve from 4 on says nothing of 0."""
     assert curve(1.0, 0.1, halos=(4, 8)).bound(3) == math.inf
 
 
 @pytest.mark.parametrize("halos", [(), (4, 4), (8, 4), (-1, 4), (0, 4, 8)])
-def test_a_curve_that_is_none_is_refused(halos: tuple[int, ...]) -> None:
+def test_a_curve_that_is_none_is_refused(halos):
     """A manifest edited by hand must not choose a halo."""
     with pytest.raises(ValueError, match="halos"):
         SeamCurve(
@@ -225,7 +217,7 @@ def exported(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_measurement_is_kept_with_its_file_and_nothing_else_changes(exported: Path) -> None:
+def test_a_measurement_is_kept_with_its_file_and_nothing_else_changes(exported):
     """A parity figure lost on the way would be a proof lost."""
     before = load_manifest(exported / "model.json")
     assert load_tiling(exported / "model.onnx") is None
@@ -237,7 +229,7 @@ def test_a_measurement_is_kept_with_its_file_and_nothing_else_changes(exported: 
     assert load_tiling(exported / "model.npz") is None
 
 
-def test_what_was_built_from_the_measured_file_uses_its_measurement(exported: Path) -> None:
+def test_what_was_built_from_the_measured_file_uses_its_measurement(exported):
     """A plan sees as far as its graph; its own measurement comes first."""
     store_tiling(exported / "model.onnx", curve(9, 0.1), CHOICE)
     assert load_tiling(exported / "model.fp16.plan") == curve(9, 0.1)
@@ -245,7 +237,7 @@ def test_what_was_built_from_the_measured_file_uses_its_measurement(exported: Pa
     assert load_tiling(exported / "model.fp16.plan") == curve(8, 0.2)
 
 
-def test_a_measurement_of_another_file_is_not_used(exported: Path) -> None:
+def test_a_measurement_of_another_file_is_not_used(exported):
     """Other weights under the old name see as far as they please."""
     store_tiling(exported / "model.onnx", curve(9, 0.1), CHOICE)
     (exported / "model.onnx").write_text("other weights")
@@ -254,7 +246,7 @@ def test_a_measurement_of_another_file_is_not_used(exported: Path) -> None:
         store_tiling(exported / "model.onnx", curve(9, 0.1), CHOICE)
 
 
-def test_without_a_manifest_nothing_is_kept(tmp_path: Path) -> None:
+def test_without_a_manifest_nothing_is_kept(tmp_path):
     """The shipped model has none; a new one beside it would claim to be an export."""
     (tmp_path / "bare.onnx").write_text("x")
     assert load_tiling(tmp_path / "bare.onnx") is None
@@ -270,7 +262,7 @@ def test_without_a_manifest_nothing_is_kept(tmp_path: Path) -> None:
         {"curve": {**curve(9, 0.1).to_json(), "halos": [4, 0]}, "choice": {"tile": 128}},
     ],
 )
-def test_a_broken_measurement_is_none(broken: dict[str, Any], exported: Path) -> None:
+def test_a_broken_measurement_is_none(broken, exported):
     """What was measured is advice: a picture must come out without it."""
     manifest = json.loads((exported / "model.json").read_text())
     manifest["artefacts"][0]["tiling"] = broken
