@@ -54,22 +54,18 @@ def run_bench(capsys):
 @pytest.mark.slow
 def test_a_graph_is_timed_with_its_parity_beside_it(made, tmp_path, run_bench):
     """A speed without its proof is what the field already has."""
-    result = run_bench(
-        made / "model.onnx",
-        made / "model.fp16.onnx",
-        "--shape",
-        "2x24x16",
-        "--seconds",
-        "0.3",
-        "--json",
-        tmp_path / "r.json",
-    )
+    options = ["--shape", "2x24x16", "--seconds", "0.3", "--json", tmp_path / "r.json"]
+    result = run_bench(made / "model.onnx", made / "model.fp16.onnx", *options)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("verified, at least") == 2
     assert "model.fp16.onnx is" in result.stdout
+    assert "levels from model.onnx" in result.stdout
     data = json.loads((tmp_path / "r.json").read_text())
     assert data["schema"] == 2
     assert [row["precision"] for row in data["results"]] == ["fp32", "fp16"]
+    # A fast graph that computes something else must not look fast.
+    exact, half = (row["difference"] for row in data["results"])
+    assert exact == 0 < half < 1 / 255
     peak = data["peaks"]["compute"]["fp32"]["flops"]
     for row in data["results"]:
         taken = row["timings"]["latency"]

@@ -64,18 +64,34 @@ def test_every_combination_is_a_point_once():
 
 
 @pytest.mark.slow
-def test_a_sweep_measures_each_point(model, tmp_path, capsys):
-    """Rows that all show the last shape would look like a sweep as well."""
+def test_a_sweep_measures_each_point_and_keeps_its_peers_and_seams(model, tmp_path, capsys):
+    """Rows that all show the last shape look like a sweep as well; what is not kept cannot be compared later."""
+    for path in model.parent.iterdir():
+        shutil.copy(path, tmp_path)
     arguments = ["--sweep", "shape=1x8x8,1x16x8", "streams=1,2", "--seconds", "0.05", "--no-peaks"]
-    assert main([str(model), *arguments, "--json", str(tmp_path / "r.json")]) == 0
-    data = json.loads((tmp_path / "r.json").read_text())
-    at = [(row["shape"], row["streams"]) for row in data["results"]]
+    arguments += ["--seams", "--peers", "onnxruntime"]
+    page, saved = tmp_path / "r.html", tmp_path / "r.results.json"
+    assert main([str(tmp_path / model.name), *arguments, "--json", str(saved), "--html", str(page)]) == 0
+    data = json.loads(saved.read_text())
+    rows, peers = data["results"][::2], data["results"][1::2]
+    at = [(row["shape"], row["streams"]) for row in rows]
     assert at == [([1, 8, 8], 1), ([1, 8, 8], 2), ([1, 16, 8], 1), ([1, 16, 8], 2)]
-    for row in data["results"]:
+    # Of each point with the values of that point: those of another one are of other rounds.
+    assert [(ratio["name"], ratio["to"]) for ratio in data["ratios"]] == [("onnxruntime", "model.onnx")] * 4
+    for row, peer, ratio in zip(rows, peers, data["ratios"], strict=True):
         assert ("throughput" in row["timings"]) == (row["streams"] == 2)
+        assert (peer["name"], peer["kind"], peer["sha256"]) == ("onnxruntime", "peer", "")
+        assert peer["shape"] == row["shape"]
+        assert peer["difference"] < 1e-5
+        ours, theirs = (one["timings"]["latency"]["values"] for one in (row, peer))
+        assert ratio["median"] == pytest.approx(np.median(np.divide(ours, theirs)))
+    assert data["seams"]["model.onnx"]["curve"]
     out = capsys.readouterr().out
     assert out.count("verified, at least") == 4
     assert "batch 1x16x8, 2 in flight" in out
+    assert "seams of model.onnx" in out
+    assert "held against the fp32 graph" in out
+    assert "onnxruntime" in page.read_text()
 
 
 @pytest.mark.parametrize(
@@ -112,46 +128,6 @@ def test_a_sweep_over_tiles_counts_the_pixels_of_the_picture(model):
         )
     assert "picture 40x48, tile 40" in table(results)
     assert "picture 40x48, tile none" in table(results)
-    with pytest.raises(ValueError, match="cuts one picture, not a batch of 2"):
-        bench([model], BenchOptions(shape=(2, 40, 48), sweep=(parse_axis("tile=40"),), peaks=False))
-
-
-@pytest.mark.slow
-def test_seams_and_peers_are_part_of_the_results(model, tmp_path, capsys):
-    """What is printed and not kept cannot be shown or compared later."""
-    for path in model.parent.iterdir():
-        shutil.copy(path, tmp_path)
-    arguments = ["--shape", "8x8", "--seconds", "0.05", "--no-peaks", "--seams", "--peers", "onnxruntime"]
-    arguments += ["--sweep", "streams=1,2"]
-    page, saved = tmp_path / "r.html", tmp_path / "r.results.json"
-    assert main([str(tmp_path / model.name), *arguments, "--json", str(saved), "--html", str(page)]) == 0
-    data = json.loads(saved.read_text())
-    peer = data["results"][1]
-    assert (peer["name"], peer["kind"], peer["sha256"]) == ("onnxruntime", "peer", "")
-    assert len(peer["timings"]["latency"]["values"]) == len(
-        data["results"][0]["timings"]["latency"]["values"]
-    )
-    assert peer["difference"] < 1e-5
-    # Of each point with the values of that point: those of another one are of other rounds.
-    assert [(ratio["name"], ratio["to"]) for ratio in data["ratios"]] == [("onnxruntime", "model.onnx")] * 2
-    for i, ratio in enumerate(data["ratios"]):
-        ours, theirs = (row["timings"]["latency"]["values"] for row in data["results"][2 * i : 2 * i + 2])
-        assert ratio["median"] == pytest.approx(np.median(np.divide(ours, theirs)))
-    assert data["seams"]["model.onnx"]["curve"]
-    out = capsys.readouterr().out
-    assert "seams of model.onnx" in out
-    assert "held against the fp32 graph" in out
-    assert "onnxruntime" in page.read_text()
-
-
-def test_artefacts_are_held_against_the_first_on_what_was_timed(model):
-    """A fast graph that computes something else must not look fast."""
-    half = model.with_name("model.fp16.onnx")
-    results = bench([model, half], BenchOptions(shape=(1, 8, 8), seconds=0.05, peaks=False))
-    first, second = results.rows
-    assert first.difference == 0.0
-    assert 0 < second.difference < 1 / 255
-    assert "levels from model.onnx" in table(results)
 
 
 @pytest.mark.slow

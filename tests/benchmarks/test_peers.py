@@ -39,10 +39,13 @@ TOLERANCE = 2e-5
 
 def _net(spec):
     torch.manual_seed(0)
-    net = (SRVGGNetCompact if spec is COMPACT else RRDBNet)(spec).eval().requires_grad_(False)
+    if spec is not COMPACT:
+        # As `tiny_export` has it, whose trace serves here too; its biases differ from each other.
+        return RRDBNet(spec).eval().requires_grad_(False)
+    net = SRVGGNetCompact(spec).eval().requires_grad_(False)
     for parameter in net.parameters():
         if parameter.ndim == 1:
-            # Slopes and biases that differ from each other: else an exchanged one would not be seen.
+            # Slopes that differ from each other: else an exchanged one would not be seen.
             parameter += 0.05 * torch.rand_like(parameter)
     return net
 
@@ -96,9 +99,10 @@ def test_a_peer_computes_the_same_net_on_the_same_input(name, model):
 
 
 @pytest.mark.slow
-def test_a_compiled_net_is_the_same_net(model):
+def test_a_compiled_net_is_the_same_net(tmp_path):
     """The compiler may reorder sums and nothing else."""
-    (peer,), _ = _peers(["torch-compile"], model, (1, 6, 10))
+    # The net with the fewest kernels: cold, those of dense blocks compile for minutes.
+    (peer,), _ = _peers(["torch-compile"], _graph(COMPACT, tmp_path / "model.onnx"), (1, 6, 10))
     assert "compiled" in peer.provider
     assert peer.difference < TOLERANCE
     peer.close()

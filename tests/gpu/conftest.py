@@ -130,6 +130,19 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     return note
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn, where a test names none itself."""
+    return str(request.param)
+
+
+@pytest.fixture
+def case(backend: str) -> tuple[str, str]:
+    """The precision and form that a backend is used in: frames of 8 bits where it has them."""
+    # A processor takes ten times as long for PyTorch's fp16 as for fp32, and shows no more by it.
+    return ("fp32" if REHEARSAL else "fp16", "float") if backend == "pytorch" else ("fp16", "uint8")
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callable[..., Any]) -> Path:
     """The shipped model's weights; for a rehearsal those of a net that takes a processor no time."""
@@ -281,6 +294,22 @@ def picture() -> Callable[..., np.ndarray]:
 def repeats() -> int:
     """How often to do what is done very often."""
     return REPEATS
+
+
+@pytest.fixture
+def batch_for() -> Callable[..., Any]:
+    """Make a batch of PyTorch's of a picture, in a session's form and on its device."""
+    import torch
+
+    def make(session: Session, lr: np.ndarray) -> torch.Tensor:
+        device = "cpu" if session.info.device < 0 else f"cuda:{session.info.device}"
+        batch = torch.from_numpy(lr[None]).to(device)
+        if session.info.form == "uint8":
+            return batch
+        kind = getattr(torch, session.info.dtype.name)
+        return (batch.permute(0, 3, 1, 2).float() / 255).to(kind).contiguous()
+
+    return make
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from esrgan_deploy._files import sha256_of
 from esrgan_deploy._manifest import load_manifest, save_manifest
 from esrgan_deploy.runtime import SessionOptions, open_session
 
-BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch")
 
-
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_that_runs_out_is_answered_with_smaller_tiles(opened, picture, record, backend):
     """Another program holds the card; the picture comes all the same."""
     if not torch.cuda.is_available():
@@ -121,7 +118,6 @@ def test_a_damaged_plan_is_refused_and_one_that_is_vouched_for_does_not_end_the_
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_nan_is_seen(opened, record, backend):
     """A kernel that clips NaN to a number makes a black picture of it: the health beside it must tell."""
     session = opened(backend, "fp16")

@@ -10,27 +10,14 @@ import pytest
 import torch
 
 from esrgan_deploy import InferenceError, Upscaler
-from esrgan_deploy.runtime import Session
 
 ROOT = Path(__file__).resolve().parents[2]
-BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch")
 
 
-def tensor_of(session: Session, lr: np.ndarray) -> torch.Tensor:
-    """A batch in the session's form, on its device."""
-    device = "cpu" if session.info.device < 0 else f"cuda:{session.info.device}"
-    batch = torch.from_numpy(lr[None]).to(device)
-    if session.info.form == "uint8":
-        return batch
-    kind = {"float16": torch.float16, "float32": torch.float32}[session.info.dtype.name]
-    return (batch.permute(0, 3, 1, 2).to(torch.float32) / 255).to(kind).contiguous()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_tensor_on_the_callers_stream(opened, picture, backend):
+def test_a_tensor_on_the_callers_stream(opened, picture, batch_for, backend, case):
     """Written on that stream just before and read on it just after, with no synchronisation between."""
-    session = opened(backend, "fp16", "float" if backend == "pytorch" else "uint8")
-    batch = tensor_of(session, picture(64, 80))
+    session = opened(backend, *case)
+    batch = batch_for(session, picture(64, 80))
     expected = session.run(batch.cpu().numpy())
     with Upscaler(session) as up:
         if not torch.cuda.is_available():
@@ -44,16 +31,14 @@ def test_a_tensor_on_the_callers_stream(opened, picture, backend):
                 source.copy_(batch)
                 made = torch.from_dlpack(up.run(source, stream=stream)).clone()
             stream.synchronize()
-    assert np.abs(made.cpu().numpy().astype(np.float32) - expected).max() <= (
-        1 if batch.dtype == torch.uint8 else 0.01
-    )
+    difference = np.abs(made.cpu().numpy().astype(np.float32) - expected).max()
+    assert difference <= (1 if batch.dtype == torch.uint8 else 0.01)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_out_is_filled_where_it_lies(opened, picture, backend):
+def test_out_is_filled_where_it_lies(opened, picture, batch_for, backend, case):
     """A ring of buffers that an encoder reads from."""
-    session = opened(backend, "fp16", "float" if backend == "pytorch" else "uint8")
-    batch = tensor_of(session, picture(32, 48))
+    session = opened(backend, *case)
+    batch = batch_for(session, picture(32, 48))
     expected = torch.from_numpy(session.run(batch.cpu().numpy()).copy())
     out = torch.empty(expected.shape, dtype=expected.dtype, device=batch.device)
     stream = torch.cuda.Stream() if torch.cuda.is_available() else None
@@ -65,14 +50,13 @@ def test_out_is_filled_where_it_lies(opened, picture, backend):
     assert (out.cpu().float() - expected.float()).abs().max() <= (1 if batch.dtype == torch.uint8 else 0.01)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_what_does_not_fit_is_refused(opened, picture, backend):
+def test_what_does_not_fit_is_refused(opened, picture, batch_for, backend, case):
     """A wrong stride read as a picture is garbage, or the end of the process."""
-    session = opened(backend, "fp16", "float" if backend == "pytorch" else "uint8")
-    batch = tensor_of(session, picture(32, 32))
+    session = opened(backend, *case)
+    batch = batch_for(session, picture(32, 32))
     bad: list[Any] = [batch.to(torch.float64), batch[:, :, ::2], batch[0], object()]
     if backend in ("tensorrt", "tensorrt-rtx"):
-        bad.append(tensor_of(session, picture(300, 300)))
+        bad.append(batch_for(session, picture(300, 300)))
     if torch.cuda.is_available():
         bad.append(batch.cpu())
     for array in bad:

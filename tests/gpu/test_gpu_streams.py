@@ -1,28 +1,15 @@
 """Slots, streams, several threads: the pictures stay those of one batch at a time."""
 
-import os
 import time
 
 import numpy as np
-import pytest
 
 from esrgan_deploy import Upscaler
 
-BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime", "pytorch")
 
-HALF = "fp32" if os.environ.get("ESRGAN_GPU_SUITE") == "rehearse" else "fp16"
-"""A processor takes ten times as long for PyTorch's fp16 as for fp32, and shows no more by it."""
-
-
-def case(backend: str) -> tuple[str, str]:
-    """The precision and form that a backend is used in: frames of 8 bits where it has them."""
-    return (HALF, "float") if backend == "pytorch" else ("fp16", "uint8")
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_frames_in_flight_are_those_of_one_at_a_time(opened, picture, record, clock, backend):
+def test_frames_in_flight_are_those_of_one_at_a_time(opened, picture, record, clock, backend, case):
     """Buffers that two batches share would mix two frames."""
-    session = opened(backend, *case(backend))
+    session = opened(backend, *case)
     frames = [picture(60, 80, seed) for seed in range(12)]
     with Upscaler(session, tile=0, streams=1) as one:
         expected = [one.upscale(frame) for frame in frames]
@@ -40,10 +27,9 @@ def test_frames_in_flight_are_those_of_one_at_a_time(opened, picture, record, cl
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_sizes_that_change_in_mid_stream(opened, picture, backend):
+def test_sizes_that_change_in_mid_stream(opened, picture, backend, case):
     """A graph that was captured for one shape must not be launched for another."""
-    session = opened(backend, *case(backend))
+    session = opened(backend, *case)
     frames = [picture(40 + 13 * (seed % 4), 64 + 7 * (seed % 3), seed) for seed in range(18)]
     with Upscaler(session, tile=0, streams=1) as one:
         expected = [one.upscale(frame) for frame in frames]
@@ -52,10 +38,9 @@ def test_sizes_that_change_in_mid_stream(opened, picture, backend):
             assert np.abs(a.astype(int) - b).max() <= 1, f"frame {number}"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_memory_stays_where_it_is(opened, picture, record, repeats, backend):
+def test_memory_stays_where_it_is(opened, picture, record, repeats, backend, case):
     """A service runs for weeks. Device memory is read from the driver, so that no allocator's cache hides it."""
-    session = opened(backend, *case(backend))
+    session = opened(backend, *case)
     frame = picture(32, 32)
     with Upscaler(session) as up:
         for _ in range(repeats // 10):
