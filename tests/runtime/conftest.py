@@ -35,6 +35,12 @@ def sessions() -> ModuleType:
     return _helper("helpers_sessions")
 
 
+@pytest.fixture(scope="session")
+def drivers() -> ModuleType:
+    """The module helpers_cuda."""
+    return _helper("helpers_cuda")
+
+
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """A plan on a simulated GPU: ``rig(rtx=True, health=True)`` has a driver, an engine and ``open()``."""

@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,13 @@ def frames_of(number: int, *, side: int = 12) -> list[np.ndarray]:
     return [np.full((side + n % 5, side, 3), n, np.uint8) for n in range(number)]
 
 
+def film_of(number: int, taken: list[int]) -> Iterator[np.ndarray]:
+    """Frames that are read one after the other, and which of them were."""
+    for n, frame in enumerate(frames_of(number)):
+        taken.append(n)
+        yield frame
+
+
 def after(number: int, error: type[Exception], *, times: int = 10**9) -> Callable[[int], None]:
     """A failure from one batch on."""
     lock, left = threading.Lock(), [times]
@@ -43,9 +50,6 @@ def after(number: int, error: type[Exception], *, times: int = 10**9) -> Callabl
         raise error(f"batch {batch} failed")
 
     return fail
-
-
-# --- Overlap, order, bounds ---------------------------------------------------------------------------------------
 
 
 def test_upload_compute_and_download_overlap(sessions):
@@ -75,39 +79,24 @@ def test_upload_compute_and_download_overlap(sessions):
     assert session.most_flying == 3
 
 
-def test_results_come_in_order_whatever_their_size(sessions):
-    """Frames of a film that swap places are worse than slow ones."""
-    random = np.random.default_rng(0)
-    frames = [random.integers(0, 256, (*random.integers(3, 70, 2), 3), np.uint8) for _ in range(40)]
-    with Upscaler(sessions.NearestSession(stage=0.001), tile=32, halo=4) as up:
-        for lr, hr in zip(frames, up.stream(iter(frames)), strict=True):
-            np.testing.assert_array_equal(hr, squares(lr))
-
-
 @settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=12), st.integers(1, 4)
 )
-def test_any_sequence_of_sizes_through_any_number_of_slots(sessions, sizes, streams):
-    """Slots are used again for other shapes; a stale buffer would show."""
+def test_frames_of_any_sizes_come_in_order_through_any_number_of_slots(sessions, sizes, streams):
+    """Frames of a film that swap places; slots are used again for other shapes, and a stale buffer would show."""
     random = np.random.default_rng(1)
     frames = [random.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    with Upscaler(sessions.NearestSession(), tile=16, halo=2, streams=streams) as up:
-        for lr, hr in zip(frames, up.stream(frames), strict=True):
+    with Upscaler(sessions.NearestSession(stage=0.0002), tile=16, halo=2, streams=streams) as up:
+        for lr, hr in zip(frames, up.stream(iter(frames)), strict=True):
             np.testing.assert_array_equal(hr, squares(lr))
 
 
 def test_no_more_frames_are_taken_than_keep_the_device_busy(sessions):
     """A film that is read faster than it is enlarged would fill the memory."""
-    taken = []
-
-    def film() -> Iterator[np.ndarray]:
-        for n, frame in enumerate(frames_of(30)):
-            taken.append(n)
-            yield frame
-
+    taken: list[int] = []
     with Upscaler(sessions.NearestSession(stage=0.002), streams=3) as up:
-        for seen, _ in enumerate(up.stream(film())):
+        for seen, _ in enumerate(up.stream(film_of(30, taken))):
             assert len(taken) - seen <= 3 + 2
 
 
@@ -131,21 +120,12 @@ def test_submit_waits_when_too_much_is_on_its_way(sessions):
         assert [int(future.result()[0, 0, 0]) for future in done] == list(range(30))
 
 
-# --- Consumers, iterators, asyncio --------------------------------------------------------------------------------
-
-
 def test_a_consumer_that_stops_takes_nothing_more(sessions):
     """`break` in the loop is how a preview ends; the threads must not run on."""
     session = sessions.NearestSession(stage=0.002)
-    taken = []
-
-    def film() -> Iterator[np.ndarray]:
-        for n, frame in enumerate(frames_of(250)):
-            taken.append(n)
-            yield frame
-
+    taken: list[int] = []
     with Upscaler(session) as up:
-        for n, _ in enumerate(up.stream(film())):
+        for n, _ in enumerate(up.stream(film_of(250, taken))):
             if n == 3:
                 break
         # CPython closes the generator here.
@@ -218,32 +198,19 @@ def test_a_future_that_has_not_begun_can_be_cancelled(sessions):
     assert session.batches == 2
 
 
-# --- Threads ------------------------------------------------------------------------------------------------------
-
-
 def test_64_threads_on_one_upscaler(sessions, noise):
     """Each gets its own picture back, and no more batches fly than there are slots."""
     session = sessions.NearestSession(stage=0.0005, slots=3)
-    wrong: list[Any] = []
 
-    def client(up: Upscaler, seed: int) -> None:
-        try:
-            for round_ in range(4):
-                lr = noise(9 + seed % 7, 30 + round_, 3, seed=seed * 10 + round_)
-                hr = up.upscale(lr) if round_ % 2 else up.submit(lr).result()
-                if not np.array_equal(hr, squares(lr)):
-                    wrong.append(seed)
-        except BaseException as error:
-            wrong.append(error)
+    def client(seed: int) -> None:
+        for round_ in range(4):
+            lr = noise(9 + seed % 7, 30 + round_, 3, seed=seed * 10 + round_)
+            hr = up.upscale(lr) if round_ % 2 else up.submit(lr).result()
+            np.testing.assert_array_equal(hr, squares(lr))
 
-    with Upscaler(session, tile=24, halo=2) as up:
-        threads = [threading.Thread(target=client, args=(up, n)) for n in range(64)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    with Upscaler(session, tile=24, halo=2) as up, ThreadPoolExecutor(64) as pool:
+        list(pool.map(client, range(64)))
         assert up.stats.pictures == 256
-    assert wrong == []
     assert session.most_flying <= 3
     assert session.open_slots == 0
 
@@ -257,9 +224,6 @@ def test_a_single_batch_runs_in_the_callers_thread(sessions):
         up.upscale(frames_of(1)[0])
         assert threading.active_count() == before
     assert threads == {threading.current_thread()}
-
-
-# --- Failures -----------------------------------------------------------------------------------------------------
 
 
 def test_a_failing_batch_fails_its_picture_only(sessions):
@@ -484,9 +448,6 @@ def test_ctrl_c_waits_for_what_is_being_written(sessions, monkeypatch):
         up.upscale(np.zeros((10, 10, 3), np.uint8))
 
 
-# --- Closing, forks, references -----------------------------------------------------------------------------------
-
-
 def test_leaving_the_block_finishes_what_was_submitted(sessions):
     """As concurrent.futures' executors do; work that vanishes is worse than a wait."""
     session = sessions.NearestSession(stage=0.002)
@@ -575,20 +536,16 @@ def test_close_twice_and_from_two_threads(sessions):
     up = Upscaler(sessions.NearestSession(stage=0.002))
     for frame in frames_of(4):
         up.submit(frame)
-    threads = [threading.Thread(target=up.close) for _ in range(3)]
+    threads = [threading.Thread(target=up.close, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
     up.close()
-    for call in (
-        lambda: up.upscale(frames_of(1)[0]),
-        lambda: up.submit(frames_of(1)[0]),
-        lambda: up.run(object()),
-    ):
+    for call in (up.upscale, up.submit, up.run):
         with pytest.raises(InferenceError, match="closed"):
-            call()
+            call(frames_of(1)[0])
 
 
 def test_an_upscaler_that_is_forgotten_ends_its_threads(sessions):
@@ -627,9 +584,6 @@ def test_a_fork_is_refused_with_what_to_do(sessions):
     assert "spawn" in said
     np.testing.assert_array_equal(up.upscale(frames_of(1)[0]), squares(frames_of(1)[0]))
     up.close()
-
-
-# --- Options ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any
 
@@ -214,7 +214,6 @@ def test_slots_work_side_by_side(make, noise):
     session = open_session(make("convolved"))
     pictures = [noise(1, 3, 12, 14, dtype=np.float32, seed=seed) for seed in range(8)]
     expected = [session.run(picture).copy() for picture in pictures]
-    wrong: list[int] = []
 
     def work(number: int) -> None:
         slot = session.slot()
@@ -222,17 +221,12 @@ def test_slots_work_side_by_side(make, noise):
             which = (number + turn) % len(pictures)
             slot.prepare((1, 12, 14))[:] = pictures[which]
             slot.start()
-            if not np.array_equal(slot.finish().batch, expected[which]):
-                wrong.append(which)
+            np.testing.assert_array_equal(slot.finish().batch, expected[which])
         slot.close()
         slot.close()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
 
 
 def test_a_slot_refuses_a_size_that_the_graph_does_not_take(make):

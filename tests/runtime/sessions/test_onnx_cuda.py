@@ -6,20 +6,19 @@ does is not shown.
 
 import dataclasses
 import gc
-import importlib.util
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from esrgan_deploy import DeviceLostError, InferenceError, OutOfMemoryError
+from esrgan_deploy.export.graphs import save, watch
 from esrgan_deploy.runtime import SessionOptions
 from esrgan_deploy.runtime.device import _driver as _cuda
 from esrgan_deploy.runtime.sessions.onnx import OnnxSession
@@ -68,17 +67,10 @@ class OnStream:
 
 
 @pytest.fixture(scope="module")
-def driver_helper() -> Any:
-    """What helpers_cuda has, a module that importlib mode does not let tests import."""
-    spec = importlib.util.spec_from_file_location(
-        "runtime_helpers_cuda", Path(__file__).parent.with_name("helpers_cuda.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def driver(drivers: ModuleType) -> Any:
+    """The simulated driver, with events that are more than it gives them."""
 
-    class Driver(module.FakeDriver):
+    class Driver(drivers.FakeDriver):
         """Events that are points of their stream: here two streams wait for each other, back and forth."""
 
         def cuEventRecord(self, event: int, stream: int) -> None:
@@ -99,42 +91,25 @@ def driver_helper() -> Any:
                 assert point[0].pending, "a point that never comes"
                 point[0].drain(1)
 
-    return SimpleNamespace(FakeDriver=Driver, FakeArray=module.FakeArray)
+    return Driver
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Path:
-    """A graph that doubles a picture and says the mean of each channel as its health."""
-    scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
-    axes = numpy_helper.from_array(np.array([2, 3], np.int64), "axes")
-    nodes = [
-        helper.make_node("Resize", ["input", "", "scales"], ["output"], mode="nearest"),
-        helper.make_node("ReduceMean", ["input", "axes"], ["health"], keepdims=0),
-    ]
-    image, kind = ["n", 3, "h", "w"], TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("input", kind, image)],
-        [
-            helper.make_tensor_value_info("output", kind, ["n", 3, "h2", "w2"]),
-            helper.make_tensor_value_info("health", kind, ["n", 3]),
-        ],
-        [scales, axes],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, tmp_path / "watched.onnx")
-    return tmp_path / "watched.onnx"
+def watched(make: Callable[..., Path]) -> Path:
+    """A graph that doubles a picture and says its health."""
+    path = make("nearest", scale=2)
+    model = ir.load(path)
+    watch(model)
+    save(model, path)
+    return path
 
 
 @pytest.fixture
-def simulated(
-    make: Callable[..., Path], driver_helper: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Any]]:
+def simulated(make: Any, driver: Any, drivers: Any, monkeypatch: Any) -> Iterator[Callable[..., Any]]:
     """An ONNX session on a simulated GPU: ``simulated(memory=…)`` has ``driver``, ``session`` and ``expected``."""
 
-    def build(*, path: Path | None = None, **driver: Any) -> Any:
-        gpu = driver_helper.FakeDriver(**driver)
+    def build(*, path: Path | None = None, **how: Any) -> Any:
+        gpu = driver(**how)
         monkeypatch.setattr(_cuda, "_driver", lambda: gpu)
         path = path or make("convolved")
         session = OnnxSession(path, SessionOptions(providers=("cpu",)))
@@ -146,7 +121,7 @@ def simulated(
             driver=gpu,
             session=session,
             graph=session._graph,
-            array=lambda *shape, **how: driver_helper.FakeArray(gpu, shape, np.float32, **how),
+            array=lambda *shape, **how: drivers.FakeArray(gpu, shape, np.float32, **how),
             stream=lambda: gpu.make_stream(gpu.primary(0)),
             expected=lambda batch: reference.run(None, {"input": batch})[0],
         )
@@ -262,7 +237,7 @@ def test_the_watchdogs_output_comes_along(simulated, watched):
     slot.prepare((2, 6, 8))[:] = 0.25
     slot.start()
     made = slot.finish()
-    np.testing.assert_array_equal(made.health, np.full((2, 3), 0.25, np.float32))
+    np.testing.assert_array_equal(made.health, np.array([[0.25, 0, 0]] * 2, np.float32))
     batch, out, stream = gpu.array(2, 3, 6, 8), gpu.array(2, 3, 12, 16), gpu.stream()
     batch.seen[:] = 0.5
     gpu.session.run_on_device(batch, stream=stream, out=out)
@@ -298,9 +273,9 @@ def test_faults_are_told_apart(simulated):
     gpu.session.close()
 
 
-def test_a_context_that_onnx_runtime_would_not_use_is_refused(driver_helper, monkeypatch):
+def test_a_context_that_onnx_runtime_would_not_use_is_refused(driver, monkeypatch):
     """It computes in the primary one; memory of PyCUDA's own context would be an illegal address there."""
-    gpu = driver_helper.FakeDriver()
+    gpu = driver()
     monkeypatch.setattr(_cuda, "_driver", lambda: gpu)
     gpu.make_context()
     with pytest.raises(InferenceError, match="autoprimaryctx"):
@@ -365,23 +340,17 @@ def test_what_fails_midway_frees_nothing_that_is_written_to(simulated, watched):
 def test_threads_take_turns_on_the_computing_stream(simulated):
     """Two runs enqueued at once would mix their orders."""
     gpu = simulated()
-    wrong: list[int] = []
 
     def work(number: int) -> None:
         slot = gpu.session.slot()
         for turn in range(10):
             slot.prepare((1, 6, 8))[:] = picture(number * 100 + turn)
             slot.start()
-            if not np.array_equal(slot.finish().batch, gpu.expected(picture(number * 100 + turn))):
-                wrong.append(number)
+            np.testing.assert_array_equal(slot.finish().batch, gpu.expected(picture(number * 100 + turn)))
         slot.close()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
 
 
 @pytest.mark.gpu
