@@ -26,7 +26,7 @@ def arguments(photographs, cache):
     def make(output, **keys):
         wanted = {
             "output": output, "hr": photographs, "cache": cache, "features": 8, "blocks": 1, "growth": 4,
-            "steps": 60, "batch": 4, "crop": 8, "learning-rate": 1e-3, "log-every": 1, "save-every": 10,
+            "steps": 45, "batch": 4, "crop": 8, "learning-rate": 1e-3, "log-every": 1, "save-every": 15,
             "threads": 1, "discriminator-features": 4, "perceptual-weight": 0,
         }  # fmt: skip
         given = [f"--{name}={value}" for name, value in (wanted | keys).items() if value is not True]
@@ -82,17 +82,17 @@ def test_a_training_killed_and_resumed_ends_bit_equal_to_a_whole_one(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main(arguments(whole, stage=stage)) == 0
     process = fork(COMMAND, arguments(broken, stage=stage))
-    # Killed somewhere after the second state, with steps in its log that the resumed run takes again.
+    # Killed somewhere after the first state, with steps in its log that the resumed run takes again.
     log = broken / "log.jsonl"
-    while not (broken / "state-00000020").exists() or len(log.read_text().splitlines()) < 23:
+    while not (broken / "state-00000015").exists() or len(log.read_text().splitlines()) < 18:
         assert process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not (broken / "state-00000060").exists(), "it was killed too late to show anything"
+    assert not (broken / "state-00000045").exists(), "it was killed too late to show anything"
     assert main(arguments(broken, stage=stage, resume=True)) == 0
     assert "going on from" in capsys.readouterr().out
-    for name in ("model.safetensors", "state-00000060/model.safetensors"):
+    for name in ("model.safetensors", "state-00000045/model.safetensors"):
         one, other = load_file(whole / name), load_file(broken / name)
         assert all(torch.equal(value, other[key]) for key, value in one.items())
     assert _losses(whole) == _losses(broken)
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_state_before_whole(run, arguments, tmp_path):
     full = run(arguments(output, resume=True, steps=20, **{"log-every": 20}), limit=limit)
     assert full.returncode == 1
     (line,) = full.stderr.splitlines()
-    assert line.startswith("esrgan-train: the state of step 20 cannot be written to ")
+    assert line.startswith("esrgan-train: the state of step 15 cannot be written to ")
     assert line.endswith(f"{output / 'state-00000010'} is whole; free some space and go on with --resume")
     assert {path.name: path.read_bytes() for path in (output / "state-00000010").iterdir()} == kept
     assert not [path for path in output.iterdir() if path.name.startswith(".")]
