@@ -25,6 +25,7 @@ import pytest
 
 from esrgan_deploy import EsrganDeployError, MissingDependencyError
 from esrgan_deploy.runtime import Session, SessionOptions, default_model, open_session
+from esrgan_deploy.runtime.device import cuda_device_count
 
 ROOT = Path(__file__).resolve().parents[2]
 REHEARSAL = os.environ.get("ESRGAN_GPU_SUITE") == "rehearse"
@@ -88,6 +89,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def _write(config: pytest.Config, status: int | None) -> None:
     if not (REPORT.shown or REPORT.skipped) or hasattr(config, "workerinput"):
+        return
+    if not REHEARSAL and cuda_device_count() == 0:
+        # Nothing was shown of a GPU, and the results are those of one.
         return
     folder = Path(os.environ.get("ESRGAN_GPU_RESULTS", ROOT / "studies" / "results"))
     if REHEARSAL and "ESRGAN_GPU_RESULTS" not in os.environ:

@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from esrgan_deploy._metrics import bicubic_downscale, psnr
+from esrgan_deploy.export import load_checkpoint
 from esrgan_deploy.export._scales import recipe_of_scales
 from esrgan_deploy.export.graphs import fold_scales, nest_concats, quantise, save, to_precision, trace
-from esrgan_deploy.export.nets import RRDBNet, layers, placement
+from esrgan_deploy.export.nets import layers, placement
 from studies.__main__ import main
 from studies.quantisation.graphs import opened, quantised_share
 from studies.quantisation.peers import MODELOPT_PYTHON, peer_graphs
@@ -27,16 +27,11 @@ def _scene(height, width, seed=0):
 
 
 @pytest.fixture(scope="module")
-def net(tmp_path_factory, rrdb_spec):
-    """A tiny RRDBNet whose output is a picture, as fp32, fp16 and int8 graphs."""
+def net(tmp_path_factory, checkpoint):
+    """The net as fp32, fp16 and int8 graphs."""
     folder = tmp_path_factory.mktemp("net")
-    spec = rrdb_spec(blocks=1)
-    torch.manual_seed(0)
-    module = RRDBNet(spec).eval().requires_grad_(False)
-    for name, parameter in module.named_parameters():
-        if name.endswith("weight"):
-            parameter *= 3
-    module.conv_last.bias += 0.5
+    loaded = load_checkpoint(checkpoint)
+    module, spec = loaded.module(), loaded.spec
     graph = trace(module, spec)
     nest_concats(graph)
     fold_scales(graph)

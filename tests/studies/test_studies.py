@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from esrgan_deploy._metrics import bicubic_downscale
-from esrgan_deploy.export.nets import RRDBNet
 from studies.__main__ import NAMES, main
 from studies.int8_cpu import has_vnni
 from studies.leak import slope
@@ -38,19 +36,6 @@ def run(tmp_path, capfd) -> Run:
         return status, figures
 
     return once
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, rrdb_spec) -> Path:
-    """A checkpoint of one block whose output is a picture."""
-    path = tmp_path_factory.mktemp("studies") / "net.pth"
-    torch.manual_seed(0)
-    net = RRDBNet(rrdb_spec(blocks=1))
-    with torch.no_grad():
-        net.conv_last.weight.mul_(20)
-        net.conv_last.bias.add_(0.5)
-    torch.save(net.state_dict(), path)
-    return path
 
 
 def test_every_study_is_cited_with_its_command():
