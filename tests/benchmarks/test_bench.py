@@ -20,15 +20,9 @@ from esrgan_deploy.export import ExportOptions, export_model
 
 # Of the net that `tiny_export` exports.
 SPEC = ModelSpec(
-    architecture="rrdbnet",
-    scale=4,
-    in_channels=3,
-    out_channels=3,
-    features=8,
-    blocks=1,
-    growth=4,
+    architecture="rrdbnet", scale=4, in_channels=3, out_channels=3, features=8, blocks=1, growth=4,
     source_sha256="",
-)
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +193,9 @@ def test_the_traffic_of_a_plan_of_one_size_is_kept_and_held_against_the_copy(mad
     assert found["one"] > 2 * 3 * 17
     timing = Timing(warmups=(), values=(0.5,))
     row = Row(
-        name="x",
-        shape=(1, 32, 32),
-        timings={"latency": timing},
-        bytes_per_pixel=found["one"],
-        peak_bytes=found["one"] * 32 * 32 * 8,
-        proof="none",
-    )
+        name="x", shape=(1, 32, 32), timings={"latency": timing}, bytes_per_pixel=found["one"],
+        peak_bytes=found["one"] * 32 * 32 * 8, proof="none",
+    )  # fmt: skip
     figures = row.figures("latency")
     assert figures["bytes_per_second"] == pytest.approx(found["one"] * 32 * 32 * 2)
     assert figures["bandwidth_share"] == pytest.approx(0.25)

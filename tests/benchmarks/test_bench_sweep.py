@@ -38,14 +38,9 @@ from esrgan_deploy.benchmarks.report import table
 from esrgan_deploy.runtime import BatchOutput, SessionInfo, SessionOptions, open_session
 
 INFO = SessionInfo(
-    name="x",
-    form="float",
-    dtype=np.dtype(np.float32),
-    in_channels=3,
-    out_channels=3,
-    scale=Fraction(1),
+    name="x", form="float", dtype=np.dtype(np.float32), in_channels=3, out_channels=3, scale=Fraction(1),
     provider="x",
-)
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -361,13 +356,9 @@ def test_the_devices_time_is_between_two_events_around_the_enqueue(monkeypatch):
     cuda.log.clear()
     assert once() == pytest.approx(8e-3 / 4)
     assert cuda.log == [
-        "enqueue",
-        "cudaEventRecord",
-        *["enqueue"] * 4,
-        "cudaEventRecord",
-        "cudaEventSynchronize",
+        "enqueue", "cudaEventRecord", *["enqueue"] * 4, "cudaEventRecord", "cudaEventSynchronize",
         "cudaEventElapsedTime",
-    ]
+    ]  # fmt: skip
     assert all(call[1:] == (7, BatchOutput) for call in arrays[1:])
     cuda.log.clear()
     release()

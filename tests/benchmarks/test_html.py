@@ -240,16 +240,9 @@ def test_a_hostile_file_name_stays_text(name, page):
     )
     other = _row(name, tile=128)
     ratio = {
-        "name": name,
-        "to": name,
-        "timing": name,
-        "shape": [1, 32, 32],
-        "streams": 1,
-        "tile": 64,
-        "low": 1.0,
-        "median": 1.0,
-        "high": 1.0,
-    }
+        "name": name, "to": name, "timing": name, "shape": [1, 32, 32], "streams": 1, "tile": 64, "low": 1.0,
+        "median": 1.0, "high": 1.0,
+    }  # fmt: skip
     peaks = {
         "compute": {name: {"flops": 1e12, "how": name}},
         "copy": {"bytes_per_second": 1e10, "how": name},
@@ -319,15 +312,10 @@ def test_a_roofline_bends_where_bandwidth_meets_arithmetic():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0, "0"),
-        (12345.6, "12346"),
-        (1.0, "1"),
-        (0.04375, "0.04375"),
-        (3.14159, "3.142"),
-        (2e9, "2e+09"),
+        (0.0, "0"), (12345.6, "12346"), (1.0, "1"), (0.04375, "0.04375"), (3.14159, "3.142"), (2e9, "2e+09"),
         (1e-7, "1e-07"),
     ],
-)
+)  # fmt: skip
 def test_numbers_are_written_to_be_read(value, text):
     """Sixteen digits say no more than four, and hide the four."""
     assert number(value) == text

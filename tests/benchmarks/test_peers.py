@@ -21,15 +21,9 @@ from esrgan_deploy.export.graphs import clone, fold_scales, nest_concats, save, 
 from esrgan_deploy.export.nets import RRDBNet, SRVGGNetCompact
 
 SPEC = ModelSpec(
-    architecture="rrdbnet",
-    scale=4,
-    in_channels=3,
-    out_channels=3,
-    features=8,
-    blocks=1,
-    growth=4,
+    architecture="rrdbnet", scale=4, in_channels=3, out_channels=3, features=8, blocks=1, growth=4,
     source_sha256="",
-)
+)  # fmt: skip
 FOLDED = dataclasses.replace(SPEC, scale=2, unshuffle=2, size_multiple=2)
 COMPACT = dataclasses.replace(SPEC, architecture="srvggnetcompact", growth=0, blocks=2)
 

@@ -49,17 +49,9 @@ class NearestSession:
         self.closed = 0
         self.shapes: list[tuple[int, int, int]] = []
         self._info = SessionInfo(
-            name=f"nearest{device}",
-            form="uint8",
-            dtype=np.dtype(np.uint8),
-            in_channels=3,
-            out_channels=3,
-            scale=Fraction(scale),
-            max_shape=(8, most, most),
-            provider="a test",
-            slots=slots,
-            device=device,
-        )
+            name=f"nearest{device}", form="uint8", dtype=np.dtype(np.uint8), in_channels=3, out_channels=3,
+            scale=Fraction(scale), max_shape=(8, most, most), provider="a test", slots=slots, device=device,
+        )  # fmt: skip
 
     @property
     def info(self) -> SessionInfo:

@@ -287,9 +287,6 @@ def flavour_of(engine: FakeEngine, Flavour: Any) -> Any:
     module = types.SimpleNamespace(Runtime=Runtime, **{name: getattr(trt, name) for name in names})
     rtx = isinstance(engine, FakeRtxEngine)
     return Flavour(
-        module=module,
-        name="tensorrt_rtx" if rtx else "tensorrt",
-        version="1.7.1" if rtx else "11.4.0",
-        capabilities=frozenset(),
-        logger=engine.logger,
-    )
+        module=module, name="tensorrt_rtx" if rtx else "tensorrt", version="1.7.1" if rtx else "11.4.0",
+        capabilities=frozenset(), logger=engine.logger,
+    )  # fmt: skip

@@ -143,17 +143,10 @@ def test_corrupt_pictures_are_one_line_and_exit_1(assets, make, tmp_path, capsys
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
-        ["--tile", "some"],
-        ["--tile", "-5"],
-        ["--halo", "-1"],
-        ["--tile", "32", "--halo", "16"],
-        ["--threads", "0"],
-        ["--threads", "many"],
-        ["--max-pixels", "0"],
-        ["--unknown"],
+        [], ["--tile", "some"], ["--tile", "-5"], ["--halo", "-1"], ["--tile", "32", "--halo", "16"],
+        ["--threads", "0"], ["--threads", "many"], ["--max-pixels", "0"], ["--unknown"],
     ],
-)
+)  # fmt: skip
 def test_usage_errors_are_exit_2(lr, arguments, capsys):
     """A script tells a wrong call from a bad picture by the status."""
     with pytest.raises(SystemExit) as caught:

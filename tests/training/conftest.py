@@ -39,20 +39,10 @@ def small(photographs: Path, cache: Path, tmp_path: Path) -> Callable[..., Train
 
     def make(**keys: Any) -> TrainConfig:
         given: dict[str, Any] = {
-            "output": tmp_path / "run",
-            "hr": [photographs],
-            "cache": cache,
-            "features": 8,
-            "blocks": 1,
-            "growth": 4,
-            "steps": 6,
-            "batch": 4,
-            "crop": 8,
-            "learning_rate": 1e-3,
-            "log_every": 1,
-            "save_every": 3,
-            "discriminator_features": 4,
-        }
+            "output": tmp_path / "run", "hr": [photographs], "cache": cache, "features": 8, "blocks": 1,
+            "growth": 4, "steps": 6, "batch": 4, "crop": 8, "learning_rate": 1e-3, "log_every": 1,
+            "save_every": 3, "discriminator_features": 4,
+        }  # fmt: skip
         return read_config(None, given | keys)
 
     return make

@@ -39,8 +39,23 @@ def test_vgg19_has_the_layers_and_names_of_torchvision():
     net = Vgg19Features()
     names = [name for name in net.state_dict() if name.endswith("weight")]
     assert [int(name.split(".")[1]) for name in names] == [
-        0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34,
-    ]  # fmt: skip
+        0,
+        2,
+        5,
+        7,
+        10,
+        12,
+        14,
+        16,
+        19,
+        21,
+        23,
+        25,
+        28,
+        30,
+        32,
+        34,
+    ]
     assert sum(value.numel() for value in net.state_dict().values()) == 20_024_384
     features = net(torch.rand(1, 3, 32, 48))
     assert features.shape == (1, 512, 2, 3)

@@ -20,18 +20,10 @@ from esrgan_deploy.runtime.device import _borrow as _foreign
 from esrgan_deploy.runtime.sessions import check_batch, check_output, output_shape
 
 FLOAT = SessionInfo(
-    name="m.plan",
-    form="float",
-    dtype=np.dtype(np.float16),
-    in_channels=3,
-    out_channels=3,
-    scale=Fraction(4),
-    size_multiple=2,
-    min_shape=(1, 8, 8),
-    max_shape=(4, 64, 128),
-    provider="test",
+    name="m.plan", form="float", dtype=np.dtype(np.float16), in_channels=3, out_channels=3,
+    scale=Fraction(4), size_multiple=2, min_shape=(1, 8, 8), max_shape=(4, 64, 128), provider="test",
     device=1,
-)
+)  # fmt: skip
 UINT8 = dataclasses.replace(FLOAT, form="uint8", dtype=np.dtype(np.uint8), scale=Fraction(3, 2), device=-1)
 
 
@@ -123,14 +115,10 @@ def test_numpy_is_borrowed_where_it_lies():
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [
-        (torch.float32, "float32"),
-        (torch.float16, "float16"),
-        (torch.bfloat16, "bfloat16"),
-        (torch.uint8, "uint8"),
-        (torch.bool, "bool"),
-        (torch.int64, "int64"),
+        (torch.float32, "float32"), (torch.float16, "float16"), (torch.bfloat16, "bfloat16"),
+        (torch.uint8, "uint8"), (torch.bool, "bool"), (torch.int64, "int64"),
     ],
-)
+)  # fmt: skip
 def test_a_tensor_of_pytorch_comes_by_dlpack(dtype, name):
     """Read through the C structure: one field too few and the shape is garbage."""
     tensor = torch.ones(3, 4, 5, dtype=dtype)[1:]
@@ -284,15 +272,10 @@ class Method:
 @pytest.mark.parametrize(
     ("stream", "handle"),
     [
-        (17, 17),
-        (2, 2),
-        (Method(), 21),
-        (Of(__cuda_stream__=(0, 22)), 22),
-        (Of(cuda_stream=23), 23),
-        (Of(ptr=24), 24),
-        (Of(handle=25), 25),
+        (17, 17), (2, 2), (Method(), 21), (Of(__cuda_stream__=(0, 22)), 22), (Of(cuda_stream=23), 23),
+        (Of(ptr=24), 24), (Of(handle=25), 25),
     ],
-)
+)  # fmt: skip
 def test_a_stream_is_known_by_protocol(stream, handle):
     """Integer, both ages of ``__cuda_stream__``, PyTorch, CuPy, PyCUDA."""
     assert stream_handle(stream) == handle

@@ -16,27 +16,14 @@ from esrgan_deploy.runtime.queue._guard import fallback_for
 from esrgan_deploy.runtime.sessions import SessionInfo
 
 SPEC = ModelSpec(
-    architecture="rrdbnet",
-    scale=4,
-    in_channels=3,
-    out_channels=3,
-    features=8,
-    blocks=1,
-    growth=4,
+    architecture="rrdbnet", scale=4, in_channels=3, out_channels=3, features=8, blocks=1, growth=4,
     source_sha256="0" * 64,
-)
+)  # fmt: skip
 SHAPES = ((1, 16, 16), (1, 64, 64), (4, 128, 128))
 INFO = SessionInfo(
-    name="model.fp16.plan",
-    form="uint8",
-    dtype=np.dtype(np.uint8),
-    in_channels=3,
-    out_channels=3,
-    scale=Fraction(4),
-    min_shape=SHAPES[0],
-    max_shape=SHAPES[2],
-    provider="none",
-)
+    name="model.fp16.plan", form="uint8", dtype=np.dtype(np.uint8), in_channels=3, out_channels=3,
+    scale=Fraction(4), min_shape=SHAPES[0], max_shape=SHAPES[2], provider="none",
+)  # fmt: skip
 
 Export = Callable[..., Path]
 

@@ -257,12 +257,9 @@ def _artefact(**fields: Any) -> Artefact:
 
 def _full(version: str = "11.4.0.106", capability: str = "8.9", **options: Any) -> Artefact:
     return _artefact(
-        flavour="tensorrt",
-        flavour_version=version,
-        compute_capabilities=(capability,),
-        gpu="RTX 4090",
+        flavour="tensorrt", flavour_version=version, compute_capabilities=(capability,), gpu="RTX 4090",
         options=options,
-    )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,9 @@ Body = Callable[[Any, str], str]
 Write = Callable[..., Path]
 
 INFO = SessionInfo(
-    name="net.fp16.onnx",
-    form="float",
-    dtype=np.dtype(np.float16),
-    in_channels=3,
-    out_channels=3,
-    scale=Fraction(2),
-    provider="none",
-)
+    name="net.fp16.onnx", form="float", dtype=np.dtype(np.float16), in_channels=3, out_channels=3,
+    scale=Fraction(2), provider="none",
+)  # fmt: skip
 
 
 def overflowing(g: Any, x: str) -> str:

@@ -11,13 +11,9 @@ from esrgan_deploy.runtime.device import DeviceArray
 from esrgan_deploy.runtime.device._dlpack import _held, dlpack_capsule
 
 WAITS = {
-    "cuStreamSynchronize",
-    "cuEventSynchronize",
-    "cuCtxSynchronize",
-    "cuMemFree",
-    "cuMemAlloc",
+    "cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize", "cuMemFree", "cuMemAlloc",
     "cuMemHostAlloc",
-}
+}  # fmt: skip
 
 
 def seen(gpu: Any, array: Any) -> np.ndarray:

@@ -17,24 +17,14 @@ from esrgan_deploy.runtime.tiling import _cutter as _cutting
 from esrgan_deploy.runtime.tiling._cutter import Cutter
 
 INFO = SessionInfo(
-    name="net",
-    form="uint8",
-    dtype=np.dtype(np.uint8),
-    in_channels=3,
-    out_channels=3,
-    scale=Fraction(4),
+    name="net", form="uint8", dtype=np.dtype(np.uint8), in_channels=3, out_channels=3, scale=Fraction(4),
     provider="a test",
-)
+)  # fmt: skip
 
 CURVE = SeamCurve(
-    halos=(0, 4, 8, 12, 16),
-    largest=(90.0, 9.0, 0.15, 0.01, 0.0),
-    percentile=(50.0, 5.0, 0.1, 0.0, 0.0),
-    tile=128,
-    margin=16,
-    pictures=("drawn",),
-    positions=8,
-)
+    halos=(0, 4, 8, 12, 16), largest=(90.0, 9.0, 0.15, 0.01, 0.0), percentile=(50.0, 5.0, 0.1, 0.0, 0.0),
+    tile=128, margin=16, pictures=("drawn",), positions=8,
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -186,14 +186,9 @@ def test_a_curve_that_is_none_is_refused(halos):
     """A manifest edited by hand must not choose a halo."""
     with pytest.raises(ValueError, match="halos"):
         SeamCurve(
-            halos=halos,
-            largest=(1.0, 0.5),
-            percentile=(1.0, 0.5),
-            tile=64,
-            margin=16,
-            pictures=(),
+            halos=halos, largest=(1.0, 0.5), percentile=(1.0, 0.5), tile=64, margin=16, pictures=(),
             positions=1,
-        )
+        )  # fmt: skip
 
 
 @pytest.fixture

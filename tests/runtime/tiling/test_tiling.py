@@ -278,15 +278,10 @@ def test_no_tiles_at_a_time_is_a_value_error(options):
 @pytest.mark.parametrize(
     "options",
     [
-        {"tile": -1},
-        {"halo": -1},
-        {"tile": "some"},
-        {"tile": 32, "halo": 16},
-        {"tile": 1, "halo": 1},
-        {"tile": 1.5},
-        {"edge": "mirror"},
+        {"tile": -1}, {"halo": -1}, {"tile": "some"}, {"tile": 32, "halo": 16}, {"tile": 1, "halo": 1},
+        {"tile": 1.5}, {"edge": "mirror"},
     ],
-)
+)  # fmt: skip
 def test_options_out_of_range_are_value_errors(options):
     """A halo as large as the tile would loop for ever or keep nothing."""
     for made in (TileOptions, functools.partial(plan_tiles, 10, 10)):
