@@ -211,15 +211,6 @@ def test_the_manifest_is_not_replaced_by_results(made, capsys):
     assert (made / "model.json").read_bytes() == before
 
 
-def test_measure_takes_turns():
-    """What disturbs the machine for a second must disturb all alike."""
-    order = []
-    measure([lambda: order.append("a"), lambda: order.append("b")], seconds=1e-4, least=5, most_warmups=1)
-    counted = order[2:] if order[:2] == ["a", "b"] else order
-    pairs = list(zip(counted[-10::2], counted[-9::2], strict=True))
-    assert set(pairs) == {("a", "b")}
-
-
 def test_measure_measures():
     """A clock read at the wrong moment would give zero, or the warm-up."""
     (timing,) = measure([lambda: time.sleep(0.02)], seconds=0.01, least=3, most_warmups=2)

@@ -23,22 +23,14 @@ def model(tmp_path: Path) -> Path:
 
 def write(folder: Path, size: tuple[Any, Any, Any]) -> Path:
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
 
     weight = np.random.default_rng(0).normal(0, 0.2, (3, 3, 5, 5)).astype(np.float32)
-    node = helper.make_node("Conv", ["input", "w"], ["output"], pads=[2, 2, 2, 2])
-    n, h, w = size
-    graph = helper.make_graph(
-        [node],
-        "net",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [n, 3, h, w])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [n, 3, h, w])],
-        [numpy_helper.from_array(weight, "w")],
-    )
+    picture = "float[{},3,{},{}]".format(*size)
+    graph = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 20]>
+        net ({picture} input) => ({picture} output) {{ output = Conv<pads = [2, 2, 2, 2]>(input, w) }}""")
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
     path = folder / "model.onnx"
-    saved = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    saved.ir_version = 10
-    onnx.save(saved, path)
+    onnx.save(graph, path)
     spec = ModelSpec(
         architecture="onnx", scale=1, in_channels=3, out_channels=3, features=0, blocks=0, growth=0, source_sha256=""
     )  # fmt: skip

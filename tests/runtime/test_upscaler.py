@@ -212,15 +212,6 @@ def test_what_is_no_picture_is_refused(make, picture, says):
         up.upscale(picture)
 
 
-def test_a_closed_upscaler_says_so(make, noise):
-    """Otherwise the reader sees an error from inside ONNX Runtime."""
-    up = Upscaler(make("nearest"))
-    up.close()
-    up.close()
-    with pytest.raises(InferenceError, match="closed"):
-        up.upscale(noise(4, 4, 3))
-
-
 def test_progress_ends_at_its_total(make, noise):
     """A bar that stops at 50 % because alpha was not counted looks like a hang."""
     seen: list[tuple[int, int]] = []

@@ -202,25 +202,19 @@ def test_training_cost(run):
 def small_net(tmp_path_factory) -> Path:
     """A net of two small convolutions that enlarges two times."""
     import onnx
-    from onnx import helper
 
     rng = np.random.default_rng(0)
     weights = [rng.normal(0, 0.2, shape).astype(np.float32) for shape in ((8, 3, 3, 3), (12, 8, 3, 3))]
-    nodes = [
-        helper.make_node("Conv", ["input", "w0"], ["a"], pads=[1, 1, 1, 1]),
-        helper.make_node("LeakyRelu", ["a"], ["b"], alpha=0.2),
-        helper.make_node("Conv", ["b", "w1"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("DepthToSpace", ["c"], ["output"], blocksize=2, mode="CRD"),
-    ]
-    ends = [
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, f"{name}h", f"{name}w"])
-        for name in ("input", "output")
-    ]
-    stored = [onnx.numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
-    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], stored)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    net = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 20]>
+        net (float[n,3,h,w] input) => (float[n,3,h2,w2] output) {
+            a = Conv<pads = [1, 1, 1, 1]>(input, w0)
+            b = LeakyRelu<alpha = 0.2>(a)
+            c = Conv<pads = [1, 1, 1, 1]>(b, w1)
+            output = DepthToSpace<blocksize = 2, mode = "CRD">(c)
+        }""")
+    net.graph.initializer.extend(onnx.numpy_helper.from_array(one, f"w{i}") for i, one in enumerate(weights))
     path = tmp_path_factory.mktemp("overhead") / "net.onnx"
-    onnx.save(proto, path)
+    onnx.save(net, path)
     return path
 
 

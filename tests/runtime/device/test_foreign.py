@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuda.bindings.driver import CUstream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -273,18 +274,12 @@ class Method:
     ("stream", "handle"),
     [
         (17, 17), (2, 2), (Method(), 21), (Of(__cuda_stream__=(0, 22)), 22), (Of(cuda_stream=23), 23),
-        (Of(ptr=24), 24), (Of(handle=25), 25),
+        (Of(ptr=24), 24), (Of(handle=25), 25), (CUstream(4711), 4711),
     ],
 )  # fmt: skip
 def test_a_stream_is_known_by_protocol(stream, handle):
-    """Integer, both ages of ``__cuda_stream__``, PyTorch, CuPy, PyCUDA."""
+    """Integer, both ages of ``__cuda_stream__``, PyTorch, CuPy, PyCUDA, and cuda.bindings since 13.1."""
     assert stream_handle(stream) == handle
-
-
-def test_cuda_bindings_own_streams_are_taken():
-    """They carry ``__cuda_stream__`` since 13.1."""
-    driver = pytest.importorskip("cuda.bindings.driver")
-    assert stream_handle(driver.CUstream(4711)) == 4711
 
 
 @pytest.mark.parametrize("stream", [0, 1, Of(cuda_stream=0), Of(ptr=0), Of(__cuda_stream__=(0, 0))])

@@ -160,10 +160,6 @@ def test_a_failing_run_is_one_line_with_the_batch(make, capfd):
         session.run(np.zeros((1, 3, 5, 5), np.float32))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
-    session.close()
-    session.close()
-    with pytest.raises(InferenceError, match="closed"):
-        session.run(np.zeros((1, 3, 8, 8), np.float32))
 
 
 def test_without_onnxruntime_the_error_is_the_command(make, monkeypatch):
