@@ -87,9 +87,6 @@ def test_a_peer_computes_the_same_net_on_the_same_input(name, model):
     assert "fp32" in peer.provider
     assert peer.difference < TOLERANCE
     assert peer.difference < 1e-3 * float(_net(SPEC)(torch.rand(1, 3, 6, 10)).abs().max())
-    if name == "torch":
-        # fp16 on a card beside fp32 on a processor, both called torch, would be no comparison.
-        assert (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU") in peer.provider
     assert peer.run() is not None
     peer.close()
     peer.close()
@@ -102,6 +99,13 @@ def test_a_compiled_net_is_the_same_net(tmp_path):
     (peer,), _ = _peers(["torch-compile"], _graph(COMPACT, tmp_path / "model.onnx"), (1, 6, 10))
     assert "compiled" in peer.provider
     assert peer.difference < TOLERANCE
+    peer.close()
+
+
+def test_a_peer_on_a_gpu_says_its_card_and_precision(model):
+    """fp16 on a card beside fp32 on a processor, both called torch, would be no comparison."""
+    (peer,), _ = _peers(["torch"], model)
+    assert (torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU") in peer.provider
     peer.close()
 
 
