@@ -151,7 +151,8 @@ class FakeDriver:
 
     def array(self, pointer: int, size: int) -> Any:
         """Memory behind an address; an address outside of what is allocated is a bug."""
-        for start, (_, length, _, _) in self.blocks.items():
+        # A copy: other threads allocate meanwhile.
+        for start, (_, length, _, _) in self.blocks.copy().items():
             if start <= pointer and pointer + size <= start + length:
                 return (ctypes.c_ubyte * size).from_address(pointer)
         raise AssertionError(f"{size} bytes at {pointer:#x} are not allocated")
