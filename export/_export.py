@@ -8,7 +8,7 @@ from pathlib import Path
 
 from esrgan_deploy import _optional
 from esrgan_deploy._errors import ExportError
-from esrgan_deploy._files import temporary_folder
+from esrgan_deploy._files import PARTS, temporary_folder
 from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
 from esrgan_deploy._parity import Pairs, planar
 from esrgan_deploy.engines import ShapeRange, preflight
@@ -16,7 +16,13 @@ from esrgan_deploy.export._open_source import open_source
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._plan import build_plan, plan_flavour, plan_shapes
 from esrgan_deploy.export._prove_quantised import prove_quantised
-from esrgan_deploy.export._write_graphs import Export, prove_graph, write_graph, write_interchange
+from esrgan_deploy.export._write_graphs import (
+    Export,
+    prove_graph,
+    prove_parts,
+    write_graph,
+    write_interchange,
+)
 from esrgan_deploy.export._write_quantised import QUANTISED_GRAPHS, Graph, search_state, write_quantised
 from esrgan_deploy.export.proof import (
     activation_maxima,
@@ -122,11 +128,13 @@ def _make(
     )
     warnings += left_out
     artefacts = [prove_graph(export, export.path, "fp32", sets, extra=(dynamic,))]
+    artefacts += prove_parts(export, export.path, "fp32", sets["golden"])
     artefacts.append(_write_golden(export, sets["golden"]))
     for precision, graph in graphs.items():
         if graph.path != export.path:
             say(f"verifying {graph.path.name}")
             artefacts += prove_quantised(export, graph, precision, sets)
+            artefacts += prove_parts(export, graph.path, precision, sets["golden"])
         if plan and precision != PROCESSOR:
             artefacts.append(build_plan(export, graph.path, precision, sets))
     return Manifest(
@@ -187,9 +195,9 @@ def _refuse_overwriting(folder: Path, options: ExportOptions, *, plan: bool) -> 
         raise ExportError(f"{folder} cannot be written. Choose another folder with -o")
     if options.force:
         return
-    names = ["model.onnx", "model.golden.npz", MANIFEST]
+    names = ["model.onnx", *(f"model.{part}.onnx" for part in PARTS), "model.golden.npz", MANIFEST]
     for precision in options.precisions:
-        names.append(f"model.{precision}.onnx")
+        names += [f"model.{precision}.onnx", *(f"model.{precision}.{part}.onnx" for part in PARTS)]
         if plan and precision != PROCESSOR:
             names.append(f"model.{precision}.plan")
     there = [name for name in names if (folder / name).exists()]

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from esrgan_deploy._files import PARTS, part_of, sha256_of
 from esrgan_deploy._manifest import Artefact
 from esrgan_deploy._parity import Comparison, Pairs, judged
 from esrgan_deploy._spec import METADATA_KEY, ModelSpec
 from esrgan_deploy.export._open_source import Source
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export.graphs import (
+    Cut,
+    bytes_in,
+    bytes_out,
     clone,
+    cut_graph,
+    cuts_of,
     fold_scales,
     is_watched,
     nest_concats,
@@ -24,9 +30,10 @@ from esrgan_deploy.export.graphs import (
     to_uint8_form,
     watch,
 )
-from esrgan_deploy.export.proof import verify_graph
+from esrgan_deploy.export.proof import verify_graph, verify_parts
+from esrgan_deploy.runtime.sessions import PartsInfo
 
-__all__ = ["Export", "describe", "prove_graph", "write_graph", "write_interchange"]
+__all__ = ["Export", "describe", "prove_graph", "prove_parts", "write_graph", "write_interchange"]
 
 
 def describe(
@@ -59,6 +66,7 @@ class Export:
         path: Where it was written.
         outscale: Output pixels per input pixel and axis.
         size_multiple: What height and width of the input have to be multiples of.
+        cut: Where it can be cut into parts; None where it cannot.
     """
 
     source: Source
@@ -70,6 +78,7 @@ class Export:
     path: Path
     outscale: float
     size_multiple: int
+    cut: Cut | None = None
 
 
 def write_interchange(
@@ -90,6 +99,8 @@ def write_interchange(
     describe(graph, source.spec, precision="fp32", form="float", outscale=outscale, size_multiple=multiple)
     path = staging / "model.onnx"
     save(graph, path)
+    cut = cuts_of(graph, source.spec)
+    write_parts(graph, cut, path, form="float", watchdog=False)
     say(f"wrote model.onnx: {nested} concatenations nested, {folded} residual scales folded")
     return Export(
         source=source,
@@ -101,7 +112,45 @@ def write_interchange(
         path=path,
         outscale=outscale,
         size_multiple=multiple,
+        cut=cut,
     )
+
+
+def write_parts(graph: ir.Model, cut: Cut | None, whole: Path, *, form: str, watchdog: bool) -> None:
+    """Write trunk and tail of a graph beside it, where it can be cut: ``model.trunk.onnx`` and ``model.tail.onnx``.
+
+    Args:
+        graph: In the float form and its final precision, not watched.
+        cut: Where to; None where it cannot be.
+        whole: The graph's own file, whose digest the parts carry.
+        form: Of the graph.
+        watchdog: Whether the tail is to be watched, as the graph is.
+
+    Raises:
+        ExportError: The ONNX checker refuses one.
+        OSError: The folder cannot be written.
+    """
+    parts = None if cut is None else cut_graph(graph, cut)
+    if parts is None:
+        return
+    if watchdog:
+        watch(parts.tail)
+    if form == "uint8":
+        bytes_in(parts.trunk)
+        bytes_out(parts.tail, bytes_in(parts.tail))
+    known = PartsInfo(
+        whole=sha256_of(whole),
+        blocks=parts.blocks,
+        features=parts.channels,
+        step=parts.step,
+        reach=parts.reach,
+        scale=parts.scale,
+        picture=parts.reads_picture,
+    )
+    for name, part in (("trunk", parts.trunk), ("tail", parts.tail)):
+        part.metadata_props.clear()
+        part.metadata_props[METADATA_KEY] = known.to_json()
+        save(part, part_of(whole, name), beside=whole)
 
 
 def write_graph(export: Export, precision: str, quantise: Callable[[ir.Model], None] | None = None) -> Path:
@@ -121,6 +170,7 @@ def write_graph(export: Export, precision: str, quantise: Callable[[ir.Model], N
     if quantise is not None:
         quantise(graph)
     graph = to_precision(graph, precision)
+    bare = clone(graph)
     if options.watchdog:
         watch(graph)
     if options.form == "uint8":
@@ -135,7 +185,35 @@ def write_graph(export: Export, precision: str, quantise: Callable[[ir.Model], N
     )
     path = export.staging / f"model.{precision}.onnx"
     save(graph, path)
+    write_parts(bare, export.cut, path, form=options.form, watchdog=options.watchdog)
     return path
+
+
+def prove_parts(export: Export, path: Path, precision: str, golden: Pairs) -> list[Artefact]:
+    """Hold the parts of a graph against it, and return their entries for the manifest; none where it has no parts.
+
+    Raises:
+        InferenceError: ONNX Runtime refuses a part.
+    """
+    parts = {name: part_of(path, name) for name in PARTS}
+    if not all(part.exists() for part in parts.values()):
+        return []
+    found = verify_parts(path, precision, {name: lr for name, (lr, _) in golden.items()})
+    return [
+        Artefact.from_file(
+            part,
+            kind="part",
+            precision=precision,
+            form="float" if path == export.path else export.options.form,
+            outscale=export.outscale,
+            size_multiple=export.size_multiple,
+            built_from=path.name,
+            verified=not found["breaches"],
+            parity=(found,) if name == "trunk" else (),
+            note="together with the tail" if name == "trunk" else "measured with the trunk",
+        )
+        for name, part in parts.items()
+    ]
 
 
 def prove_graph(

@@ -75,6 +75,12 @@ class _Opening:
         help="what the net sees beyond the picture: its outermost pixels, as far as the halo goes, or zeros, as "
         "PyTorch computes, which leaves a rim",
     )
+    strip: int | None = option(
+        None,
+        least=0,
+        help="rows that go through the parts of the model at once, without a seam; 0 for tiles all the same "
+        "(default: as many as a gigabyte holds)",
+    )
     devices: tuple[int, ...] | None = option(
         None,
         group="how to run it",
@@ -101,7 +107,7 @@ class _Opening:
 
     def __post_init__(self) -> None:
         # With the halo that was measured for the model it may still not fit; that is known when it is open.
-        TileOptions(tile=self.tile, halo=self.halo or 0)
+        TileOptions(tile=self.tile, halo=self.halo or 0, strip=self.strip)
         if self.devices and len(set(self.devices)) < len(self.devices):
             raise ValueError(f"device is {','.join(map(str, self.devices))}; name each once")
 
@@ -184,7 +190,11 @@ def _as_note(message: Warning | str, *_: object, **__: object) -> None:
 def _summary(output: Path, upscaler: "Upscaler", plan: TilePlan, seconds: float) -> str:
     info = upscaler.info
     tiles = "untiled"
-    if plan.count > 1:
+    if plan.strip:
+        tiles = (
+            f"{plan.count} strip{'s' * (plan.count > 1)} of {min(plan.strip, plan.tile[0])} rows, no seams"
+        )
+    elif plan.count > 1:
         tiles = f"{plan.count} tiles of {plan.tile[1]}x{plan.tile[0]}, halo {plan.halo}"
     height, width = plan.out_size
     return (

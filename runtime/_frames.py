@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime.pictures import bound_alpha, empty_output, fill_hidden, release_rows
-from esrgan_deploy.runtime.queue import Job, Progress, Task
+from esrgan_deploy.runtime.queue import Job, Progress
 from esrgan_deploy.runtime.tiling import TilePlan, peak_of
 
 __all__ = ["check_picture", "job_of", "new_result"]
@@ -79,12 +79,9 @@ def job_of(lr: Array, plan: TilePlan, *, channels: int, out: Array | None, progr
             target[:, :, -1] = peak_of(lr.dtype)
         return result
 
-    def placed(task: Task) -> None:
-        # The last tile of a row: that part of a memory map need not stay in memory. Where another tile of the row
-        # is still on its way, its pages come back.
-        for tile in task.tiles:
-            if tile.column.keep_stop == plan.width:
-                release_rows(result, *task.plan.out_range(tile.row))
+    def placed(start: int, stop: int) -> None:
+        # That part of a memory map need not stay in memory.
+        release_rows(result, start, stop)
 
     layers = _layers(source, target, alpha if shaped else None, channels)
     return Job(

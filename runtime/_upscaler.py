@@ -60,6 +60,8 @@ class Upscaler:
             what was measured for this artefact (``esrgan-bench --seams``), else 16.
         edge: What the net sees beyond the picture's own edge: ``"repeat"`` the outermost pixels, as far as the halo
             goes; ``"zero"`` nothing, as in PyTorch, whose convolutions pad with black and leave a rim.
+        strip: Rows that go through the parts of the net at once, where it has parts: a picture of any size shows no
+            seam then, and memory goes with its width alone. None takes what a gigabyte holds, 0 takes tiles.
         providers: ONNX Runtime execution providers in order of preference, such as ``["cpu"]``; None takes
             CUDA where it is present, and the CPU.
         threads: CPU threads; None lets the library choose.
@@ -90,6 +92,7 @@ class Upscaler:
         tile: int | Literal["auto"] = "auto",
         halo: int | None = None,
         edge: Edge = "repeat",
+        strip: int | None = None,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
         devices: Sequence[int] | None = None,
@@ -103,7 +106,7 @@ class Upscaler:
         layout: Literal["NCHW", "NHWC"] | None = None,
         output_name: str | None = None,
     ) -> None:
-        TileOptions(tile=tile, halo=halo or 0, edge=edge)
+        TileOptions(tile=tile, halo=halo or 0, edge=edge, strip=strip)
         ordinals = _ordinals(devices)
         providers = (providers,) if isinstance(providers, str) else providers
         if streams is not None and streams < 1:
@@ -134,7 +137,7 @@ class Upscaler:
             lanes = borrowed_lanes(sessions, slots=streams)  # type: ignore[arg-type]
         self._lanes = tuple(lanes)
         try:
-            self._cutter = cutter_for(lanes[0].info, path, tile=tile, halo=halo, edge=edge)
+            self._cutter = cutter_for(lanes[0].info, path, tile=tile, halo=halo, edge=edge, strip=strip)
         except BaseException:
             # Warnings may be errors here.
             for lane in lanes:
@@ -202,7 +205,7 @@ class Upscaler:
         check_picture(lr)
         if out is None and progress is None and lr.ndim == 3 and lr.shape[2] == self._channels:
             plan = self.plan(lr.shape[0], lr.shape[1])
-            if plan.count <= plan.batch:
+            if plan.single:
                 made = new_result((*plan.out_size, lr.shape[2]), lr.dtype)
                 if self._scheduler.at_once(plan, plan.all_tiles, lr, made):
                     self._pictures += 1

@@ -1,8 +1,8 @@
 """Put trained weights into the package as the default model: python scripts/make_default.py weights.safetensors
 
-Writes default.safetensors (fp16), and default.onnx, which `esrgan-upscale` runs where nothing was exported: the
-verified fp32 graph with its weights stored as fp16, so that the wheel stays small. Run it in an environment that
-has the package with the extras export and cpu.
+Writes default.safetensors (fp16), and default.onnx with its parts, which `esrgan-upscale` runs where nothing was
+exported: the verified fp32 graph with its weights stored as fp16, so that the wheel stays small. Run it in an
+environment that has the package with the extras export and cpu.
 """
 
 import sys
@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from esrgan_deploy._files import replaced_atomically
 from esrgan_deploy._parity import planar
 from esrgan_deploy.export import ExportOptions, export_model
-from esrgan_deploy.export.graphs import save
+from esrgan_deploy.export._write_graphs import write_parts
+from esrgan_deploy.export.graphs import cuts_of, save
 from esrgan_deploy.export.proof import golden_pictures, run, session_of
 
 MODELS = Path(__file__).resolve().parent.parent / "src" / "esrgan_deploy" / "models"
@@ -35,6 +36,9 @@ def main() -> None:
         exact = session_of(folder / "model.onnx")
         store_as_half(model)
         save(model, MODELS / "default.onnx")
+        # The names that say where to cut stand at the weights of the exact graph.
+        cut = cuts_of(ir.load(folder / "model.onnx"), manifest.spec)
+        write_parts(model, cut, MODELS / "default.onnx", form="float", watchdog=False)
         stored = session_of(MODELS / "default.onnx")
         for picture in golden_pictures(3).values():
             np.testing.assert_allclose(

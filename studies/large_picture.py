@@ -30,19 +30,24 @@ def options(parser: Parser) -> None:
     parser.add_argument(
         "--size", type=size, default="3000x4000", metavar="HxW", help="of the picture (default: 3000x4000)"
     )
-    parser.add_argument("--tile", type=at_least(0), default=256, help="edge of the tiles (default: 256)")
+    parser.add_argument(
+        "--tile", type=at_least(0), help="edge of the tiles (default: strips, where it has parts)"
+    )
+    parser.add_argument(
+        "--strip", type=at_least(1), help="height of the strips (default: what a gigabyte holds)"
+    )
     parser.add_argument("--map", action="store_true", help="write the result into a memory map")
 
 
 def run(args: argparse.Namespace) -> Figures:
-    return apart(_peak, args.model, args.size, args.tile, mapped=args.map)
+    return apart(_peak, args.model, args.size, args.tile, args.strip, mapped=args.map)
 
 
 def table(figures: Figures) -> str:
     width, height = figures["size"]
     return (
-        f"{figures['model']} on {figures['provider']}: {width}x{height} in {figures['tiles']} tiles of "
-        f"{figures['tile']}, {'into a memory map' if figures['memory map'] else 'in memory'}: peak "
+        f"{figures['model']} on {figures['provider']}: {width}x{height} in {figures['tiles']} "
+        f"{figures['pieces']}, {'into a memory map' if figures['memory map'] else 'in memory'}: peak "
         f"{figures['peak_gib']:.2f} GiB (bar {BAR_GIB}), {figures['seconds']:.0f} s"
     )
 
@@ -51,12 +56,15 @@ def within(figures: Figures) -> bool:
     return bool(figures["peak_gib"] <= BAR_GIB)
 
 
-def _peak(model: str | None, wanted: tuple[int, int], tile: int, *, mapped: bool) -> Figures:
+def _peak(
+    model: str | None, wanted: tuple[int, int], tile: int | None, strip: int | None, *, mapped: bool
+) -> Figures:
     height, width = wanted
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     with contextlib.ExitStack() as stack:
-        up = stack.enter_context(Upscaler(model, tile=tile))
+        up = stack.enter_context(Upscaler(model, tile="auto" if tile is None else tile, strip=strip))
         plan, out = up.plan(height, width), None
+        before = host_peak() or 0
         started = time.perf_counter()
         if mapped:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="esrgan-large-")))
@@ -66,7 +74,8 @@ def _peak(model: str | None, wanted: tuple[int, int], tile: int, *, mapped: bool
             "model": up.info.name,
             "provider": up.info.provider,
             "size": [width, height],
-            "tile": tile,
+            "pieces": f"strips of {plan.strip} rows" if plan.strip else f"tiles of {plan.tile[0]}",
+            "peak_before_gib": before / 2**30,
             "halo": plan.halo,
             "tiles": plan.count,
             "memory map": mapped,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.graphs._emulate_half import runs_as_it_is as runs_as_it_is
     from esrgan_deploy.export.graphs._fold_and_nest import fold_scales as fold_scales
     from esrgan_deploy.export.graphs._fold_and_nest import nest_concats as nest_concats
+    from esrgan_deploy.export.graphs._parts import Cut as Cut
+    from esrgan_deploy.export.graphs._parts import cut_graph as cut_graph
+    from esrgan_deploy.export.graphs._parts import cuts_of as cuts_of
     from esrgan_deploy.export.graphs._precision import to_precision as to_precision
     from esrgan_deploy.export.graphs._quantise_cpu import quantise_for_processor as quantise_for_processor
     from esrgan_deploy.export.graphs._quantise_tensorrt import add_remainders as add_remainders
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.graphs._resize import resize_output as resize_output
     from esrgan_deploy.export.graphs._resize import resize_ratio as resize_ratio
     from esrgan_deploy.export.graphs._trace import trace as trace
+    from esrgan_deploy.export.graphs._uint8_form import bytes_in as bytes_in
+    from esrgan_deploy.export.graphs._uint8_form import bytes_out as bytes_out
     from esrgan_deploy.export.graphs._uint8_form import to_uint8_form as to_uint8_form
     from esrgan_deploy.export.graphs._watchdog import is_watched as is_watched
     from esrgan_deploy.export.graphs._watchdog import watch as watch

@@ -1,6 +1,6 @@
 """Small steps on an ONNX graph that the passes share."""
 
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import replaced_atomically
 
 __all__ = [
+    "FEATURES",
     "append",
     "array_of",
     "clone",
@@ -26,6 +27,13 @@ __all__ = [
     "stand_in",
     "to_bytes",
 ]
+
+
+_WORTH_SHARING = 256
+"""Bytes of a tensor: what says where it lies elsewhere takes some fifty."""
+
+FEATURES = "features"
+"""What a trunk gives and a tail takes, first of its inputs."""
 
 
 def named_node(
@@ -128,8 +136,14 @@ def to_bytes(model: ir.Model) -> bytes:
     return data
 
 
-def save(model: ir.Model, path: Path) -> None:
+def save(model: ir.Model, path: Path, *, beside: Path | None = None) -> None:
     """Check a graph and write it as one file, whole or not at all.
+
+    Args:
+        model: The graph.
+        path: Where it goes.
+        beside: A graph in the same folder that holds the same weights: those are read from there, by where they lie
+            in it, and not written again.
 
     Raises:
         ExportError: The ONNX checker refuses it.
@@ -142,8 +156,22 @@ def save(model: ir.Model, path: Path) -> None:
         raise ExportError(
             f"{path.name} is not valid ONNX ({str(error).splitlines()[0]}). Try another --opset"
         ) from error
+    if beside is not None:
+        _share(proto.graph.initializer, beside)
     with replaced_atomically(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
+
+
+def _share(tensors: Iterable[onnx.TensorProto], other: Path) -> None:
+    held = other.read_bytes()
+    for tensor in tensors:
+        data = tensor.raw_data
+        place = held.find(data) if len(data) >= _WORTH_SHARING else -1
+        if place >= 0:
+            where = {"location": other.name, "offset": str(place), "length": str(len(data))}
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in where.items())
 
 
 def _proto(model: ir.Model) -> onnx.ModelProto:

@@ -3,9 +3,9 @@
 import numpy as np
 import onnx_ir as ir
 
-from esrgan_deploy.export.graphs._edit import append, constant, named_node
+from esrgan_deploy.export.graphs._edit import FEATURES, append, constant, named_node
 
-__all__ = ["to_uint8_form"]
+__all__ = ["bytes_in", "bytes_out", "to_uint8_form"]
 
 
 def to_uint8_form(model: ir.Model) -> None:
@@ -21,14 +21,23 @@ def to_uint8_form(model: ir.Model) -> None:
     Args:
         model: A graph in the float form, fp32, fp16 or bf16; it may be watched, see `watch`.
     """
+    bytes_out(model, bytes_in(model))
+
+
+def bytes_in(model: ir.Model) -> ir.Value | None:
+    """Let a graph, or a part of one, take the picture as bytes, and return the white that it divides by.
+
+    A tail that takes no picture stays as it is.
+    """
     graph = model.graph
-    source, result = graph.inputs[0], graph.outputs[0]
+    pictures = [one for one in graph.inputs if one.name != FEATURES]
+    if not pictures:
+        return None
+    source = pictures[0]
     dtype = source.dtype
     assert dtype is not None
     assert source.shape is not None
-    assert result.shape is not None
     first = next(iter(graph))
-
     n, c, h, w = source.shape
     picture = ir.Value(name="input", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([n, h, w, c]))
     cast = named_node("Cast", [picture], {"to": ir.DataType.FLOAT}, name="from_uint8")
@@ -39,9 +48,24 @@ def to_uint8_form(model: ir.Model) -> None:
     if dtype != ir.DataType.FLOAT:
         front.append(named_node("Cast", [unit.outputs[0]], {"to": dtype}, name="to_net_dtype"))
     source.replace_all_uses_with(front[-1].outputs[0])
-    graph.inputs[0] = picture
+    graph.inputs[list(graph.inputs).index(source)] = picture
     graph.insert_before(first, front)
+    return peak
 
+
+def bytes_out(model: ir.Model, peak: ir.Value | None = None) -> None:
+    """Let a graph, or the tail of one, give its picture as bytes.
+
+    Args:
+        model: See `to_uint8_form`.
+        peak: What `bytes_in` returned.
+    """
+    graph = model.graph
+    result = graph.outputs[0]
+    dtype = result.dtype
+    assert dtype is not None
+    assert result.shape is not None
+    peak = peak or constant(model, np.array(255.0, np.float32), "peak")
     result.name = "net_output"
     low = constant(model, np.array(0.0, dtype.numpy()), "low")
     high = constant(model, np.array(1.0, dtype.numpy()), "high")

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from esrgan_deploy._spec import HEALTH_OUTPUT
-from esrgan_deploy.export.graphs._edit import append, constant
+from esrgan_deploy.export.graphs._edit import FEATURES, append, constant
 
 __all__ = ["is_watched", "watch"]
 
@@ -25,12 +25,15 @@ def watch(model: ir.Model) -> None:
     copy in fp32 between. Samples are cast to fp32 before they are added, because a sum of fp16 ends at 65504.
 
     Args:
-        model: A graph in the float form and in its final precision; call `to_uint8_form` after this.
+        model: A graph in the float form and in its final precision, or the tail of one, whose rows lack the spread of
+            the input; call `to_uint8_form` after this.
     """
     graph = model.graph
     source, result = graph.inputs[0], graph.outputs[0]
     assert result.shape is not None
-    given, made = _as_float(model, source, "health_given"), _as_float(model, result, "health_made")
+    tail = source.name == FEATURES
+    given = None if tail else _as_float(model, source, "health_given")
+    made = _as_float(model, result, "health_made")
     mean = _reduced(model, "ReduceMean", made, "health_mean")
     # Clipping keeps the order, so the clipped extremes are the extremes of what is clipped.
     low = constant(model, np.array(0.0, np.float32), "health_black")
@@ -40,15 +43,17 @@ def watch(model: ir.Model) -> None:
         for op, name in (("ReduceMax", "health_most"), ("ReduceMin", "health_least"))
     ]
     spread = append(model, "Sub", ends, name="health_spread")
-    given_ends = [
-        _reduced(model, op, given, name)
-        for op, name in (("ReduceMax", "health_given_most"), ("ReduceMin", "health_given_least"))
-    ]
-    given_spread = append(model, "Sub", given_ends, name="health_given_spread")
-    columns = append(model, "Concat", [mean, spread, given_spread], {"axis": 1}, name="health_columns")
+    found = [mean, spread]
+    if given is not None:
+        given_ends = [
+            _reduced(model, op, given, name)
+            for op, name in (("ReduceMax", "health_given_most"), ("ReduceMin", "health_given_least"))
+        ]
+        found.append(append(model, "Sub", given_ends, name="health_given_spread"))
+    columns = append(model, "Concat", found, {"axis": 1}, name="health_columns")
     last = constant(model, np.array([2], np.int64), "health_last_axis")
     health = append(model, "Squeeze", [columns, last], name=HEALTH_OUTPUT)
-    health.type, health.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([result.shape[0], 3])
+    health.type, health.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([result.shape[0], len(found)])
     graph.outputs.append(health)
 
 

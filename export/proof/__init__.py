@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.proof._ort import overflow_warnings as overflow_warnings
     from esrgan_deploy.export.proof._ort import run as run
     from esrgan_deploy.export.proof._ort import session_of as session_of
+    from esrgan_deploy.export.proof._parts import verify_parts as verify_parts
     from esrgan_deploy.export.proof._pictures import fitted_picture as fitted_picture
     from esrgan_deploy.export.proof._pictures import golden_pictures as golden_pictures
     from esrgan_deploy.export.proof._pictures import noise_pictures as noise_pictures

@@ -4,6 +4,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -15,14 +16,16 @@ from esrgan_deploy.runtime.device import cuda_device_count
 from esrgan_deploy.runtime.sessions import (
     Array,
     BatchOutput,
+    PartsSlot,
     Session,
     SessionInfo,
     SessionOptions,
+    Slot,
     bad_picture_error,
     judge,
     open_session,
 )
-from esrgan_deploy.runtime.tiling import Tile, TilePlan, fill
+from esrgan_deploy.runtime.tiling import Placed, Tile, TilePlan, fill, run_strips
 
 __all__ = ["Guard", "fallback_for"]
 
@@ -100,6 +103,16 @@ def _is_as_listed(path: Path, listed: Artefact) -> bool:
         return False
 
 
+class _NoPictureError(Exception):
+    """What is wrong with a piece of a picture, as `judge` says it."""
+
+
+def _refuse(made: BatchOutput, info: SessionInfo) -> None:
+    wrong = judge(made, info, 1)
+    if wrong is not None:
+        raise _NoPictureError(wrong)
+
+
 class Guard:
     """Looks at every batch, and holds the artefact that makes a bad one again. Used by any thread.
 
@@ -152,6 +165,51 @@ class Guard:
         if still is not None:
             raise bad_picture_error(still, session.info)
         return again, session.info
+
+    def run_strips(
+        self, slot: Slot, info: SessionInfo, plan: TilePlan, source: Array, target: Array, *, placed: Placed
+    ) -> None:
+        """Enlarge a picture in strips; where one is no picture, all of it again with more range.
+
+        Args:
+            slot: Of the session.
+            info: The same.
+            plan: See `esrgan_deploy.runtime.tiling.run_strips`; so are the others.
+            source: The picture.
+            target: Where it goes.
+            placed: Called with rows that are in place.
+
+        Raises:
+            InferenceError: A strip is no picture, and nothing here makes a better one.
+        """  # noqa: DOC501  what bad_picture_error returns
+
+        def strips(slot: Slot, info: SessionInfo) -> str | None:
+            try:
+                run_strips(
+                    # Nothing is planned in strips for a session that has no parts.
+                    cast(PartsSlot, slot).parts,
+                    info,
+                    plan,
+                    source,
+                    target,
+                    check=lambda made: _refuse(made, info),
+                    placed=placed,
+                )
+            except _NoPictureError as error:
+                return str(error)
+            return None
+
+        wrong = strips(slot, info)
+        if wrong is None:
+            return
+        with self._lock:
+            session = self._wider(info)
+            if session is None or session.info.parts is None:
+                raise bad_picture_error(wrong, info)
+            self.reruns += 1
+            still = strips(session.slot(), session.info)
+        if still is not None:
+            raise bad_picture_error(still, session.info)
 
     def close(self) -> None:
         """Release what was opened; a second call does nothing."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from esrgan_deploy.runtime.tiling import Tile, TilePlan
+from esrgan_deploy.runtime.tiling import Placed, Tile, TilePlan
 
 __all__ = ["Callbacks", "Job", "Progress", "Task"]
 
@@ -41,7 +41,7 @@ class Task:
     @property
     def pixels(self) -> int:
         """Input pixels of the batch."""
-        return self.plan.batch * self.plan.tile[0] * self.plan.tile[1]
+        return self.plan.batch * (self.plan.strip or self.plan.tile[0]) * self.plan.tile[1]
 
 
 class Job:
@@ -51,8 +51,8 @@ class Job:
         layers: Source and target views, enlarged one after another: all colours at once, then alpha.
         plan: How each of them is cut.
         last: Makes the result once every batch is in place.
-        placed: Called after each batch that is in place.
-        progress: Called with the tiles done and the tiles in all, in order, by whatever thread did the last ones.
+        placed: Called with rows of the output, ``[start, stop)``, that are in place over the whole width.
+        progress: Called with the tiles or strips done and those in all, in order, by whatever thread did the last.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Job:
         plan: TilePlan,
         *,
         last: Callable[[], Array],
-        placed: Callable[[Task], None] | None = None,
+        placed: Placed | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.future: Future[Array] = Future()
@@ -77,6 +77,7 @@ class Job:
         self._order = threading.Lock()
         self._running = 0
         self._done = 0
+        self._reached: dict[Task, int] = {}
         self._returned: list[Task] = []
         self._tasks = self._cut()
         self._next: Task | None = next(self._tasks, None)
@@ -84,7 +85,7 @@ class Job:
     @property
     def single(self) -> bool:
         """Whether one batch is all of it."""
-        return len(self._layers) == 1 and self.plan.count <= self.plan.batch
+        return len(self._layers) == 1 and self.plan.single
 
     @property
     def has_task(self) -> bool:
@@ -113,12 +114,37 @@ class Job:
     def report(self, task: Task) -> None:
         """Count a batch that is in place. What the caller's progress raises is raised here."""
         # Its own lock, so that the numbers rise from call to call and a slow callback holds up nobody else.
+        if task.plan.strip:
+            return
         if self._placed is not None:
-            self._placed(task)
+            # The last tile of a row. Where another tile of the row is still on its way, its pages come back.
+            for tile in task.tiles:
+                if tile.column.keep_stop == task.plan.width:
+                    self._placed(*task.plan.out_range(tile.row))
+        self._count(task, len(task.tiles))
+
+    def advance(self, task: Task, start: int, stop: int) -> None:
+        """Count strips that are in place, to the output's row ``stop``; raise what the job has failed with meanwhile.
+
+        Raises:
+            BaseException: See `error`.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._placed is not None:
+            self._placed(start, stop)
+        # Made again from the top, with more range, a picture is no further until it is further down.
+        before = self._reached.get(task, 0)
+        reached = max(before, task.plan.count * stop // task.plan.out_size[0])
+        if reached > before:
+            self._reached[task] = reached
+            self._count(task, reached - before)
+
+    def _count(self, task: Task, done: int) -> None:
         with self._order:
             if task.plan is not self.plan:
                 return
-            self._done += len(task.tiles)
+            self._done += done
             if self._progress is not None:
                 self._progress(self._done, self.plan.count * len(self._layers))
 

@@ -12,7 +12,7 @@ from esrgan_deploy.runtime.queue._guard import Guard
 from esrgan_deploy.runtime.queue._job import Callbacks, Job, Task
 from esrgan_deploy.runtime.queue._lane import Lane, close_quietly
 from esrgan_deploy.runtime.sessions import Array, SessionInfo, Slot
-from esrgan_deploy.runtime.tiling import Tile, TilePlan, run_batch
+from esrgan_deploy.runtime.tiling import Placed, Tile, TilePlan, run_batch
 
 __all__ = ["Scheduler"]
 
@@ -186,11 +186,12 @@ class Scheduler:
         tiles: tuple[Tile, ...],
         source: Array,
         target: Array,
+        placed: Placed = lambda start, stop: None,
     ) -> None:
-        run_batch(
-            slot, info, plan, tiles, source, target,
-            judge=lambda made, given: self._guard.check(made, given, info, plan, tiles, source),
-        )  # fmt: skip
+        if plan.strip:
+            return self._guard.run_strips(slot, info, plan, source, target, placed=placed)
+        judge = lambda made, given: self._guard.check(made, given, info, plan, tiles, source)  # noqa: E731
+        return run_batch(slot, info, plan, tiles, source, target, judge=judge)
 
     def _free_lane(self) -> Lane | None:
         open_lanes = [lane for lane in self._lanes if lane.open]
@@ -247,10 +248,15 @@ class Scheduler:
     def _perform(self, lane: Lane, slot: Slot | None, task: Task) -> None:
         """Do a batch in a place of a lane, note what became of it, and give the place back."""
         job, fresh = task.job, slot is None
+
+        def advance(start: int, stop: int) -> None:
+            with self._callbacks:
+                job.advance(task, start, stop)
+
         try:
             if slot is None:
                 slot = lane.session.slot()
-            self._through(slot, lane.info, task.plan, task.tiles, task.source, task.target)
+            self._through(slot, lane.info, task.plan, task.tiles, task.source, task.target, placed=advance)
             with self._callbacks:
                 job.report(task)
         except BaseException as error:

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.sessions._open import default_model as default_model
     from esrgan_deploy.runtime.sessions._open import model_path as model_path
     from esrgan_deploy.runtime.sessions._open import open_session as open_session
+    from esrgan_deploy.runtime.sessions._parts import PICTURE as PICTURE
+    from esrgan_deploy.runtime.sessions._parts import Block as Block
+    from esrgan_deploy.runtime.sessions._parts import PartsInfo as PartsInfo
     from esrgan_deploy.runtime.sessions._protocol import SLOTS_ON_GPU as SLOTS_ON_GPU
     from esrgan_deploy.runtime.sessions._protocol import Array as Array
     from esrgan_deploy.runtime.sessions._protocol import BatchOutput as BatchOutput
+    from esrgan_deploy.runtime.sessions._protocol import Parts as Parts
+    from esrgan_deploy.runtime.sessions._protocol import PartsSlot as PartsSlot
     from esrgan_deploy.runtime.sessions._protocol import Session as Session
     from esrgan_deploy.runtime.sessions._protocol import SessionInfo as SessionInfo
     from esrgan_deploy.runtime.sessions._protocol import SessionOptions as SessionOptions

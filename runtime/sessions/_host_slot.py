@@ -8,7 +8,7 @@ import numpy as np
 
 from esrgan_deploy._errors import InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime.sessions._checks import check_size
-from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
+from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, Parts, SessionInfo
 
 __all__ = ["HostSlot"]
 
@@ -20,6 +20,7 @@ class HostSlot:
         info: Of the session.
         compute: Takes an input batch and returns what was made of it; raises InferenceError.
         turn: What is held while it computes: a lock, as two at once would only slow each other down.
+        parts: Opens what `PartsSlot.parts` is.
     """
 
     def __init__(
@@ -27,10 +28,17 @@ class HostSlot:
         info: SessionInfo,
         compute: Callable[[Array], BatchOutput],
         turn: contextlib.AbstractContextManager[Any],
+        parts: Callable[[], Parts] | None = None,
     ) -> None:
-        self._info, self._compute, self._turn = info, compute, turn
+        self._info, self._compute, self._turn, self._parts = info, compute, turn, parts
         self._batch: Array | None = None
         self._made: BatchOutput | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """What runs the parts of the graph; see `PartsSlot.parts`."""
+        assert self._parts is not None
+        return self._parts()
 
     def prepare(self, shape: tuple[int, int, int]) -> Array:
         """Return the batch to fill; see `Slot.prepare`.

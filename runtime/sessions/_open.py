@@ -145,7 +145,7 @@ def _best_in(folder: Path) -> Path:
         )
     here = [artefact for artefact in manifests[0].artefacts if (folder / artefact.file).is_file()]
     plans = [one.file for one in here if Path(one.file).suffix in PLANS and flavour_is_installed(one.flavour)]
-    graphs = [one.file for one in here if one.file.endswith(".onnx")]
+    graphs = [one.file for one in here if one.kind == "onnx"]
     # On a GPU what was made for it, in the order of the export; elsewhere the fp32 graph, which comes first.
     for name in [*plans, *graphs] if cuda_device_count() else graphs:
         return folder / name

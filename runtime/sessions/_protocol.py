@@ -9,16 +9,20 @@ import numpy.typing as npt
 
 from esrgan_deploy._console import THREADS
 from esrgan_deploy._spec import UNBOUNDED, Form, ModelSpec
+from esrgan_deploy.runtime.sessions._parts import PartsInfo
 
 __all__ = [
     "PEAKS",
     "SLOTS_ON_GPU",
     "Array",
     "BatchOutput",
+    "Parts",
+    "PartsSlot",
     "Session",
     "SessionInfo",
     "SessionOptions",
     "Slot",
+    "Trunk",
 ]
 
 Array = npt.NDArray[Any]
@@ -50,6 +54,7 @@ class SessionInfo:
         slots: Batches that are worth having in flight at once.
         device: Ordinal of the CUDA device that computes; -1 for the processor.
         watched: Whether each batch comes with its `BatchOutput.health`.
+        parts: What is known of the parts that lie beside the graph, where they can be run here; see `PartsSlot`.
     """
 
     name: str
@@ -67,6 +72,7 @@ class SessionInfo:
     slots: int = 2
     device: int = -1
     watched: bool = False
+    parts: PartsInfo | None = None
 
     def batch_shape(self, number: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return the shape of an input batch in this session's form."""
@@ -153,6 +159,50 @@ class BatchOutput:
     health: Array | None = None
 
 
+class Trunk(Protocol):
+    """The trunk on its way down one picture: it keeps the rows that the next strip needs."""
+
+    def advance(self, rows: Array, bounds: Array) -> Array:
+        """Feed new rows and return those of the map that are finished.
+
+        Args:
+            rows: ``(1, C, h, W)`` or ``(1, h, W, C)``, in the session's form and dtype.
+            bounds: int64, see ``Strips.bounds``.
+
+        Returns:
+            ``(1, features, h', W / step)``; h' may be 0.
+
+        Raises:
+            InferenceError: It failed; `OutOfMemoryError` can be answered with lower strips.
+        """
+
+
+class Parts(Protocol):
+    """Runs the parts of one graph. Used by several threads, a picture by one of them."""
+
+    @property
+    def info(self) -> PartsInfo:
+        """What is known of them."""
+
+    def trunk(self, width: int) -> Trunk:
+        """Begin a picture of so many columns."""
+
+    def tail(self, features: Array, picture: Array | None) -> BatchOutput:
+        """Make pixels of a piece of the map.
+
+        Args:
+            features: ``(1, features, h, w)``, contiguous.
+            picture: The same piece of the picture in the session's form, where `PartsInfo.picture` says so.
+
+        Returns:
+            The output in the session's form; its `BatchOutput.health`, where the graph watches itself, lacks the
+            spread of the input: ``(1, 2)``.
+
+        Raises:
+            InferenceError: It failed.
+        """
+
+
 class Slot(Protocol):
     """One batch in flight, with the buffers that it needs. Used by one thread at a time, any thread.
 
@@ -185,6 +235,18 @@ class Slot(Protocol):
 
     def close(self) -> None:
         """Release the buffers; a second call does nothing. Must work on a lost device too."""
+
+
+class PartsSlot(Slot, Protocol):
+    """A slot of a session whose `SessionInfo.parts` is there."""
+
+    @property
+    def parts(self) -> Parts:
+        """What runs the parts of the graph.
+
+        Raises:
+            InferenceError: They cannot be opened.
+        """
 
 
 class Session(Protocol):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.tiling._choice import choose_tiling as choose_tiling
     from esrgan_deploy.runtime.tiling._choice import store_tiling as store_tiling
     from esrgan_deploy.runtime.tiling._cutter import cutter_for as cutter_for
+    from esrgan_deploy.runtime.tiling._drawn import drawn_picture as drawn_picture
     from esrgan_deploy.runtime.tiling._plan import EDGES as EDGES
     from esrgan_deploy.runtime.tiling._plan import Edge as Edge
     from esrgan_deploy.runtime.tiling._plan import Span as Span
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.tiling._plan import TileOptions as TileOptions
     from esrgan_deploy.runtime.tiling._plan import TilePlan as TilePlan
     from esrgan_deploy.runtime.tiling._plan import plan_tiles as plan_tiles
+    from esrgan_deploy.runtime.tiling._seams import HALOS as HALOS
     from esrgan_deploy.runtime.tiling._seams import NotMeasurableError as NotMeasurableError
     from esrgan_deploy.runtime.tiling._seams import SeamCurve as SeamCurve
     from esrgan_deploy.runtime.tiling._seams import measure_seams as measure_seams
+    from esrgan_deploy.runtime.tiling._strips import Placed as Placed
+    from esrgan_deploy.runtime.tiling._strips import Strips as Strips
+    from esrgan_deploy.runtime.tiling._strips import run_strips as run_strips
 
 __getattr__, __dir__, __all__ = handed_on(__name__)

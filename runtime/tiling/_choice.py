@@ -11,11 +11,13 @@ from esrgan_deploy.runtime.device import MemoryFacts
 from esrgan_deploy.runtime.sessions import SessionInfo
 from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, TileOptions
 from esrgan_deploy.runtime.tiling._seams import SeamCurve
+from esrgan_deploy.runtime.tiling._strips import TAIL
 
 __all__ = [
     "SEAM_LEVELS",
     "TileChoice",
     "activation_bytes",
+    "choose_strip",
     "choose_tiling",
     "load_tiling",
     "store_tiling",
@@ -36,6 +38,18 @@ MAPS = 7
 
 # Of what is free; the rest is for the pictures, and for what others take meanwhile.
 SHARE = 0.5
+
+# Maps of the net's width that the trunk holds at its peak, for each row of a strip and of the reach around it. Seen
+# of ONNX Runtime 1.32 on a processor with RRDBNets of 64 features: 2.2 kB a pixel.
+TRUNK_MAPS = 9
+
+# The same of the tail, at the output's size.
+TAIL_MAPS = 4
+
+# A strip holds no more than this, whatever is free: a lower one costs a few per cent.
+STRIP_BYTES = 3 * 2**29
+
+LEAST_STRIP = 16
 
 # TensorRT indexes the elements of a tensor with 32 bits (NVIDIA/TensorRT issues 4408 and 4123).
 MOST_ELEMENTS = 2**31 - 1
@@ -114,6 +128,34 @@ def choose_tiling(
         reason += f", as the dense blocks of {cached} pixels fit into {(memory.l2_bytes or 0) / 2**20:.0f} MiB of L2"
     reason += f"; {why}"
     return TileChoice(tile=edge, halo=halo, batch=batch, reason=reason, warning="; ".join(warnings))
+
+
+def choose_strip(info: SessionInfo, width: int, height: int, *, memory: MemoryFacts) -> int:
+    """Return how many rows of a picture are to go through the parts of its net at once.
+
+    Args:
+        info: Of a session that has parts.
+        width: Columns of the picture, its repeated edge included.
+        height: Rows, likewise.
+        memory: Of what computes.
+    """
+    parts, item = info.parts, _item_bytes(info)
+    assert parts is not None
+    columns = width // parts.step
+    row = columns * parts.features * item
+    behind: list[int] = []
+    kept = 0
+    for block in parts.blocks:
+        # Rows of the picture's by which a block is behind, and those that it so keeps of what others made long ago.
+        late = block.reach + max((behind[maker] if maker >= 0 else 0) for maker, _ in block.inputs)
+        kept += sum(late - (behind[maker] if maker >= 0 else 0) + block.reach for maker, _ in block.inputs)
+        behind.append(late)
+    # Twice, as the old rows are there until the new ones are; and what the tail holds of one tile.
+    fixed = 2 * kept * row + TAIL_MAPS * _widest(info) * item * (TAIL + 2 * parts.reach) ** 2
+    free = min(int(memory.free_bytes * SHARE), STRIP_BYTES) - fixed
+    rows = free // (TRUNK_MAPS * row) - 2 * max(block.reach for block in parts.blocks)
+    rows = max(min(rows, height // parts.step), LEAST_STRIP)
+    return rows * parts.step
 
 
 def activation_bytes(info: SessionInfo) -> int:

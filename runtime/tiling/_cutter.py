@@ -9,7 +9,14 @@ from typing import Literal
 from esrgan_deploy._errors import EsrganDeployError, InferenceError
 from esrgan_deploy.runtime.device import MemoryFacts, device_memory, processor_memory
 from esrgan_deploy.runtime.sessions import SessionInfo
-from esrgan_deploy.runtime.tiling._choice import PRUDENCE, SEAM_LEVELS, choose_tiling, load_tiling
+from esrgan_deploy.runtime.tiling._choice import (
+    LEAST_STRIP,
+    PRUDENCE,
+    SEAM_LEVELS,
+    choose_strip,
+    choose_tiling,
+    load_tiling,
+)
 from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, Edge, TileOptions, TilePlan, plan_tiles
 
 __all__ = ["Cutter", "cutter_for"]
@@ -35,7 +42,8 @@ class Cutter:
         self._lock = threading.Lock()
         self._batch = max(info.min_shape[0], min(batch, info.max_shape[0]))
         self._limit: int | None = None
-        self._known: dict[tuple[int, int, int | None, int], TilePlan] = {}
+        self._strip: int | None = None
+        self._known: dict[tuple[int, int, int | None, int, int | None], TilePlan] = {}
 
     def plan(self, height: int, width: int) -> TilePlan:
         """Return how a picture of that size is cut.
@@ -44,10 +52,10 @@ class Cutter:
             InferenceError: No tile of the asked size can be placed.
         """
         # With what it was planned for, so that a plan from before memory ran out is not found again.
-        key = (height, width, self._limit, self._batch)
+        key = (height, width, self._limit, self._batch, self._strip)
         known = self._known.get(key)
         if known is None:
-            known = self._planned(*key)
+            known = self._planned(*key[:4])
             with self._lock:
                 if len(self._known) >= KEPT:
                     self._known.clear()
@@ -57,6 +65,9 @@ class Cutter:
     def _planned(self, height: int, width: int, limit: int | None, batch: int) -> TilePlan:
         info, tile = self._info, self._options.tile
         largest = self._largest
+        strips = self._in_strips(height, width)
+        if strips is not None:
+            return strips
         if limit is not None:
             largest = min(largest, limit)
             tile = tile if tile == "auto" else limit if tile == 0 else min(tile, limit)
@@ -77,6 +88,28 @@ class Cutter:
         fitting = max(info.min_shape[0], min(batch, plan.count))
         return plan if fitting == batch else dataclasses.replace(plan, batch=fitting)
 
+    def _in_strips(self, height: int, width: int) -> TilePlan | None:
+        info, options = self._info, self._options
+        if info.parts is None or options.tile != "auto" or options.strip == 0:
+            return None
+        plan = plan_tiles(
+            height,
+            width,
+            tile=0,
+            halo=options.halo,
+            multiple=info.size_multiple,
+            scale=info.scale,
+            edge=options.edge,
+        )
+        rows, columns = plan.tile
+        if options.strip is None and rows * columns <= AUTO_TILE**2:
+            return None
+        strip = options.strip or choose_strip(info, columns, rows, memory=_memory(info))
+        if self._strip is not None:
+            strip = min(strip, self._strip)
+        step = info.parts.step
+        return dataclasses.replace(plan, strip=max(1, strip // step) * step)
+
     def smaller(self, plan: TilePlan) -> tuple[TilePlan, str]:
         """Return a plan for the same picture that needs about half the memory, and say so in a phrase.
 
@@ -87,7 +120,13 @@ class Cutter:
         """
         name = self._info.name
         with self._lock:
-            if plan.batch > self._info.min_shape[0]:
+            if plan.strip:
+                self._strip = self._smaller_strip(plan)
+                said = (
+                    f"{name}: memory ran out with strips of {plan.strip} rows; going on with {self._strip}. "
+                )
+                said += f"Set strip={self._strip} to start there"
+            elif plan.batch > self._info.min_shape[0]:
                 self._batch = max(self._info.min_shape[0], min(self._batch, plan.batch // 2))
                 said = f"{name}: memory ran out with {plan.batch} tiles at once; going on with {self._batch}"
             else:
@@ -103,9 +142,19 @@ class Cutter:
                     f"{self._limit}. Set tile={self._limit} to start there"
                 )
         smaller = self.plan(plan.height, plan.width)
+        if smaller.strip and plan.strip:
+            return smaller, said
         if _pixels(smaller) >= _pixels(plan):
             raise InferenceError(f"{name}: memory ran out with the smallest tile that the model takes")
         return smaller, said
+
+    def _smaller_strip(self, plan: TilePlan) -> int:
+        if plan.strip < 2 * LEAST_STRIP:
+            raise InferenceError(
+                f"{self._info.name}: memory ran out with strips of {plan.strip} rows, {plan.width} columns wide"
+            )
+        # Of the strip that there is room for in the picture.
+        return min(plan.strip, plan.tile[0]) // 2
 
 
 def cutter_for(
@@ -115,6 +164,7 @@ def cutter_for(
     tile: int | Literal["auto"],
     halo: int | None,
     edge: Edge = "repeat",
+    strip: int | None = None,
 ) -> Cutter:
     """Return what cuts pictures for an artefact: as asked, and where nothing was, as measured and as memory allows.
 
@@ -124,20 +174,28 @@ def cutter_for(
         tile: As `TileOptions` takes it.
         halo: The same, or None for the measured one.
         edge: The same.
+        strip: The same.
 
     Raises:
+        InferenceError: A strip was asked for, and the graph has no parts.
         ValueError: Tile and halo do not fit each other.
     """
     # Before anything is looked up, so that a wrong number is refused as such.
-    TileOptions(tile=tile, halo=halo or 0, edge=edge)
+    TileOptions(tile=tile, halo=halo or 0, edge=edge, strip=strip)
+    if strip and info.parts is None:
+        raise InferenceError(
+            f"strip is {strip} and {info.name} has no parts here; leave it out, or run: esrgan-export, which cuts an "
+            "RRDBNet or SRVGGNetCompact into parts that ONNX Runtime runs on a processor"
+        )
     curve = load_tiling(path) if path is not None and halo is None else None
     if tile == "auto":
         choice = choose_tiling(info, memory=_memory(info), curve=curve)
         if halo is None:
-            if choice.warning:
+            # With parts, what it warns of does not happen.
+            if choice.warning and (info.parts is None or strip == 0):
                 warnings.warn(f"{info.name}: {choice.warning}", RuntimeWarning, stacklevel=4)
             halo = choice.halo
-        options = TileOptions(tile="auto", halo=halo, edge=edge)
+        options = TileOptions(tile="auto", halo=halo, edge=edge, strip=strip)
         # On a processor one tile at a time leaves nothing idle, and holds the least.
         batch = choice.batch if info.device >= 0 else 1
         return Cutter(info, options, largest=max(choice.tile, 2 * halo + 1), batch=batch)

@@ -31,13 +31,22 @@ class TileOptions:
         halo: Input pixels around a tile that the net sees and that are thrown away afterwards.
         edge: What the net sees beyond the picture: ``"repeat"`` gives the picture a halo of its outermost pixels,
             ``"zero"`` leaves it to the net, whose convolutions pad with zeros: black, against which they draw a rim.
+        strip: Rows of the picture that go through the parts of the net at once, where it has parts and tile is
+            ``"auto"``; 0 for tiles all the same, None for what memory allows.
     """
 
     tile: int | Literal["auto"] = "auto"
     halo: int = 16
     edge: Edge = "repeat"
+    strip: int | None = None
 
     def __post_init__(self) -> None:
+        if self.strip is not None and (type(self.strip) is not int or self.strip < 0):
+            raise ValueError(
+                f"strip is {self.strip!r}; it is a number of rows, 0 for tiles, or None to choose"
+            )
+        if self.strip and self.tile != "auto":
+            raise ValueError(f"strip is {self.strip} and tile {self.tile}; give one of them")
         if self.tile != "auto" and (type(self.tile) is not int or self.tile < 0):
             raise ValueError(f"tile is {self.tile!r}; it is 'auto', 0 for untiled, or a number of pixels")
         if not isinstance(self.halo, int) or self.halo < 0:
@@ -85,6 +94,7 @@ class TilePlan:
         batch: Tiles that go through the net together.
         rows: The tiles along the height.
         columns: The tiles along the width.
+        strip: Rows that go through the parts of the net at once, where it is one tile and goes so; else 0.
     """
 
     height: int
@@ -95,11 +105,17 @@ class TilePlan:
     batch: int
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
+    strip: int = 0
 
     @property
     def count(self) -> int:
-        """Number of tiles."""
-        return len(self.rows) * len(self.columns)
+        """Number of tiles, or of strips."""
+        return -(-self.tile[0] // self.strip) if self.strip else len(self.rows) * len(self.columns)
+
+    @property
+    def single(self) -> bool:
+        """Whether all of it is one piece of work."""
+        return self.strip > 0 or self.count <= self.batch
 
     @functools.cached_property
     def out_size(self) -> tuple[int, int]:

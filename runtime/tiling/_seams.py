@@ -20,6 +20,9 @@ Array = npt.NDArray[Any]
 
 HALOS = (0, 2, 4, 8, 12, 16, 24, 32)
 
+# Measured only where those before did not do: a picture with such a halo around a tile is large.
+WIDER = (48, 64, 96, 128)
+
 # Beyond the tile the reference sees at least this much more, or there would be nothing for the tile to lack.
 LEAST_MARGIN = 16
 
@@ -96,7 +99,7 @@ class SeamCurve:
 def measure_seams(
     session: Session,
     *,
-    halos: Sequence[int] = HALOS,
+    halos: Sequence[int] | None = None,
     pictures: Mapping[str, Array] | Sequence[Array] | None = None,
     tile: int = 128,
 ) -> SeamCurve:
@@ -109,7 +112,8 @@ def measure_seams(
     Args:
         session: What enlarges.
         halos: In input pixels; rounded up to what the net aligns tiles to, and left out where the net takes no
-            picture that is large enough.
+            picture that is large enough. None takes some up to 32, and where none of them brings the difference under
+            half a level, wider ones up to 128.
         pictures: ``(H, W, C)`` or ``(H, W)``, uint8, uint16 or float32 in 0..1; None draws some.
         tile: Edge of the tiles in input pixels; made smaller where the net or the pictures ask for it.
 
@@ -118,8 +122,34 @@ def measure_seams(
         NotMeasurableError: The net takes one size only, or sizes too much alike.
         ValueError: A halo is negative.
     """
-    if not halos or min(halos) < 0:
-        raise ValueError(f"halos are {tuple(halos)}; give at least one, each 0 or more")
+    if halos is not None:
+        if not halos or min(halos) < 0:
+            raise ValueError(f"halos are {tuple(halos)}; give at least one, each 0 or more")
+        return _measured(session, halos, pictures, tile)
+    curve = _measured(session, HALOS, pictures, tile)
+    for halo in WIDER:
+        if curve.halo_for() is not None:
+            break
+        larger = {f"drawn {seed}": drawn_picture(seed, 4 * halo + 16) for seed in range(DRAWN)}
+        try:
+            wider = _measured(
+                session, (*HALOS, *(h for h in WIDER if h <= halo)), pictures or larger, 2 * halo + 16
+            )
+        except InferenceError:
+            # No picture is as large, or the net takes none.
+            break
+        if wider.halos[-1] <= curve.halos[-1]:
+            break
+        curve = wider
+    return curve
+
+
+def _measured(
+    session: Session,
+    halos: Sequence[int],
+    pictures: Mapping[str, Array] | Sequence[Array] | None,
+    tile: int,
+) -> SeamCurve:
     info = session.info
     named = _named(pictures)
     side = min(info.max_shape[1], info.max_shape[2], max(min(p.shape[:2]) for p in named.values()))

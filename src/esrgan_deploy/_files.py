@@ -14,9 +14,11 @@ from pathlib import Path
 
 __all__ = [
     "CHECKPOINTS",
+    "PARTS",
     "PICTURES",
     "PLANS",
     "locked",
+    "part_of",
     "picture_files",
     "replaced_atomically",
     "sha256_of",
@@ -26,6 +28,7 @@ __all__ = [
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 PLANS = (".plan", ".engine", ".trt")
+PARTS = ("trunk", "tail")
 
 # The longest suffix by which anything here chooses a format is ".safetensors".
 LONGEST_SUFFIX = 16
@@ -34,6 +37,11 @@ LONGEST_SUFFIX = 16
 # of a process that dies, however it dies; a process number would go to another one.
 _LOCK = "owner"
 _OURS = re.compile(rf"\.esrgan-[0-9a-f]{{12}}(\..{{1,{LONGEST_SUFFIX - 1}}})?")
+
+
+def part_of(whole: Path, part: str) -> Path:
+    """Return where a part of a graph, one of `PARTS`, lies: ``model.trunk.onnx`` beside ``model.onnx``."""
+    return whole.with_name(f"{whole.stem}.{part}{whole.suffix}")
 
 
 @contextlib.contextmanager

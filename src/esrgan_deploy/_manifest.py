@@ -29,7 +29,7 @@ class Artefact:
 
     Attributes:
         file: Its name, without a folder.
-        kind: ``"onnx"``, ``"plan"`` or ``"golden"``.
+        kind: ``"onnx"``, ``"plan"``, ``"part"`` (trunk or tail of a graph), ``"golden"`` or ``"scales"``.
         sha256: Its digest, 64 hexadecimal digits.
         size: Its length in bytes.
         precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, …; the arithmetic of the convolutions.

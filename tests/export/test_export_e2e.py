@@ -60,12 +60,15 @@ def test_every_artefact_is_listed_verified_and_as_it_was_written(exported):
         "model.fp16.plan",
         "model.bf16.onnx",
         "model.bf16.plan",
+        *(f"model.{graph}{part}.onnx" for graph in ("", "fp16.", "bf16.") for part in ("trunk", "tail")),
     }
     for artefact in manifest.artefacts:
         assert artefact.sha256 == sha256_of(folder / artefact.file)
         if artefact.kind == "onnx":
             assert artefact.verified is True
             assert {figures["on"].split(" ")[0] for figures in artefact.parity} >= {"noise", "golden"}
+        elif artefact.kind == "part":
+            assert artefact.verified is True
         else:
             assert artefact.verified is None
     assert load_manifest(folder / "model.json") == manifest
@@ -154,6 +157,8 @@ def test_force_replaces_and_takes_stale_artefacts_away(exported, checkpoint, tmp
         "model.golden.npz",
         "model.json",
         "model.onnx",
+        "model.tail.onnx",
+        "model.trunk.onnx",
         "notes.txt",
     ]
 

@@ -317,3 +317,18 @@ def test_an_official_name_is_explained(lr, capsys, name):
     line = failure(capsys, lr, "--model", name)
     stem = name.removesuffix(".pth")
     assert f"run: esrgan-export {stem} -o {stem}, then give {stem}/model.onnx" in line
+
+
+def test_a_large_picture_goes_in_strips(noise, tmp_path, capsys):
+    """With the model that ships; the same picture as in one piece."""
+    source = tmp_path / "noise.png"
+    Image.fromarray(noise(40, 30, 3)).save(source)
+    assert main([str(source), "-o", str(tmp_path / "strips.png"), "--strip", "16", "--threads", "1"]) == 0
+    assert "5 strips of 16 rows, no seams" in capsys.readouterr().out
+    assert main([str(source), "-o", str(tmp_path / "whole.png"), "--tile", "0", "--threads", "1"]) == 0
+    made = [np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("strips", "whole")]
+    np.testing.assert_array_equal(*made)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(source), "--strip", "16", "--tile", "64"])
+    assert stopped.value.code == 2
+    assert "give one of them" in capsys.readouterr().err

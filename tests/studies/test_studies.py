@@ -109,6 +109,17 @@ def test_large_picture(run):
     assert 0.05 < figures["peak_gib"] < 0.4
 
 
+@pytest.mark.slow
+def test_strips(run, tiny_export):
+    """Way by way: a time of its own, a peak of its own, and the same picture."""
+    _, figures = run("strips", tiny_export / "model.onnx", "--size", "70x60", "--rounds", 2, "--strips", 16)
+    (one,) = figures["models"]
+    assert one["time"]["in one piece"]["median"] == 1
+    assert one["time"].keys() - {"seconds in one piece"} == one["bytes a pixel"].keys()
+    assert one["differences"]["largest"] <= 0.01
+    assert one["differences"]["pictures"] == 2
+
+
 def test_leak(run, small_net):
     """A generator that ends early would show no growth whatever leaks."""
     _, figures = run("leak", small_net, "--calls", 100)
@@ -222,6 +233,16 @@ def small_net(tmp_path_factory) -> Path:
     ("name", "held", "broken"),
     [
         ("large_picture", {"peak_gib": 1.5}, {"peak_gib": 1.51}),
+        (
+            "strips",
+            {"models": [{"differences": {"largest": 0.01, "samples": 1e-5}}]},
+            {"models": [{"differences": {"largest": 0.0, "samples": 1.1e-5}}]},
+        ),
+        (
+            "strips",
+            {"models": [{"differences": {"largest": 0.01, "samples": 1e-5}}]},
+            {"models": [{"differences": {"largest": 0.011, "samples": 0.0}}]},
+        ),
         ("quantisation_cost", {"minutes": 15.0, "peak_gib": 8.0}, {"minutes": 15.1, "peak_gib": 8.0}),
         ("quantisation_cost", {"minutes": 15.0, "peak_gib": 8.0}, {"minutes": 15.0, "peak_gib": 8.1}),
         (

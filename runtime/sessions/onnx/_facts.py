@@ -61,6 +61,10 @@ def facts_of_graph(path: Path, graph: Any, run: Run, *, provider: str) -> Sessio
     Raises:
         InferenceError: The graph is not one that enlarges pictures.
     """
+    if '"whole"' in graph.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""):
+        raise InferenceError(
+            f"{path} is a part of a graph and no model by itself; give the graph: the name without .trunk or .tail"
+        )
     declared = _declared_input(path, graph)
     known = _from_metadata(graph)
     channels = declared.channels or (known.in_channels if known else 3)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from esrgan_deploy._spec import METADATA_KEY
 
-__all__ = ["describes_itself", "missing_data"]
+__all__ = ["describes_itself", "metadata_of", "missing_data"]
 
 _GRAPH, _METADATA = 7, 14
 _INITIALIZER, _EXTERNAL_DATA = 5, 13
@@ -20,9 +20,18 @@ _KEY, _VALUE = 1, 2
 
 def describes_itself(path: Path) -> bool:
     """Whether a file holds the metadata that esrgan-export writes."""
+    return bool(metadata_of(path))
+
+
+def metadata_of(path: Path) -> str:
+    """Return what esrgan-export wrote into a file's metadata, JSON; empty where it wrote nothing.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as file:
         entries = [_entry(file, end) for end in _fields(file, _size(file), _METADATA)]
-    return METADATA_KEY in dict(entries)
+    return dict(entries).get(METADATA_KEY, "")
 
 
 def missing_data(path: Path) -> str:

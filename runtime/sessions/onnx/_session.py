@@ -43,12 +43,13 @@ from esrgan_deploy.runtime.sessions.onnx._cuda import (
 )
 from esrgan_deploy.runtime.sessions.onnx._facts import facts_of_graph
 from esrgan_deploy.runtime.sessions.onnx._file import describes_itself, missing_data
+from esrgan_deploy.runtime.sessions.onnx._parts import OnnxParts, open_parts, parts_beside
 
 __all__ = ["OnnxSession", "on_cuda", "provider_settings"]
 
 
-PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+PREFERRED = (CUDA, CPU)
 # These take the address of an NVIDIA device's memory and an ordinal.
 ON_CUDA = (CUDA, TENSORRT, "NvTensorRTRTXExecutionProvider")
 
@@ -124,8 +125,9 @@ class OnnxSession:
         options = options or SessionOptions()
         ort = require("onnxruntime", extra="cpu")
         wanted = provider_settings(ort.get_available_providers(), options.providers, device=options.device)
-        self._name = path.name
-        self._turn = threading.Lock()
+        self._name, self._path, self._options = path.name, path, options
+        self._turn, self._opening = threading.Lock(), threading.Lock()
+        self._parts: OnnxParts | None = None
         self._graph: Any = None
         self._cuda: OrtCuda | None = None
         try:
@@ -159,7 +161,10 @@ class OnnxSession:
                 )
             device = options.device if on_cuda(active[0]) else -1
             slots = SLOTS_ON_GPU if device >= 0 else facts.slots
-            self._info = dataclasses.replace(facts, device=device, slots=slots)
+            found = parts_beside(path) if active[0] == CPU and ends is None else None
+            self._info = dataclasses.replace(
+                facts, device=device, slots=slots, parts=None if found is None else found[2]
+            )
         except BaseException:
             self.close()
             raise
@@ -179,7 +184,7 @@ class OnnxSession:
         graph = self._open_graph()
         if self._cuda is not None:
             return OrtCudaSlot(self._cuda, graph, self._info, dtype=self._dtype, turn=self._turn)
-        return HostSlot(self._info, self._make, self._turn)
+        return HostSlot(self._info, self._make, self._turn, self._open_parts)
 
     def run_on_device(
         self, array: object, *, stream: object | None = None, out: object | None = None
@@ -223,7 +228,7 @@ class OnnxSession:
 
     def close(self) -> None:
         """Release the graph; a second call does nothing."""
-        self._graph = None
+        self._graph = self._parts = None
         self._close_cuda()
 
     def _enqueue(
@@ -266,6 +271,17 @@ class OnnxSession:
     def _run(self, batch: npt.NDArray[Any]) -> BatchOutput:
         graph = self._open_graph()
         return BatchOutput(*map(np.asarray, graph.run(None, {self._input: batch})))
+
+    def _open_parts(self) -> OnnxParts:
+        # When a picture needs them, and once.
+        self._open_graph()
+        with self._opening:
+            if self._parts is None:
+                ort, how = require("onnxruntime", extra="cpu"), self._options
+                self._parts = open_parts(
+                    self._path, lambda part: _opened(ort, part, how, [(CPU, {})]), turn=self._turn
+                )
+            return self._parts
 
     def _open_graph(self) -> Any:
         graph = self._graph
