@@ -9,8 +9,10 @@ from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.engines._build import BuildResult as BuildResult
+    from esrgan_deploy.engines._build import check_sizes as check_sizes
     from esrgan_deploy.engines._build import engine_from_onnx as engine_from_onnx
     from esrgan_deploy.engines._explain import explain as explain
+    from esrgan_deploy.engines._graph import read_graph as read_graph
     from esrgan_deploy.engines._layers import Layer as Layer
     from esrgan_deploy.engines._layers import Tensor as Tensor
     from esrgan_deploy.engines._layers import declared_bytes_per_pixel as declared_bytes_per_pixel

@@ -15,6 +15,7 @@ from esrgan_deploy.engines import ShapeRange, preflight
 from esrgan_deploy.export._open_source import open_source
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export._plan import build_plan, plan_flavour, plan_shapes
+from esrgan_deploy.export._plan_parts import build_part_plans
 from esrgan_deploy.export._prove_quantised import prove_quantised
 from esrgan_deploy.export._write_graphs import (
     Export,
@@ -137,6 +138,7 @@ def _make(
             artefacts += prove_parts(export, graph.path, precision, sets["golden"])
         if plan and precision != PROCESSOR:
             artefacts.append(build_plan(export, graph.path, precision, sets))
+            artefacts += build_part_plans(export, graph.path, precision)
     return Manifest(
         spec=source.spec,
         source=source.name,
@@ -199,7 +201,7 @@ def _refuse_overwriting(folder: Path, options: ExportOptions, *, plan: bool) -> 
     for precision in options.precisions:
         names += [f"model.{precision}.onnx", *(f"model.{precision}.{part}.onnx" for part in PARTS)]
         if plan and precision != PROCESSOR:
-            names.append(f"model.{precision}.plan")
+            names += [f"model.{precision}.plan", *(f"model.{precision}.{part}.plan" for part in PARTS)]
     there = [name for name in names if (folder / name).exists()]
     if there:
         raise ExportError(

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.graphs._conform import conform as conform
     from esrgan_deploy.export.graphs._conform import widen as widen
     from esrgan_deploy.export.graphs._cpu_weights import fitted as fitted
+    from esrgan_deploy.export.graphs._edit import FEATURES as FEATURES
     from esrgan_deploy.export.graphs._edit import append as append
     from esrgan_deploy.export.graphs._edit import clone as clone
     from esrgan_deploy.export.graphs._edit import save as save

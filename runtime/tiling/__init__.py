@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.tiling._seams import NotMeasurableError as NotMeasurableError
     from esrgan_deploy.runtime.tiling._seams import SeamCurve as SeamCurve
     from esrgan_deploy.runtime.tiling._seams import measure_seams as measure_seams
+    from esrgan_deploy.runtime.tiling._strips import TAIL as TAIL
     from esrgan_deploy.runtime.tiling._strips import Placed as Placed
     from esrgan_deploy.runtime.tiling._strips import Strips as Strips
     from esrgan_deploy.runtime.tiling._strips import run_strips as run_strips

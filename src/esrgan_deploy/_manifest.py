@@ -29,7 +29,7 @@ class Artefact:
 
     Attributes:
         file: Its name, without a folder.
-        kind: ``"onnx"``, ``"plan"``, ``"part"`` (trunk or tail of a graph), ``"golden"`` or ``"scales"``.
+        kind: ``"onnx"``, ``"plan"``, ``"part"`` (trunk or tail of a graph or a plan), ``"golden"`` or ``"scales"``.
         sha256: Its digest, 64 hexadecimal digits.
         size: Its length in bytes.
         precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, …; the arithmetic of the convolutions.
@@ -57,6 +57,7 @@ class Artefact:
         note: What the reader has to know beside the figures.
         tiling: What was measured of its tiles: the halo, and on what. Empty where nothing was.
         watched: Whether the graph has the second output ``health``.
+        reach: Of a tail that was built as a plan: rows and columns of its input beyond those that a pixel is made of.
         quantised: Of a quantised graph: how many convolutions, their share of the multiply-adds, the pictures that
             calibrated and those that judged, the budget and what was lost. Empty elsewhere.
     """
@@ -86,6 +87,7 @@ class Artefact:
     note: str = ""
     tiling: dict[str, Any] = dataclasses.field(default_factory=dict)
     watched: bool = False
+    reach: int = 0
     quantised: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
