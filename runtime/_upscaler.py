@@ -136,8 +136,10 @@ class Upscaler:
             sessions = model if isinstance(model, Sequence) else [model]
             lanes = borrowed_lanes(sessions, slots=streams)  # type: ignore[arg-type]
         self._lanes = tuple(lanes)
+        # What one device cannot take in one piece goes in tiles on all of them.
+        info = next((lane.info for lane in lanes if lane.info.most_in_parts is None), lanes[0].info)
         try:
-            self._cutter = cutter_for(lanes[0].info, path, tile=tile, halo=halo, edge=edge, strip=strip)
+            self._cutter = cutter_for(info, path, tile=tile, halo=halo, edge=edge, strip=strip)
         except BaseException:
             # Warnings may be errors here.
             for lane in lanes:

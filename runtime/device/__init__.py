@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.device._resources import DeviceBuffer as DeviceBuffer
     from esrgan_deploy.runtime.device._resources import Event as Event
     from esrgan_deploy.runtime.device._resources import PinnedBuffer as PinnedBuffer
+    from esrgan_deploy.runtime.device._resources import Planes as Planes
     from esrgan_deploy.runtime.device._resources import Stream as Stream
     from esrgan_deploy.runtime.device._resources import StreamBuffer as StreamBuffer
 

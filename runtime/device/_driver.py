@@ -15,7 +15,16 @@ from esrgan_deploy._errors import DeviceLostError, InferenceError, MissingDepend
 from esrgan_deploy._optional import require
 from esrgan_deploy.runtime.device._faults import CaptureBrokenError
 
-__all__ = ["call", "constant", "cuda_device_count", "gpu_is_there", "gpu_label", "libcuda", "quietly"]
+__all__ = [
+    "call",
+    "constant",
+    "cuda_device_count",
+    "gpu_is_there",
+    "gpu_label",
+    "libcuda",
+    "quietly",
+    "structure",
+]
 
 # After one of these every further call in the context fails as well (CUresult in cuda.h: "the process must be
 # terminated and relaunched", "the device cannot be used"), so no smaller tile and no second try helps.
@@ -99,6 +108,11 @@ def quietly(name: str, *arguments: Any) -> None:
 def constant(enumeration: str, member: str) -> Any:
     """Return a member of one of the driver's enumerations, ``constant("CUstream_flags", "CU_STREAM_DEFAULT")``."""
     return getattr(getattr(_driver(), enumeration), member)
+
+
+def structure(name: str) -> Any:
+    """Return a new one of the driver's structures, ``structure("CUDA_MEMCPY3D")``, filled with zeros."""
+    return getattr(_driver(), name)()
 
 
 def libcuda() -> Any | None:

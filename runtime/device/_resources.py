@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -12,15 +13,36 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import DeviceLostError, InferenceError
 from esrgan_deploy.runtime.device._context import Device
-from esrgan_deploy.runtime.device._driver import call, constant, quietly
+from esrgan_deploy.runtime.device._driver import call, constant, quietly, structure
 from esrgan_deploy.runtime.device._faults import CaptureBrokenError
 
-__all__ = ["CudaGraph", "DeviceBuffer", "Event", "PinnedBuffer", "Stream", "StreamBuffer"]
+__all__ = ["CudaGraph", "DeviceBuffer", "Event", "PinnedBuffer", "Planes", "Stream", "StreamBuffer"]
 
 
 _pausing = threading.Lock()
 _pauses = 0
 _resume = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planes:
+    """A rectangle of one or more planes that lie one after another, by where it begins in the first of them.
+
+    Attributes:
+        pointer: Its first sample.
+        pitch: Bytes from a row to the next.
+        rows: Of a plane, those outside of the rectangle among them.
+        pinned: Whether it is memory of the processor.
+    """
+
+    pointer: int
+    pitch: int
+    rows: int
+    pinned: bool = False
+
+    def at(self, row: int, offset: int) -> "Planes":
+        """Return the rectangle that begins so many rows and bytes further on."""
+        return dataclasses.replace(self, pointer=self.pointer + row * self.pitch + offset)
 
 
 class Stream:
@@ -53,6 +75,28 @@ class Stream:
             InferenceError: The driver refuses.
         """
         call("cuMemcpyDtoHAsync", target, source, size, self.handle)
+
+    def copy(self, target: Planes, source: Planes, size: tuple[int, int, int]) -> None:
+        """Enqueue a copy of a rectangle in each of some planes.
+
+        Args:
+            target: Where to.
+            source: Where from.
+            size: Bytes of a row, rows, planes.
+
+        Raises:
+            InferenceError: The driver refuses.
+        """
+        how = structure("CUDA_MEMCPY3D")
+        pinned = constant("CUmemorytype", "CU_MEMORYTYPE_HOST")
+        device = constant("CUmemorytype", "CU_MEMORYTYPE_DEVICE")
+        for side, planes in (("dst", target), ("src", source)):
+            setattr(how, f"{side}MemoryType", pinned if planes.pinned else device)
+            setattr(how, f"{side}{'Host' if planes.pinned else 'Device'}", planes.pointer)
+            setattr(how, f"{side}Pitch", planes.pitch)
+            setattr(how, f"{side}Height", planes.rows)
+        how.WidthInBytes, how.Height, how.Depth = size
+        call("cuMemcpy3DAsync", how, self.handle)
 
     def capture(self, enqueue: Callable[[], None]) -> "CudaGraph":
         """Record what a function enqueues on this stream, without running it.

@@ -54,6 +54,8 @@ class SessionInfo:
         slots: Batches that are worth having in flight at once.
         device: Ordinal of the CUDA device that computes; -1 for the processor.
         watched: Whether each batch comes with its `BatchOutput.health`.
+        most_in_parts: Largest ``(1, H, W)`` that a slot takes, be it beyond `max_shape`: the trunk of the net in one
+            piece, and its tail in tiles. None where it cannot.
         parts: What is known of the parts that lie beside the graph, where they can be run here; see `PartsSlot`.
     """
 
@@ -72,6 +74,7 @@ class SessionInfo:
     slots: int = 2
     device: int = -1
     watched: bool = False
+    most_in_parts: tuple[int, int, int] | None = None
     parts: PartsInfo | None = None
 
     def batch_shape(self, number: int, height: int, width: int) -> tuple[int, int, int, int]:

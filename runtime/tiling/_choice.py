@@ -19,6 +19,7 @@ __all__ = [
     "activation_bytes",
     "choose_strip",
     "choose_tiling",
+    "fits_in_parts",
     "load_tiling",
     "store_tiling",
 ]
@@ -156,6 +157,19 @@ def choose_strip(info: SessionInfo, width: int, height: int, *, memory: MemoryFa
     rows = free // (TRUNK_MAPS * row) - 2 * max(block.reach for block in parts.blocks)
     rows = max(min(rows, height // parts.step), LEAST_STRIP)
     return rows * parts.step
+
+
+def fits_in_parts(info: SessionInfo, pixels: int, *, memory: MemoryFacts) -> bool:
+    """Whether a GPU has room for the trunk of a picture in one piece, in each slot.
+
+    Args:
+        info: Of a session with `SessionInfo.most_in_parts`.
+        pixels: Of the picture, its repeated edge included.
+        memory: Of the GPU.
+    """
+    spec = info.spec
+    features = (spec.features or 64) / spec.unshuffle**2 if spec is not None else 64
+    return TRUNK_MAPS * features * _item_bytes(info) * pixels * info.slots <= memory.free_bytes * SHARE
 
 
 def activation_bytes(info: SessionInfo) -> int:

@@ -15,6 +15,7 @@ from esrgan_deploy.runtime.tiling._choice import (
     SEAM_LEVELS,
     choose_strip,
     choose_tiling,
+    fits_in_parts,
     load_tiling,
 )
 from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, Edge, TileOptions, TilePlan, plan_tiles
@@ -71,6 +72,9 @@ class Cutter:
         if limit is not None:
             largest = min(largest, limit)
             tile = tile if tile == "auto" else limit if tile == 0 else min(tile, limit)
+        most = info.max_shape[1:]
+        if tile == 0 and info.most_in_parts is not None:
+            most = max(most[0], info.most_in_parts[1]), max(most[1], info.most_in_parts[2])
         plan = plan_tiles(
             height,
             width,
@@ -81,12 +85,39 @@ class Cutter:
             scale=info.scale,
             batch=batch,
             least=info.min_shape[1:],
-            most=info.max_shape[1:],
+            most=most,
             edge=self._options.edge,
         )
+        in_parts = self._in_parts(plan, limit) if plan.count > 1 else None
+        if in_parts is not None:
+            return in_parts
         # Places of a batch that no tile fills cost as much as those that one does.
         fitting = max(info.min_shape[0], min(batch, plan.count))
         return plan if fitting == batch else dataclasses.replace(plan, batch=fitting)
+
+    def _in_parts(self, tiled: TilePlan, limit: int | None) -> TilePlan | None:
+        """Return the plan of one tile, for a picture that goes through the net's parts on a GPU and not in tiles."""
+        info, options = self._info, self._options
+        if info.most_in_parts is None or options.tile != "auto" or options.strip == 0:
+            return None
+        try:
+            plan = plan_tiles(
+                tiled.height,
+                tiled.width,
+                tile=0,
+                halo=options.halo,
+                multiple=info.size_multiple,
+                scale=info.scale,
+                least=info.min_shape[1:],
+                most=info.most_in_parts[1:],
+                edge=options.edge,
+            )
+        except InferenceError:
+            return None
+        pixels = plan.tile[0] * plan.tile[1]
+        if limit is not None and pixels > limit**2:
+            return None
+        return plan if fits_in_parts(info, pixels, memory=_memory(info)) else None
 
     def _in_strips(self, height: int, width: int) -> TilePlan | None:
         info, options = self._info, self._options

@@ -1,6 +1,7 @@
 """Graphs and pictures for the tests of the runtime."""
 
 import ctypes
+import dataclasses
 import gc
 import importlib.util
 from collections.abc import Callable
@@ -45,16 +46,22 @@ def drivers() -> ModuleType:
 def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """A plan on a simulated GPU: ``rig(rtx=True, health=True)`` has a driver, an engine and ``open()``."""
     from esrgan_deploy._flavour import Flavour, open_flavour
+    from esrgan_deploy._manifest import Artefact
     from esrgan_deploy.runtime import SessionOptions
     from esrgan_deploy.runtime.device import _driver as _cuda
-    from esrgan_deploy.runtime.sessions.plan import Admitted
+    from esrgan_deploy.runtime.sessions.plan import Admitted, _parts
     from esrgan_deploy.runtime.sessions.plan import _session as _session_plan
 
     driver_helper, engine_helper = _helper("helpers_cuda"), _helper("helpers_trt")
     monkeypatch.setenv("ESRGAN_DEPLOY_CACHE", str(tmp_path / "cache"))
 
     def build(
-        *, rtx: bool = False, driver: dict[str, Any] | None = None, content: bytes = b"plan", **engine: Any
+        *,
+        rtx: bool = False,
+        driver: dict[str, Any] | None = None,
+        content: bytes = b"plan",
+        parts: dict[str, Any] | None = None,
+        **engine: Any,
     ) -> Any:
         # What an earlier test left in cycles would give its memory back to this driver.
         gc.collect()
@@ -68,6 +75,24 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
             flavour=engine_helper.flavour_of(net, Flavour),
             facts=None,
         )
+        trunk = tail = None
+        if parts is not None:
+            how = {"step": 1, "most": (200, 120), "tile": 12, "map_dtype": engine_helper.trt.float16, **parts}
+            trunk, tail = engine_helper.parts_of(net, **how)
+            entry = Artefact(
+                file="model.plan", kind="plan", sha256="0" * 64, size=4, form=net.form, built_from="model.onnx",
+                size_multiple=how["step"],
+            )  # fmt: skip
+            admitted = dataclasses.replace(admitted, artefact=entry)
+            beside = {}
+            for name, part in (("trunk", trunk), ("tail", tail)):
+                path = tmp_path / f"model.{name}.plan"
+                path.touch()
+                beside[path] = dataclasses.replace(
+                    admitted, path=path, flavour=engine_helper.flavour_of(part, Flavour),
+                    artefact=dataclasses.replace(entry, file=path.name, kind="part", reach=engine_helper.REACH),
+                )  # fmt: skip
+            monkeypatch.setattr(_parts, "check_plan", lambda path, **how: beside[path])
         monkeypatch.setattr(_cuda, "_driver", lambda: gpu)
         monkeypatch.setattr(_session_plan, "admit_plan", lambda path, options: admitted)
 
@@ -81,8 +106,9 @@ def rig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
             return driver_helper.FakeArray(gpu, *shape, **how)
 
         return SimpleNamespace(
-            driver=gpu, engine=net, admitted=admitted, open=open_plan, stream=stream, array=array
-        )
+            driver=gpu, engine=net, admitted=admitted, open=open_plan, stream=stream, array=array, trunk=trunk,
+            tail=tail, tail_of=engine_helper.tail_of,
+        )  # fmt: skip
 
     return build
 

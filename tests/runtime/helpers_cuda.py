@@ -301,6 +301,26 @@ class FakeDriver:
     def cuMemcpyDtoHAsync(self, target: int, source: int, size: int, stream: int) -> None:
         self._copy(target, source, size, stream, "pinned", "device")
 
+    def cuMemcpy3DAsync(self, how: Any, stream: int) -> None:
+        ends = []
+        for side in ("dst", "src"):
+            kind = getattr(how, f"{side}MemoryType")
+            pinned = kind == real.CUmemorytype.CU_MEMORYTYPE_HOST
+            assert pinned or kind == real.CUmemorytype.CU_MEMORYTYPE_DEVICE
+            pointer = int(getattr(how, f"{side}Host" if pinned else f"{side}Device"))
+            pitch, height = getattr(how, f"{side}Pitch"), getattr(how, f"{side}Height")
+            assert how.WidthInBytes <= pitch
+            assert how.Height <= height
+            ends.append((pointer, pitch, height, "pinned" if pinned else "device"))
+        size, rows, planes = how.WidthInBytes, how.Height, how.Depth
+        assert size * rows * planes > 0
+        (target, *to), (source, *of) = ends
+        for plane, row in itertools.product(range(planes), range(rows)):
+            self._copy(
+                target + (plane * to[1] + row) * to[0], source + (plane * of[1] + row) * of[0], size, stream,
+                to[2], of[2],
+            )  # fmt: skip
+
     # Streams, events, graphs.
 
     def cuStreamCreate(self, flags: Any) -> Any:

@@ -257,6 +257,82 @@ class FakeEngine:
         return (n, h, w, 3) if self.form == "uint8" else (n, 3, h, w)
 
 
+FEATURES = 4
+REACH = 2
+
+
+class FakeTrunk(FakeEngine):
+    """Folds ``step`` rows and columns into one, and gives each sample of a pixel a channel of its map."""
+
+    def __init__(self, *given: Any, step: int = 1, **how: Any) -> None:
+        super().__init__(*given, **how)
+        self.step, self.kind = step, trt.float16
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self.kind if name == "output" else super().get_tensor_dtype(name)
+
+    def made(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        sides = shape[1:3] if self.form == "uint8" else shape[2:]
+        return {"output": (1, FEATURES, *(side // self.step for side in sides))}
+
+    def compute(self, shape: tuple[int, ...], addresses: dict[str, int], memory: tuple[int, int]) -> None:
+        np.frombuffer(self.driver.array(*memory), np.uint8)[:] = 0x5A
+        picture = self.read(addresses["input"], shape, np.uint8 if self.form == "uint8" else np.float16)
+        planes = picture.transpose(0, 3, 1, 2) if self.form == "uint8" else picture
+        made = self.read(addresses["output"], self.made(shape)["output"], np.float16)
+        made[:, :3] = planes[:, :, :: self.step, :: self.step]
+        made[:, 3:] = 1
+
+    def read(self, pointer: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer(self.driver.array(pointer, size), dtype).reshape(shape)
+
+
+class FakeTail(FakeTrunk):
+    """Takes for each pixel the largest one within its reach, in a map that it pads with zeros, and enlarges it."""
+
+    spoil: Callable[[np.ndarray], tuple[float, float]] | None = None
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self.kind if name == "input" else FakeEngine.get_tensor_dtype(self, name)
+
+    def made(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        height, width = (side * self.scale for side in shape[2:])
+        return {"output": self._batch(1, height, width), "health": (1, 2)}
+
+    def compute(self, shape: tuple[int, ...], addresses: dict[str, int], memory: tuple[int, int]) -> None:
+        np.frombuffer(self.driver.array(*memory), np.uint8)[:] = 0x5A
+        features = self.read(addresses["input"], shape, np.float16)
+        made = self.made(shape)
+        output = tail_of(features, self.scale, self.form)
+        self.read(addresses["output"], made["output"], output.dtype)[:] = output
+        if "health" in addresses:
+            health = self.read(addresses["health"], made["health"], np.float32)
+            health[:] = self.spoil(output) if self.spoil else (0.5, 0.5)
+
+
+def tail_of(features: np.ndarray, scale: int, form: str) -> np.ndarray:
+    """What the tail makes of a map, or of a piece of one."""
+    assert (features[:, 3:] == 1).all(), "a map that was torn"
+    padded = np.pad(features[:, :3], ((0, 0), (0, 0), (REACH, REACH), (REACH, REACH)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * REACH + 1,) * 2, (2, 3))
+    large = windows.max((4, 5)).repeat(scale, 2).repeat(scale, 3)
+    return large.transpose(0, 2, 3, 1).astype(np.uint8) if form == "uint8" else large
+
+
+def parts_of(
+    engine: "FakeEngine", *, step: int, most: tuple[int, int], tile: int, map_dtype: Any
+) -> tuple[Any, Any]:
+    """Trunk and tail of an engine; the tail takes tiles of up to so many rows and columns."""
+    how = {"form": engine.form, "scale": engine.scale * step, "step": step}
+    trunk = FakeTrunk(engine.driver, engine.logger, **how)
+    trunk.profile = tuple(trunk._batch(1, *sides) for sides in ((8, 8), (16, 16), most))
+    tail = FakeTail(engine.driver, engine.logger, health="health" in engine.names, **how)
+    tail.profile = tuple((1, FEATURES, side, side) for side in (2, tile, tile))
+    trunk.kind = tail.kind = map_dtype
+    return trunk, tail
+
+
 class FakeRtxEngine(FakeEngine):
     """An engine with the runtime configuration of TensorRT for RTX."""
 

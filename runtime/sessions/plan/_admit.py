@@ -91,16 +91,19 @@ def admit_plan(path: Path, options: SessionOptions) -> Admitted:
     return checked
 
 
-def check_plan(path: Path, *, trust: bool = False, facts: DeviceFacts | None = None) -> Admitted | Refusal:
+def check_plan(
+    path: Path, *, trust: bool = False, facts: DeviceFacts | None = None, kind: str = "plan"
+) -> Admitted | Refusal:
     """Read a plan and return it admitted, or why it is not; nothing of it is loaded.
 
     Args:
         path: The plan.
         trust: Whether it may go in without a manifest that vouches for it.
         facts: Of the card that it has to fit; None where there is none.
+        kind: As what its manifest has to list it: ``"plan"``, or ``"part"`` of one.
     """
     try:
-        content, vouched = _vouched(path)
+        content, vouched = _vouched(path, kind)
     except OSError as error:
         return Refusal(reason=f"cannot be read ({error.strerror})", mend="Check its owner and mode: ls -l")
     if isinstance(vouched, Refusal):
@@ -114,20 +117,20 @@ def check_plan(path: Path, *, trust: bool = False, facts: DeviceFacts | None = N
     return refusal or Admitted(path=path, content=content, artefact=vouched, flavour=flavour, facts=facts)
 
 
-def _vouched(path: Path) -> tuple[bytes, Artefact | Refusal]:
+def _vouched(path: Path, kind: str) -> tuple[bytes, Artefact | Refusal]:
     content = path.read_bytes()
-    entry = _listed(path)
+    entry = _listed(path, kind)
     refusal = None if isinstance(entry, Refusal) else _differs(path, content, entry)
     if refusal is None:
         return content, entry
     # A rebuild replaces plan and manifest one after the other: between the two they seem to differ.
-    content, entry = path.read_bytes(), _listed(path)
+    content, entry = path.read_bytes(), _listed(path, kind)
     if isinstance(entry, Refusal):
         return content, entry
     return content, _differs(path, content, entry) or entry
 
 
-def _listed(path: Path) -> Artefact | Refusal:
+def _listed(path: Path, kind: str) -> Artefact | Refusal:
     place = find_manifest(path)
     anyway = "or load it with trust=True (--trust) if you know who built it: a plan is code"
     again = f"Run: esrgan-export into {path.parent} again, with --force, {anyway}"
@@ -141,7 +144,7 @@ def _listed(path: Path) -> Artefact | Refusal:
         entry = load_manifest(place).artefact(path.name)
     except (ExportError, OSError) as error:
         return Refusal(reason=f"has a manifest that cannot be read ({one_line(error)})", mend=again)
-    if entry is None or entry.kind != "plan":
+    if entry is None or entry.kind != kind:
         listed = "does not list it" if entry is None else f"lists it as {entry.kind or 'nothing known'}"
         return Refusal(reason=f"is not vouched for: {place.name} {listed}", mend=again)
     return entry

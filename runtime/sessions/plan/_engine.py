@@ -72,13 +72,18 @@ class PlanEngine:
         self._on_device = self._configured(graph=False) if configured else None
         self._spare: Any = None
 
+    @property
+    def profile(self) -> tuple[tuple[int, ...], ...]:
+        """The smallest, the usual and the largest shape of the input."""
+        return tuple(tuple(shape) for shape in self._engine.get_tensor_profile_shape(self.input, 0))
+
     def describe(self) -> SessionInfo:
         """Return what the plan takes and gives, by its first profile.
 
         Raises:
             InferenceError: It does not enlarge both sides by one factor, or its channels are no picture.
         """
-        least, usual, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(self.input, 0))
+        least, usual, most = self.profile
         uint8 = self.dtype == np.uint8
         channel, side = (3, 1) if uint8 else (1, 2)
         # A context costs seconds where its kernels are compiled with it: the first slot gets this one.

@@ -6,6 +6,7 @@ against the bindings.
 """
 
 import contextlib
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from esrgan_deploy.runtime.sessions._protocol import SessionInfo, SessionOptions
 from esrgan_deploy.runtime.sessions.plan._admit import admit_plan
 from esrgan_deploy.runtime.sessions.plan._engine import PlanEngine
 from esrgan_deploy.runtime.sessions.plan._interop import PlanOnDevice
+from esrgan_deploy.runtime.sessions.plan._parts import PlanParts, open_parts
 from esrgan_deploy.runtime.sessions.plan._slot import PlanSlot
 
 __all__ = ["PlanSession"]
@@ -44,10 +46,14 @@ class PlanSession:
         self._closed = False
         self._device = Device(options.device)
         self._engine: PlanEngine | None = None
+        self._parts: PlanParts | None = None
         try:
             with self._device.bound():
                 self._engine = PlanEngine(admitted, self._device, cuda_graph=options.cuda_graph)
                 self._info = self._engine.describe()
+                self._parts = open_parts(admitted, self._device, self._info, cuda_graph=options.cuda_graph)
+            if self._parts is not None:
+                self._info = dataclasses.replace(self._info, most_in_parts=self._parts.most)
         except BaseException:
             self._let_go()
             raise
@@ -60,7 +66,7 @@ class PlanSession:
 
     def slot(self) -> PlanSlot:
         """Return a new slot; see `Session.slot`."""
-        return PlanSlot(self._open(), self._device, self._info)
+        return PlanSlot(self._open(), self._device, self._info, self._parts)
 
     def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Enlarge one batch; see `Session.run`.
@@ -114,12 +120,14 @@ class PlanSession:
         return self._engine
 
     def _let_go(self) -> None:
-        # Contexts and engine free memory of the device when they are dropped, so its context is current then.
+        # Contexts and engines free memory of the device when they are dropped, so its context is current then.
+        parts = () if self._parts is None else (self._parts.trunk, self._parts.tail)
         with contextlib.suppress(InferenceError), self._device.bound():
-            if self._engine is not None:
-                with contextlib.suppress(Exception):
-                    self._engine.keep_kernels()
-                self._engine.close()
-                self._engine = None
-        self._engine = None
+            for engine in (self._engine, *parts):
+                if engine is not None:
+                    with contextlib.suppress(Exception):
+                        engine.keep_kernels()
+                    engine.close()
+            self._engine = self._parts = None
+        self._engine = self._parts = None
         self._device.close()

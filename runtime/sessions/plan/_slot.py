@@ -1,9 +1,8 @@
 """One batch of a plan in flight: its stream, its memory, and its work as one CUDA graph. Not run on a GPU so far."""
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from esrgan_deploy._errors import DeviceLostError, InferenceError, OutOfMemoryError
 from esrgan_deploy.runtime.device import (
@@ -16,7 +15,9 @@ from esrgan_deploy.runtime.device import (
 )
 from esrgan_deploy.runtime.sessions._checks import check_size
 from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
-from esrgan_deploy.runtime.sessions.plan._engine import PlanEngine, aligned
+from esrgan_deploy.runtime.sessions.plan._engine import PlanEngine
+from esrgan_deploy.runtime.sessions.plan._parts import PlanParts
+from esrgan_deploy.runtime.sessions.plan._work import InParts, Whole, Work
 
 __all__ = ["PlanSlot"]
 
@@ -24,6 +25,9 @@ SHAPES = 4
 # Captures of one shape that fail one after the other before none is tried any more: once or twice it was another
 # thread, or another's memory.
 CAPTURES = 3
+# Pixels of a picture that goes whole although it could go through the parts, in a tenth of the memory: nets of 64
+# features hold some 2 GB for so many, in half precision.
+MOST_WHOLE = 512**2
 
 
 class PlanSlot:
@@ -33,24 +37,28 @@ class PlanSlot:
     and download, or, where another thread breaks that, a later one; from then on a batch is one launch. A graph
     holds addresses and the state of its context: each of the last four shapes keeps a context of its own, all of
     them on the slot's one scratch memory, as only one runs at a time; and where a buffer has to grow,
-    every graph is dropped.
+    every graph is dropped. A picture that the plan does not take, or for which memory is short, goes through its
+    parts.
 
     Args:
         engine: The plan.
         device: Where it runs.
         info: Of the session.
+        parts: Of the plan.
 
     Raises:
         InferenceError: The session is closed, or the driver refuses.
     """
 
-    def __init__(self, engine: PlanEngine, device: Device, info: SessionInfo) -> None:
-        self._engine, self._device, self._info = engine, device, info
+    def __init__(
+        self, engine: PlanEngine, device: Device, info: SessionInfo, parts: PlanParts | None = None
+    ) -> None:
+        self._engine, self._device, self._info, self._parts = engine, device, info, parts
         self._shapes: dict[tuple[int, ...], _Shape] = {}
         self._now: _Shape | None = None
-        self._buffers: dict[str, _Pair] = {}
-        self._scratch: DeviceBuffer | None = None
-        self._common: Any = None
+        self._host: dict[str, PinnedBuffer] = {}
+        self._memory: dict[str, DeviceBuffer] = {}
+        self._common: dict[PlanEngine, Any] = {}
         self._busy = self._closed = False
         with device.bound():
             self._stream = Stream(device)
@@ -63,11 +71,14 @@ class PlanSlot:
             # What was started and never asked for still reads and writes these buffers.
             self._wait()
         if self._now is None or self._now.shape != wanted:
-            check_size(self._info, shape)
+            in_parts = self._parts is not None and self._parts.takes(shape)
+            if not in_parts:
+                check_size(self._info, shape)
             with self._device.bound():
-                self._arrange(wanted)
+                self._arrange(wanted, whole=not in_parts or self._goes_whole(shape), in_parts=in_parts)
         assert self._now is not None
-        return self._now.views[self._engine.input]
+        assert self._now.work.given is not None
+        return self._now.work.given
 
     def start(self) -> None:
         """Enqueue upload, inference and download; see `Slot.start`.
@@ -100,9 +111,8 @@ class PlanSlot:
         if not shape.kept:
             shape.kept = True
             with self._device.bound():
-                self._engine.keep_kernels()
-        health = shape.views[self._engine.health] if self._engine.health else None
-        return BatchOutput(shape.views[self._engine.output], health)
+                shape.work.keep_kernels()
+        return shape.work.made()
 
     def close(self) -> None:
         """Release everything, on a lost device too; a second call does nothing."""
@@ -133,9 +143,9 @@ class PlanSlot:
         shape.warm = True
 
     def _capture(self, shape: "_Shape") -> None:
-        capturable = getattr(shape.context, "is_stream_capturable", None)
+        capturable = [getattr(context, "is_stream_capturable", None) for context in shape.work.contexts]
         try:
-            if capturable is not None and not capturable(self._stream.handle):
+            if not all(asked is None or asked(self._stream.handle) for asked in capturable):
                 raise InferenceError("the plan allocates while it runs")
             shape.graph = self._stream.capture(lambda: self._enqueue(shape))
         except DeviceLostError:
@@ -148,15 +158,8 @@ class PlanSlot:
                 self._engine.give_up_capture(error)
 
     def _enqueue(self, shape: "_Shape") -> None:
-        engine, stream = self._engine, self._stream
-        source = self._buffers[engine.input]
-        stream.upload(source.device.pointer, source.host.pointer, shape.views[engine.input].nbytes)
         again, shape.shaken = shape.shaken, False
-        engine.enqueue(shape.context, stream.handle, again=again)
-        for name in (engine.output, engine.health):
-            if name:
-                made = self._buffers[name]
-                stream.download(made.host.pointer, made.device.pointer, shape.views[name].nbytes)
+        shape.work.enqueue(self._stream, again=again)
 
     def _recover(self, error: InferenceError) -> None:
         # What was enqueued before the failure may still use the buffers, and what TensorRT refused for a broken
@@ -171,15 +174,31 @@ class PlanSlot:
             # Less is going to be asked for; it may need the very room that is held here.
             self._release()
 
-    def _arrange(self, wanted: tuple[int, ...]) -> None:
+    def _goes_whole(self, shape: tuple[int, int, int]) -> bool:
+        least, most = self._info.min_shape, self._info.max_shape
+        taken = all(low <= side <= high for low, side, high in zip(least, shape, most, strict=True))
+        # A plan of one size was built for that size.
+        return taken and (least == most or shape[1] * shape[2] <= MOST_WHOLE)
+
+    def _arrange(self, wanted: tuple[int, ...], *, whole: bool, in_parts: bool) -> None:
+        if whole:
+            try:
+                self._arrange_as(wanted, in_parts=False)
+                return
+            except OutOfMemoryError:
+                if not in_parts:
+                    raise
+        self._arrange_as(wanted, in_parts=True)
+
+    def _arrange_as(self, wanted: tuple[int, ...], *, in_parts: bool) -> None:
         self._now = None
         shape = self._shapes.pop(wanted, None)
         while len(self._shapes) >= SHAPES:
             self._shapes.pop(next(iter(self._shapes))).close()
         try:
             if shape is None:
-                shape = _Shape(wanted, self._context())
-            if not shape.views or self._common is not None:
+                shape = _Shape(wanted, self._work(wanted, in_parts=in_parts))
+            if shape.work.given is None or self._common:
                 self._configure(shape)
         except BaseException as error:
             if shape is not None:
@@ -189,62 +208,44 @@ class PlanSlot:
             raise
         self._shapes[wanted] = self._now = shape
 
-    def _context(self) -> Any:
+    def _work(self, wanted: tuple[int, ...], *, in_parts: bool) -> Work:
+        if not in_parts:
+            return Whole(self._engine, self._context(self._engine), self._info, wanted)
+        parts = self._parts
+        assert parts is not None
+        return InParts(parts, self._context(parts.trunk), self._context(parts.tail), self._info, wanted)
+
+    def _context(self, engine: PlanEngine) -> Any:
         if self._engine.captured:
-            return self._engine.context()
+            return engine.context()
         # No graph holds its state, so that one serves all shapes; where kernels are compiled with each, that is
         # seconds for every further one.
-        self._common = self._common or self._engine.context()
-        return self._common
+        if engine not in self._common:
+            self._common[engine] = engine.context()
+        return self._common[engine]
 
     def _configure(self, shape: "_Shape") -> None:
-        engine, context = self._engine, shape.context
         shape.forget()
-        outputs = engine.shape_context(context, shape.shape)
-        kinds = {
-            engine.input: engine.dtype,
-            engine.output: engine.out_dtype,
-            engine.health: np.dtype(np.float32),
-        }
-        arrays = {
-            name: (sides, kinds[name]) for name, sides in {engine.input: shape.shape, **outputs}.items()
-        }
-        sizes = {name: int(np.prod(sides)) * kind.itemsize for name, (sides, kind) in arrays.items()}
-        self._fit(sizes, engine.scratch_size(context))
-        assert self._scratch is not None
-        addresses = [(name, self._buffers[name].device.pointer) for name in arrays]
-        engine.give_memory(context, (self._scratch.pointer, self._scratch.size), addresses)
+        self._fit(*shape.work.measure())
+        shape.work.place(self._host, self._memory)
         shape.warm = False
-        for name, (sides, kind) in arrays.items():
-            view = self._buffers[name].host.view(sides, kind)
-            view.flags.writeable = name == engine.input
-            shape.views[name] = view
 
-    def _fit(self, sizes: dict[str, int], scratch: int) -> None:
-        small = [name for name, size in sizes.items() if self._held(name) < size]
-        short = self._scratch is None or self._scratch.size < scratch
-        if not small and not short:
+    def _fit(self, host: dict[str, int], memory: dict[str, int]) -> None:
+        pinned = {name: size for name, size in host.items() if _held(self._host, name) < size}
+        small = {name: size for name, size in memory.items() if _held(self._memory, name) < size}
+        if not pinned and not small:
             return
         # Every graph holds the old addresses, and the views keep the pinned memory from being freed.
         for shape in self._shapes.values():
             shape.forget()
-        if short:
-            self._drop_scratch()
-            self._scratch = DeviceBuffer(self._device, aligned(scratch))
+        for name in pinned:
+            _drop(self._host, name)
         for name in small:
-            pair = self._buffers.pop(name, None)
-            if pair is not None:
-                pair.close()
-            self._buffers[name] = _Pair(self._device, sizes[name])
-
-    def _held(self, name: str) -> int:
-        pair = self._buffers.get(name)
-        return 0 if pair is None else pair.host.size
-
-    def _drop_scratch(self) -> None:
-        scratch, self._scratch = self._scratch, None
-        if scratch is not None:
-            scratch.close()
+            _drop(self._memory, name)
+        for name, size in small.items():
+            self._memory[name] = DeviceBuffer(self._device, size)
+        for name, size in pinned.items():
+            self._host[name] = PinnedBuffer(self._device, size)
 
     def _release(self) -> None:
         self._now = None
@@ -252,25 +253,34 @@ class PlanSlot:
             self._drop_contexts()
         # Once more where the context cannot be bound any longer: what is dropped cannot be leaked.
         self._drop_contexts()
-        self._drop_scratch()
-        for pair in self._buffers.values():
-            pair.close()
-        self._buffers.clear()
+        for name in list(self._memory):
+            _drop(self._memory, name)
+        for name in list(self._host):
+            _drop(self._host, name)
 
     def _drop_contexts(self) -> None:
         for shape in self._shapes.values():
             shape.close()
         self._shapes.clear()
-        self._common = None
+        self._common.clear()
+
+
+def _held(buffers: Mapping[str, PinnedBuffer | DeviceBuffer], name: str) -> int:
+    return buffers[name].size if name in buffers else 0
+
+
+def _drop(buffers: dict[str, PinnedBuffer] | dict[str, DeviceBuffer], name: str) -> None:
+    buffer = buffers.pop(name, None)
+    if buffer is not None:
+        buffer.close()
 
 
 class _Shape:
-    """What belongs to one shape: a context that is set to it, its graph, and its views of the pinned memory."""
+    """What belongs to one shape: what it is computed with, and the graph of it."""
 
-    def __init__(self, shape: tuple[int, ...], context: Any) -> None:
+    def __init__(self, shape: tuple[int, ...], work: Work) -> None:
         self.shape = shape
-        self.context = context
-        self.views: dict[str, Array] = {}
+        self.work = work
         self.graph: CudaGraph | None = None
         self.warm = False
         self.kept = False
@@ -281,24 +291,8 @@ class _Shape:
         graph, self.graph = self.graph, None
         if graph is not None:
             graph.close()
-        self.views.clear()
+        self.work.forget()
 
     def close(self) -> None:
         self.forget()
-        self.context = None
-
-
-class _Pair:
-    """Memory of one tensor on both sides."""
-
-    def __init__(self, device: Device, size: int) -> None:
-        self.host = PinnedBuffer(device, size)
-        try:
-            self.device = DeviceBuffer(device, size)
-        except InferenceError:
-            self.host.close()
-            raise
-
-    def close(self) -> None:
-        self.device.close()
-        self.host.close()
+        self.work.close()

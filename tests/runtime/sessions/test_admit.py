@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from esrgan_deploy._errors import EngineMismatchError
-from esrgan_deploy._files import sha256_of
+from esrgan_deploy._files import part_of, sha256_of
 from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
 from esrgan_deploy._manifest import Artefact, find_manifest, load_manifest
 from esrgan_deploy.runtime import SessionOptions
@@ -69,6 +69,22 @@ def _refused(plan: Path, options: SessionOptions = NEVER) -> str:
     assert "\n" not in said
     assert str(plan) in said
     return said
+
+
+@pytest.mark.parametrize("part", ["trunk", "tail"])
+def test_a_part_is_vouched_for_as_a_plan_is(plan, part):
+    """It is code too; and as a plan of its own it enlarges nothing."""
+    path = part_of(plan, part)
+    found = check_plan(path, kind="part")
+    assert isinstance(found, Admitted)
+    assert (
+        found.artefact.built_from
+        == load_manifest(plan.with_name("model.json")).artefact(plan.name).built_from
+    )
+    assert "lists it as part" in _refused(path)
+    assert "lists it as plan" in str(check_plan(plan, kind="part"))
+    _flip(path)
+    assert "has sha256" in str(check_plan(path, kind="part"))
 
 
 def test_a_plan_as_it_was_exported_is_admitted(plan):
