@@ -36,7 +36,7 @@ def test_no_seam_shows(rig, noise, rtx, form, step, map_dtype):
     """Enqueued, captured and launched: a tile that is off by a row, or lacks its reach, is another picture."""
     gpu = rig(rtx=rtx, form=form, health=True, most=(4, 8, 8), parts={"step": step, "map_dtype": map_dtype})
     slot = gpu.open().slot()
-    shapes = [(12, 12), (14, 8), (26, 30), (60, 10), (26, 30), (26, 30), (26, 30), (46, 34)]
+    shapes = [(12, 12), (14, 8), (26, 30), (60, 10), (26, 30), (26, 30), (26, 30), (46, 34), (26, 30)]
     for seed, sides in enumerate(shapes):
         shape = (1, *sides, 3) if form == "uint8" else (1, 3, *sides)
         batch = noise(*shape, seed=seed)
@@ -87,6 +87,20 @@ def test_small_pictures_and_batches_go_whole(rig, noise):
     for sides in ((1, 201, 8), (2, 65, 64), (1, 65, 121), (1, 200, 7)):
         with pytest.raises(InferenceError, match="the batch has"):
             slot.prepare(sides)
+
+
+def test_what_no_part_takes_is_refused(rig):
+    """A side that a folded picture has not, and a session that was closed meanwhile."""
+    gpu = rig(parts={"step": 2})
+    plan = gpu.open()
+    slot = plan.slot()
+    with pytest.raises(InferenceError, match="the batch has 67 rows"):
+        slot.prepare((1, 67, 66))
+    plan.close()
+    with pytest.raises(InferenceError, match="is closed"):
+        slot.prepare((1, 68, 66))
+    slot.close()
+    assert gpu.driver.left() == {}
 
 
 def test_what_the_plan_takes_and_memory_does_not_goes_in_parts(rig, noise):
