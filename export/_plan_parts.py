@@ -49,8 +49,7 @@ def build_part_plans(export: Export, graph: Path, precision: str) -> list[Artefa
         graph: What the plan was built from, with its parts beside it; none are built where it has none.
         precision: Of the graph.
 
-    Raises:
-        EngineBuildError: TensorRT cannot build one, or its convolutions compute in something else.
+    A part that cannot be built is a warning: the plan itself takes pictures of any size, in tiles.
     """
     options = export.options
     if export.cut is None or not part_of(graph, "tail").exists():
@@ -71,7 +70,14 @@ def build_part_plans(export: Export, graph: Path, precision: str) -> list[Artefa
             if name == "trunk":
                 build = _trunk_build(file, whole, options.build)
             export.say(f"building {plan.name} for {build.shapes}")
-            result = engine_from_onnx(file, plan, build, expect_precision=_expected(file, precision))
+            try:
+                result = engine_from_onnx(file, plan, build, expect_precision=_expected(file, precision))
+            except EngineBuildError as error:
+                # The plan itself is there, and takes large pictures in tiles.
+                export.say(f"warning: no plan of the parts, large pictures will go in tiles ({error})")
+                for other in made:
+                    (export.staging / other.file).unlink()
+                return []
             for warning in result.warnings:
                 export.say(f"warning: {warning}")
             made.append(
