@@ -111,8 +111,11 @@ def trunk_of(model: ir.Model, cut: Cut) -> ir.Model:
 
 
 def _expected(part: Path, precision: str) -> str:
-    # All that a graph quantises may lie in its trunk; what it does not quantise it keeps in fp16.
-    return precision if precision not in ("int8", "fp8") or read_graph(part).quantised else "fp16"
+    if precision not in ("int8", "fp8"):
+        return precision
+    # All that a graph quantises, or all of one format, may lie in the other part; the rest it keeps in fp16.
+    quantised = read_graph(part).quantised
+    return precision if precision in quantised else next(iter(quantised), "fp16")
 
 
 def _trunk_build(trunk: Path, whole: ShapeRange, options: BuildOptions) -> BuildOptions:
