@@ -21,7 +21,7 @@ from esrgan_deploy.engines import (
 )
 from esrgan_deploy.export._plan import plan_shapes
 from esrgan_deploy.export._write_graphs import Export
-from esrgan_deploy.export.graphs import FEATURES, Cut, is_watched, save
+from esrgan_deploy.export.graphs import FEATURES, Cut, save
 from esrgan_deploy.runtime.device import device_facts
 from esrgan_deploy.runtime.sessions import PartsInfo
 from esrgan_deploy.runtime.tiling import TAIL
@@ -90,7 +90,6 @@ def build_part_plans(export: Export, graph: Path, precision: str) -> list[Artefa
                     size_multiple=export.size_multiple if name == "trunk" else 1,
                     built_from=graph.name,
                     **built_fields(result, build),
-                    watched=is_watched(part),
                     reach=known.reach if name == "tail" else 0,
                     note="built; not run, as it runs together with the other one",
                 )

@@ -61,7 +61,7 @@ def test_trunk_and_tail_are_built_beside_the_plan(checkpoint, tmp_path, form):
         assert set(part.dtypes) == {"fp16"}
         assert (tmp_path / "out" / part.file).stat().st_size == part.size
     assert trunk.dtypes["fp16"] + tail.dtypes["fp16"] == whole.dtypes["fp16"]
-    assert (trunk.watched, tail.watched, tail.reach) == (False, True, 2)
+    assert (trunk.reach, tail.reach) == (0, 2)
 
 
 def test_a_plan_of_one_size_has_a_trunk_of_that_size(checkpoint, tmp_path):
