@@ -59,7 +59,7 @@ def build_part_plans(export: Export, graph: Path, precision: str) -> list[Artefa
     if known.picture:
         return []
     whole = plan_shapes(options, export.size_multiple)
-    made = []
+    made: list[Artefact] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, part in zip(PARTS, (trunk_of(ir.load(graph), export.cut), tail), strict=True):
             # One file that holds its weights: the parts that were written share those of their graph.
