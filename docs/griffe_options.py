@@ -30,5 +30,6 @@ class Options(griffe.Extension):
         given = [word for word in call.arguments if not isinstance(word, griffe.ExprKeyword)]
         attr.value = given[0] if given else f"{named['factory']}()" if "factory" in named else None
         described = attr.parent.docstring is not None and "Attributes:" in attr.parent.docstring.value
-        if attr.docstring is None and not described:
+        # Of options that two commands share, the words stand with them, in the package.
+        if attr.docstring is None and not described and "help" in named:
             attr.docstring = griffe.Docstring(str(named["help"]).strip("'\""), parent=attr)
