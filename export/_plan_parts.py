@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from esrgan_deploy._errors import EngineBuildError
 from esrgan_deploy._files import PARTS, part_of
@@ -21,12 +20,12 @@ from esrgan_deploy.engines import (
 )
 from esrgan_deploy.export._plan import plan_shapes
 from esrgan_deploy.export._write_graphs import Export
-from esrgan_deploy.export.graphs import FEATURES, Cut, save
+from esrgan_deploy.export.graphs import save, trunk_of
 from esrgan_deploy.runtime.device import device_facts
 from esrgan_deploy.runtime.sessions import PartsInfo
 from esrgan_deploy.runtime.tiling import TAIL
 
-__all__ = ["build_part_plans", "trunk_of"]
+__all__ = ["build_part_plans"]
 
 USUAL = (1088, 1920)
 """What the trunk's kernels are chosen for: of what is too large for the plan of the whole graph, most are frames."""
@@ -42,14 +41,13 @@ def build_part_plans(export: Export, graph: Path, precision: str) -> list[Artefa
 
     The trunk takes one picture, as large as TensorRT and the memory limit allow (see `LARGEST`), or the one size of
     a static plan; the tail takes tiles of the map, with its reach around them. A tail that takes the picture too,
-    as an SRVGGNetCompact's does, gets no plan: it has little memory to save.
+    as an SRVGGNetCompact's does, gets no plan: it has little memory to save. A part that cannot be built is a
+    warning: the plan itself takes pictures of any size, in tiles.
 
     Args:
         export: What is exported.
         graph: What the plan was built from, with its parts beside it; none are built where it has none.
         precision: Of the graph.
-
-    A part that cannot be built is a warning: the plan itself takes pictures of any size, in tiles.
     """
     options = export.options
     if export.cut is None or not part_of(graph, "tail").exists():
@@ -95,18 +93,6 @@ def build_part_plans(export: Export, graph: Path, precision: str) -> list[Artefa
                 )
             )
     return made
-
-
-def trunk_of(model: ir.Model, cut: Cut) -> ir.Model:
-    """Return a graph, in either form and watched or not, up to where its tail begins; it is changed."""
-    # Not every value has a shape, and an output needs one.
-    common.ShapeInferencePass()(model)
-    graph = model.graph
-    end = next(value for node in graph for value in node.outputs if value.name == cut.values[-1])
-    graph.outputs[:] = [end]
-    end.name = FEATURES
-    common.RemoveUnusedNodesPass()(model)
-    return model
 
 
 def _expected(part: Path, precision: str) -> str:

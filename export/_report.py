@@ -41,7 +41,8 @@ def parity_table(artefacts: Sequence[Artefact]) -> str:
                 where.append(artefact.file)
     lines = aligned(rows)
     lines.append(
-        "on: noise, drawn pictures (golden), your --images, dynamic shapes; =0 =1 >1: share of 8-bit samples "
+        "on: noise, drawn pictures (golden), your --images, dynamic shapes, strips (the parts against their graph); "
+        "=0 =1 >1: share of 8-bit samples "
         "that many levels off; shift: of a colour, in levels"
     )
     lines += [f"{', '.join(files)}: measured as {how}" for how, files in arithmetic.items()]

@@ -61,7 +61,7 @@ class Upscaler:
         edge: What the net sees beyond the picture's own edge: ``"repeat"`` the outermost pixels, as far as the halo
             goes; ``"zero"`` nothing, as in PyTorch, whose convolutions pad with black and leave a rim.
         strip: Rows that go through the parts of the net at once, where it has parts: a picture of any size shows no
-            seam then, and memory goes with its width alone. None takes what a gigabyte holds, 0 takes tiles.
+            seam then, and memory goes with its width alone. None takes what 1.5 GiB hold, 0 takes tiles.
         providers: ONNX Runtime execution providers in order of preference, such as ``["cpu"]``; None takes
             CUDA where it is present, and the CPU.
         threads: CPU threads; None lets the library choose.

@@ -211,6 +211,22 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rrdb_spec: Callabl
     return path
 
 
+@pytest.fixture
+def wrong_parts(tiny_export: Path, tmp_path: Path) -> Path:
+    """A graph whose tail is another net's: what holds its parts against it has to find that."""
+    import onnx
+    import onnx_ir as ir
+    from onnx import numpy_helper
+
+    for name in ("model.onnx", "model.trunk.onnx", "model.tail.onnx", "model.json"):
+        (tmp_path / name).write_bytes((tiny_export / name).read_bytes())
+    tail = onnx.load(tmp_path / "model.tail.onnx")
+    weight = next(one for one in tail.graph.initializer if one.name == "conv_last.weight")
+    weight.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(weight), weight.name))
+    ir.save(ir.from_proto(tail), tmp_path / "model.tail.onnx")
+    return tmp_path / "model.onnx"
+
+
 @pytest.fixture(scope="session")
 def tiny_export(tiny_checkpoint: Path) -> Path:
     """A folder beside `tiny_checkpoint` that esrgan-export made of it, its plan among it; no test may change it."""

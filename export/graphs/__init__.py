@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.graphs._parts import Cut as Cut
     from esrgan_deploy.export.graphs._parts import cut_graph as cut_graph
     from esrgan_deploy.export.graphs._parts import cuts_of as cuts_of
+    from esrgan_deploy.export.graphs._parts import trunk_of as trunk_of
     from esrgan_deploy.export.graphs._precision import to_precision as to_precision
     from esrgan_deploy.export.graphs._quantise_cpu import quantise_for_processor as quantise_for_processor
     from esrgan_deploy.export.graphs._quantise_tensorrt import add_remainders as add_remainders

@@ -163,11 +163,16 @@ def save(model: ir.Model, path: Path, *, beside: Path | None = None) -> None:
 
 
 def _share(tensors: Iterable[onnx.TensorProto], other: Path) -> None:
-    held = other.read_bytes()
+    held, after = other.read_bytes(), 0
     for tensor in tensors:
         data = tensor.raw_data
-        place = held.find(data) if len(data) >= _WORTH_SHARING else -1
+        if len(data) < _WORTH_SHARING:
+            continue
+        # Most stand there in the same order; looking for each from the beginning takes seconds.
+        place = held.find(data, after)
+        place = held.find(data, 0, after) if place < 0 else place
         if place >= 0:
+            after = place + len(data)
             where = {"location": other.name, "offset": str(place), "length": str(len(data))}
             tensor.ClearField("raw_data")
             tensor.data_location = onnx.TensorProto.EXTERNAL

@@ -8,7 +8,6 @@ rows that it needs of the strip before. Nothing is computed from less than the w
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -20,7 +19,7 @@ from esrgan_deploy.export.graphs._edit import FEATURES, clone, constant, convolu
 from esrgan_deploy.export.nets import layers
 from esrgan_deploy.runtime.sessions import PICTURE, Block
 
-__all__ = ["Cut", "Parts", "cut_graph", "cuts_of"]
+__all__ = ["Cut", "Parts", "cut_graph", "cuts_of", "trunk_of"]
 
 # Neither moves a pixel nor reads its neighbours.
 _POINTWISE = {
@@ -49,7 +48,6 @@ class Parts:
     Attributes:
         trunk: Takes the graph's input (new rows of the picture), ``rows`` (int64, where each block begins and ends)
             and the rows that each block kept; gives `FEATURES` and the rows to keep.
-        plain: The same trunk in one piece: the graph's input to `FEATURES`.
         tail: Takes `FEATURES`, and the picture where the net adds it at the end; gives the graph's output.
         blocks: Of the trunk, in order.
         reach: Of the tail, in rows of `FEATURES`.
@@ -58,7 +56,6 @@ class Parts:
     """
 
     trunk: ir.Model
-    plain: ir.Model
     tail: ir.Model
     blocks: tuple[Block, ...]
     reach: int
@@ -125,16 +122,23 @@ def cut_graph(model: ir.Model, cut: Cut) -> Parts | None:
         trunk, table = _trunk(clone(model), cut)
     except _NotLocalError:
         return None
-    plain = clone(model)
-    features = _value(plain, cut.values[-1])
-    _end_at(plain, [features])
+    features = _value(model, cut.values[-1])
     channels = features.shape[1] if features.shape is not None else None
     assert isinstance(channels, int)
     tail = clone(model)
     _begin_at(tail, _value(tail, cut.values[-1]))
-    return Parts(
-        trunk=trunk, plain=plain, tail=tail, blocks=table, reach=reach, scale=scale, channels=channels
-    )
+    return Parts(trunk=trunk, tail=tail, blocks=table, reach=reach, scale=scale, channels=channels)
+
+
+def trunk_of(model: ir.Model, cut: Cut) -> ir.Model:
+    """Return the trunk in one piece, of a graph in either form and watched or not, which is changed."""
+    # Not every value has a shape, and an output needs one.
+    common.ShapeInferencePass()(model)
+    features = _value(model, cut.values[-1])
+    model.graph.outputs[:] = [features]
+    features.name = FEATURES
+    drop_unused(model.graph)
+    return model
 
 
 class _NotLocalError(Exception):
@@ -375,12 +379,6 @@ def _ancestors(value: ir.Value) -> set[ir.Node]:
 
 def _value(model: ir.Model, name: str) -> ir.Value:
     return next(value for node in model.graph for value in node.outputs if value.name == name)
-
-
-def _end_at(model: ir.Model, values: Sequence[ir.Value]) -> None:
-    model.graph.outputs[:] = values
-    values[0].name = FEATURES
-    drop_unused(model.graph)
 
 
 def _begin_at(model: ir.Model, features: ir.Value) -> None:

@@ -148,7 +148,7 @@ class Scheduler:
             for job in self._active if cancel else ():
                 if not job.begun:
                     job.fail(CancelledError())
-                elif job.has_task:
+                elif job.has_task or job.plan.strip:
                     job.fail(InferenceError("the Upscaler was closed before this picture was done"))
             self._changed.notify_all()
             ended = [job for job in self._active if self._claim(job)]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.sessions._golden import verify_session as verify_session
     from esrgan_deploy.runtime.sessions._health import bad_picture_error as bad_picture_error
     from esrgan_deploy.runtime.sessions._health import judge as judge
+    from esrgan_deploy.runtime.sessions._health import spread_of as spread_of
     from esrgan_deploy.runtime.sessions._host_slot import HostSlot as HostSlot
     from esrgan_deploy.runtime.sessions._open import default_model as default_model
     from esrgan_deploy.runtime.sessions._open import model_path as model_path

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
 
-__all__ = ["bad_picture_error", "judge"]
+__all__ = ["bad_picture_error", "judge", "spread_of"]
 
 FLAT = 0.5 / 255
 """Spread in 0..1 up to which a picture counts as one value: half a level of 8 bits."""
@@ -45,8 +45,7 @@ def judge(made: BatchOutput, info: SessionInfo, used: int, *, given: Array | Non
         if not (math.isfinite(low) and math.isfinite(high)):
             return f"NaN or infinite samples in picture {number} of {used}"
         if given is not None and _spread(picture, low, high) <= FLAT:
-            source = given[number - 1]
-            content = _spread(source, float(source.min()), float(source.max()))
+            content = spread_of(given[number - 1])
             if content > CONTENT:
                 return (
                     f"one value only in picture {number} of {used} (of an input with a spread of "
@@ -88,7 +87,11 @@ def _judge_health(health: npt.NDArray[np.float32]) -> str | None:
     )
 
 
+def spread_of(samples: Array) -> float:
+    """Return the spread of samples, uint8, uint16 or floating 0..1, after clipping: in 0..1."""
+    return _spread(samples, float(samples.min()), float(samples.max()))
+
+
 def _spread(picture: Array, low: float, high: float) -> float:
-    """Return the spread of the samples after clipping, in 0..1."""
-    peak = 255.0 if picture.dtype == np.uint8 else 1.0
+    peak = float(np.iinfo(picture.dtype).max) if picture.dtype.kind == "u" else 1.0
     return min(max(high / peak, 0.0), 1.0) - min(max(low / peak, 0.0), 1.0)

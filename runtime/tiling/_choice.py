@@ -8,7 +8,7 @@ from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._manifest import amend_artefact, find_manifest, load_manifest, manifest_beside
 from esrgan_deploy.runtime.device import MemoryFacts
-from esrgan_deploy.runtime.sessions import SessionInfo
+from esrgan_deploy.runtime.sessions import PICTURE, SessionInfo
 from esrgan_deploy.runtime.tiling._plan import AUTO_TILE, TileOptions
 from esrgan_deploy.runtime.tiling._seams import SeamCurve
 from esrgan_deploy.runtime.tiling._strips import TAIL
@@ -144,13 +144,12 @@ def choose_strip(info: SessionInfo, width: int, height: int, *, memory: MemoryFa
     assert parts is not None
     columns = width // parts.step
     row = columns * parts.features * item
-    behind: list[int] = []
-    kept = 0
-    for block in parts.blocks:
-        # Rows of the picture's by which a block is behind, and those that it so keeps of what others made long ago.
-        late = block.reach + max((behind[maker] if maker >= 0 else 0) for maker, _ in block.inputs)
-        kept += sum(late - (behind[maker] if maker >= 0 else 0) + block.reach for maker, _ in block.inputs)
-        behind.append(late)
+    # Rows by which a block is behind the picture, and those that it so keeps of what others made long before.
+    behind, kept = {PICTURE: 0}, 0
+    for number, block in enumerate(parts.blocks):
+        made = [behind[maker] for maker, _ in block.inputs]
+        behind[number] = block.reach + max(made)
+        kept += sum(behind[number] - before + block.reach for before in made)
     # Twice, as the old rows are there until the new ones are; and what the tail holds of one tile.
     fixed = 2 * kept * row + TAIL_MAPS * _widest(info) * item * (TAIL + 2 * parts.reach) ** 2
     free = min(int(memory.free_bytes * SHARE), STRIP_BYTES) - fixed

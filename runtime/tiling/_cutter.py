@@ -75,19 +75,7 @@ class Cutter:
         most = info.max_shape[1:]
         if tile == 0 and info.most_in_parts is not None:
             most = max(most[0], info.most_in_parts[1]), max(most[1], info.most_in_parts[2])
-        plan = plan_tiles(
-            height,
-            width,
-            tile=tile,
-            largest=largest,
-            halo=self._options.halo,
-            multiple=info.size_multiple,
-            scale=info.scale,
-            batch=batch,
-            least=info.min_shape[1:],
-            most=most,
-            edge=self._options.edge,
-        )
+        plan = self._cut(height, width, tile=tile, most=most, largest=largest, batch=batch)
         in_parts = self._in_parts(plan, limit) if plan.count > 1 else None
         if in_parts is not None:
             return in_parts
@@ -95,23 +83,22 @@ class Cutter:
         fitting = max(info.min_shape[0], min(batch, plan.count))
         return plan if fitting == batch else dataclasses.replace(plan, batch=fitting)
 
+    def _cut(
+        self, height: int, width: int, *, tile: int | Literal["auto"], most: tuple[int, int], **how: int
+    ) -> TilePlan:
+        info, options = self._info, self._options
+        return plan_tiles(
+            height, width, tile=tile, halo=options.halo, edge=options.edge, multiple=info.size_multiple,
+            scale=info.scale, least=info.min_shape[1:], most=most, **how,
+        )  # fmt: skip
+
     def _in_parts(self, tiled: TilePlan, limit: int | None) -> TilePlan | None:
         """Return the plan of one tile, for a picture that goes through the net's parts on a GPU and not in tiles."""
         info, options = self._info, self._options
         if info.most_in_parts is None or options.tile != "auto" or options.strip == 0:
             return None
         try:
-            plan = plan_tiles(
-                tiled.height,
-                tiled.width,
-                tile=0,
-                halo=options.halo,
-                multiple=info.size_multiple,
-                scale=info.scale,
-                least=info.min_shape[1:],
-                most=info.most_in_parts[1:],
-                edge=options.edge,
-            )
+            plan = self._cut(tiled.height, tiled.width, tile=0, most=info.most_in_parts[1:])
         except InferenceError:
             return None
         pixels = plan.tile[0] * plan.tile[1]
@@ -123,15 +110,7 @@ class Cutter:
         info, options = self._info, self._options
         if info.parts is None or options.tile != "auto" or options.strip == 0:
             return None
-        plan = plan_tiles(
-            height,
-            width,
-            tile=0,
-            halo=options.halo,
-            multiple=info.size_multiple,
-            scale=info.scale,
-            edge=options.edge,
-        )
+        plan = self._cut(height, width, tile=0, most=info.max_shape[1:])
         rows, columns = plan.tile
         if options.strip is None and rows * columns <= AUTO_TILE**2:
             return None

@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy.runtime.sessions import BatchOutput, Block, Parts, PartsInfo, SessionInfo
-from esrgan_deploy.runtime.tiling._batch import network_to_pixels, peak_of, pixels_to_network
+from esrgan_deploy.runtime.sessions import (
+    PICTURE,
+    BatchOutput,
+    Block,
+    Parts,
+    PartsInfo,
+    SessionInfo,
+    spread_of,
+)
+from esrgan_deploy.runtime.tiling._batch import network_to_pixels, pixels_to_network
 from esrgan_deploy.runtime.tiling._plan import TilePlan
 
 __all__ = ["TAIL", "Placed", "Strips", "run_strips"]
@@ -70,7 +78,7 @@ class Strips:
         keeps, counted from the first that it kept; then the rows that it made and that are right, counted from the
         first that it computed.
         """
-        given = {-1: self._fed}
+        given = {PICTURE: self._fed}
         numbers: list[int] = []
         for number, block in enumerate(self._blocks):
             rows = min(given[maker] // step for maker, step in block.inputs)
@@ -150,10 +158,7 @@ class _Padded:
             (min(max(low - edge, 0), side - 1), max(min(high - edge, side), 1))
             for low, high, edge, side in ((top, bottom, self._top, height), (left, right, self._left, width))
         )
-        piece = self._source[top : max(bottom, top + 1), left : max(right, left + 1)]
-        return float(
-            (int(piece.max()) - int(piece.min())) if piece.dtype.kind == "u" else piece.max() - piece.min()
-        ) / peak_of(piece.dtype)
+        return spread_of(self._source[top : max(bottom, top + 1), left : max(right, left + 1)])
 
 
 class _Tail:

@@ -77,3 +77,15 @@ def test_a_net_of_one_size_is_left_out_with_the_reason(tmp_path):
     seams = run_seams(write(tmp_path, (1, 64, 48)), BenchOptions())
     assert "takes 48x64 to 48x64 pixels" in seams["skipped"]
     assert "not measured" in seams_table(seams)
+
+
+@pytest.mark.slow
+def test_strips_are_held_against_the_picture_in_one_piece(tiny_export, wrong_parts, tmp_path):
+    """None is what the right parts differ by, and what nobody who measured nothing would say of wrong ones."""
+    right = run_seams(Path(shutil.copytree(tiny_export, tmp_path / "right")) / "model.onnx", BenchOptions())
+    assert right["strips"]["largest"] <= 0.01
+    assert right["strips"]["samples"] <= 1e-5
+    assert "as large pictures go: 0.0000 levels at most, 0.0000% of" in seams_table(right)
+    wrong = run_seams(wrong_parts, BenchOptions())["strips"]
+    assert wrong["largest"] > 1
+    assert wrong["samples"] > 0

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -9,21 +10,7 @@ from esrgan_deploy._manifest import load_manifest
 from esrgan_deploy.engines import BuildOptions, ShapeRange, declared_bytes_per_pixel, engine_from_onnx
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._plan_parts import LARGEST, USUAL
-from esrgan_deploy.export.checkpoints import load_checkpoint
-from esrgan_deploy.export.graphs import (
-    bytes_in,
-    bytes_out,
-    clone,
-    cut_graph,
-    cuts_of,
-    fold_scales,
-    nest_concats,
-    save,
-    to_precision,
-    to_uint8_form,
-    trace,
-    watch,
-)
+from esrgan_deploy.export.graphs import clone, cuts_of, save, trunk_of
 
 pytestmark = pytest.mark.slow
 
@@ -102,20 +89,16 @@ def declared(model, path: Path) -> float:
 
 
 def in_parts(path: Path, folder: Path) -> tuple[float, float, float]:
-    """Return what whole, trunk and tail move: of a watched graph in the uint8 form, as it is exported by default."""
-    checkpoint = load_checkpoint(path)
-    model = trace(checkpoint.module(), checkpoint.spec)
-    nest_concats(model)
-    fold_scales(model)
-    cut = cuts_of(model, checkpoint.spec)
-    whole = to_precision(model, "fp16")
-    parts = cut_graph(clone(whole), cut)
-    bytes_in(parts.plain)
-    for one in (whole, parts.tail):
-        watch(one)
-    to_uint8_form(whole)
-    bytes_out(parts.tail)
-    graphs = {"whole": whole, "trunk": parts.plain, "tail": parts.tail}
+    """Return what whole, trunk and tail move: of a watched graph in the uint8 form, as it is exported."""
+    out = folder / "out"
+    manifest = export_model(path, out, ExportOptions(form="uint8", plan=False))
+    whole, tail = (ir.load(out / f"model.fp16{part}.onnx") for part in ("", ".tail"))
+    cut = cuts_of(ir.load(out / "model.onnx"), manifest.spec)
+    graphs = {
+        "whole": whole,
+        "trunk": trunk_of(clone(whole), cut),
+        "tail": ir.external_data.load_to_model(tail),
+    }
     return tuple(declared(one, folder / f"{name}.onnx") for name, one in graphs.items())
 
 

@@ -2,6 +2,9 @@
 
 import importlib.resources
 import shutil
+import tempfile
+import threading
+import time
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -13,9 +16,10 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from esrgan_deploy import InferenceError, OutOfMemoryError, Upscaler
-from esrgan_deploy.runtime import BatchOutput, SessionInfo, default_model
+from esrgan_deploy.runtime import BatchOutput, SessionInfo, _frames, default_model
+from esrgan_deploy.runtime.device import MemoryFacts
 from esrgan_deploy.runtime.sessions import Block, PartsInfo
-from esrgan_deploy.runtime.tiling import Strips
+from esrgan_deploy.runtime.tiling import Strips, _cutter
 
 # Before rounding: nothing but the order of sums may differ.
 HUNDREDTH = 0.01 / 255
@@ -139,6 +143,13 @@ def test_parts_of_another_graph_are_not_taken(tmp_path):
         shutil.copy(str(folder / name), tmp_path / name)
     with Upscaler(tmp_path / "default.onnx", threads=1) as up:
         assert up.info.parts is not None
+    # A tail that belongs to another trunk.
+    tail = onnx.load(tmp_path / "default.tail.onnx", load_external_data=False)
+    tail.metadata_props[0].value = tail.metadata_props[0].value.replace('"reach": 2', '"reach": 1')
+    (tmp_path / "default.tail.onnx").write_bytes(tail.SerializeToString())
+    with Upscaler(tmp_path / "default.onnx", threads=1) as up:
+        assert up.info.parts is None
+    shutil.copy(str(folder / "default.tail.onnx"), tmp_path / "default.tail.onnx")
     with (tmp_path / "default.onnx").open("ab") as file:
         # A field that no reader knows.
         file.write(b"\xfa\x7f\x00")
@@ -185,6 +196,48 @@ def test_memory_that_runs_out_makes_lower_strips(noise):
         np.testing.assert_array_equal(made, lr.repeat(2, axis=0).repeat(2, axis=1))
         assert up.plan(90, 30).strip == 20
         assert up.stats.halvings == 2
+
+
+def test_a_picture_that_is_given_up_ends_between_strips(noise):
+    """Minutes of a large one would be computed for nobody."""
+    begun, pieces = threading.Event(), []
+
+    def tail(made):
+        begun.set()
+        time.sleep(0.02)
+        pieces.append(made.shape)
+        return BatchOutput(made)
+
+    up = Upscaler(doubling(tail=tail), strip=16)
+    future = up.submit(noise(8000, 10, 3))
+    assert begun.wait(60)
+    up.close(cancel=True)
+    with pytest.raises(InferenceError, match="was closed before this picture was done"):
+        future.result(timeout=0)
+    # Of 63.
+    assert len(pieces) < 50
+
+
+def test_rows_that_are_in_place_are_let_go_of(noise, monkeypatch):
+    """A result beyond memory is a memory map, whose pages must not stay."""
+    released: list[tuple[int, int]] = []
+    monkeypatch.setattr(_frames, "release_rows", lambda array, *rows: released.append(rows))
+    lr = noise(600, 10, 3)
+    with tempfile.TemporaryDirectory() as folder, Upscaler(doubling(), strip=16, halo=0) as up:
+        out = np.lib.format.open_memmap(f"{folder}/out.npy", "w+", np.uint8, (1200, 20, 3))
+        up.upscale(lr, out=out)
+    assert released == [(0, 256), (256, 512), (512, 768), (768, 1024), (1024, 1200)]
+
+
+def test_short_memory_makes_low_strips(monkeypatch):
+    """And what is free beyond a gigabyte and a half is left to others."""
+    heights = []
+    for free in (2**40, 2**33, 2**31, 2**29, 0):
+        facts = MemoryFacts(free_bytes=free, l2_bytes=None, kind="processor")
+        monkeypatch.setattr(_cutter, "processor_memory", lambda facts=facts: facts)
+        with Upscaler(threads=1) as up:
+            heights.append(up.plan(2000, 2000).strip)
+    assert heights[0] == heights[1] > heights[2] > heights[3] == heights[4] == 16
 
 
 def test_a_strip_that_is_no_picture_is_refused(noise):

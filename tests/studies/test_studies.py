@@ -110,14 +110,17 @@ def test_large_picture(run):
 
 
 @pytest.mark.slow
-def test_strips(run, tiny_export):
-    """Way by way: a time of its own, a peak of its own, and the same picture."""
+def test_strips(run, tiny_export, wrong_parts):
+    """Way by way: a time of its own, a peak of its own, and the same picture, which that of wrong parts is not."""
     _, figures = run("strips", tiny_export / "model.onnx", "--size", "70x60", "--rounds", 2, "--strips", 16)
     (one,) = figures["models"]
     assert one["time"]["in one piece"]["median"] == 1
     assert one["time"].keys() - {"seconds in one piece"} == one["bytes a pixel"].keys()
     assert one["differences"]["largest"] <= 0.01
     assert one["differences"]["pictures"] == 2
+    status, figures = run("strips", wrong_parts, "--size", "20x20", "--rounds", 2, "--strips", 16)
+    assert status == 1
+    assert figures["models"][0]["differences"]["largest"] > 1
 
 
 def test_leak(run, small_net):

@@ -1,7 +1,7 @@
 """The parts of a graph in ONNX Runtime, on a processor."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,7 @@ def open_parts(
             f"the parts of {path} are gone or were changed since it was opened; open it again"
         )
     *files, info = found
-    trunk, tail = (open_graph(part) for part in files)
-    return OnnxParts(
-        info, trunk, tail, turn=turn, failure=lambda error, shape: failure_of(error, path.name, shape)
-    )
+    return OnnxParts(info, *map(open_graph, files), name=path.name, turn=turn)
 
 
 class OnnxParts:
@@ -66,8 +63,8 @@ class OnnxParts:
         info: Of them.
         trunk: An ``onnxruntime.InferenceSession``.
         tail: Another.
+        name: Of the graph, for messages.
         turn: What is held while one computes.
-        failure: Makes an error of this package of one of ONNX Runtime's, given the shape that was fed.
     """
 
     def __init__(
@@ -76,11 +73,11 @@ class OnnxParts:
         trunk: Any,
         tail: Any,
         *,
+        name: str,
         turn: contextlib.AbstractContextManager[Any],
-        failure: Callable[[Exception, tuple[int, ...]], Exception],
     ) -> None:
         self._info, self._trunk, self._tail = info, trunk, tail
-        self._turn, self._failure = turn, failure
+        self._name, self._turn = name, turn
 
     @property
     def info(self) -> PartsInfo:
@@ -89,21 +86,22 @@ class OnnxParts:
 
     def trunk(self, width: int) -> "OnnxTrunk":
         """See `Parts.trunk`."""
-        return OnnxTrunk(self._trunk, width, self._info, self._turn, self._failure)
+        return OnnxTrunk(self._trunk, self._info, width, self._in_turn)
 
     def tail(self, features: Array, picture: Array | None) -> BatchOutput:
-        """See `Parts.tail`.
-
-        Raises:
-            InferenceError: It failed.
-        """
+        """See `Parts.tail`."""
         given = [features] if picture is None else [features, picture]
         feeds = dict(zip((one.name for one in self._tail.get_inputs()), given, strict=True))
+        with self._in_turn(features.shape):
+            return BatchOutput(*map(np.asarray, self._tail.run(None, feeds)))
+
+    @contextlib.contextmanager
+    def _in_turn(self, shape: tuple[int, ...]) -> Iterator[None]:
         with self._turn:
             try:
-                return BatchOutput(*map(np.asarray, self._tail.run(None, feeds)))
+                yield
             except Exception as error:
-                raise self._failure(error, features.shape) from error
+                raise failure_of(error, self._name, shape) from error
 
 
 class OnnxTrunk:
@@ -112,15 +110,14 @@ class OnnxTrunk:
     def __init__(
         self,
         graph: Any,
-        width: int,
         info: PartsInfo,
-        turn: contextlib.AbstractContextManager[Any],
-        failure: Callable[[Exception, tuple[int, ...]], Exception],
+        width: int,
+        in_turn: Callable[[tuple[int, ...]], contextlib.AbstractContextManager[None]],
     ) -> None:
         import onnxruntime
 
         self._value = onnxruntime.OrtValue.ortvalue_from_numpy
-        self._graph, self._turn, self._failure = graph, turn, failure
+        self._graph, self._in_turn = graph, in_turn
         self._picture, self._rows, *kept = graph.get_inputs()
         makers = [maker for block in info.blocks for maker, _ in block.inputs]
         # One row above the picture, which is never looked at: so no tensor is empty.
@@ -135,21 +132,14 @@ class OnnxTrunk:
         self._outputs = [one.name for one in graph.get_outputs()]
 
     def advance(self, rows: Array, bounds: Array) -> Array:
-        """See `Trunk.advance`.
-
-        Raises:
-            InferenceError: It failed.
-        """
+        """See `Trunk.advance`."""
         feeds = {
             self._picture.name: self._value(rows),
             self._rows.name: self._value(bounds),
             **self._kept,
         }
-        with self._turn:
-            try:
-                features, *kept = self._graph.run_with_ort_values(self._outputs, feeds)
-            except Exception as error:
-                raise self._failure(error, rows.shape) from error
+        with self._in_turn(rows.shape):
+            features, *kept = self._graph.run_with_ort_values(self._outputs, feeds)
         self._kept = dict(zip(self._kept, kept, strict=True))
         made: Array = features.numpy()
         return made

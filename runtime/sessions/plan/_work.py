@@ -13,7 +13,7 @@ import numpy as np
 
 from esrgan_deploy.runtime.device import DeviceBuffer, PinnedBuffer, Planes, Stream
 from esrgan_deploy.runtime.sessions._checks import output_shape
-from esrgan_deploy.runtime.sessions._health import judge
+from esrgan_deploy.runtime.sessions._health import judge, spread_of
 from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, SessionInfo
 from esrgan_deploy.runtime.sessions.plan._engine import PlanEngine, aligned
 from esrgan_deploy.runtime.sessions.plan._parts import PlanParts
@@ -288,8 +288,9 @@ class InParts(_Placed):
         assert self.given is not None
         planar = self.given[0] if self._info.form == "float" else self.given[0].transpose(2, 0, 1)
         step = planar.shape[1] // self._map[2]
-        piece = planar[:, row.start * step : row.stop * step, column.start * step : column.stop * step]
-        return (float(piece.max()) - float(piece.min())) / (255 if piece.dtype == np.uint8 else 1)
+        return spread_of(
+            planar[:, row.start * step : row.stop * step, column.start * step : column.stop * step]
+        )
 
 
 class _Span(NamedTuple):

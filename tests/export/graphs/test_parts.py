@@ -1,5 +1,6 @@
 """A graph is cut where it is narrow, what the parts are is read from it, and they compute what it does."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from esrgan_deploy import ModelSpec, Upscaler
 from esrgan_deploy._manifest import load_manifest
 from esrgan_deploy._spec import METADATA_KEY
 from esrgan_deploy.export import ExportOptions, export_model
+from esrgan_deploy.export._cli import main
 from esrgan_deploy.export.graphs import append, clone, cut_graph, cuts_of, save, trace
 from esrgan_deploy.export.nets import empty_net
 from esrgan_deploy.export.proof import verify_parts
@@ -124,7 +126,8 @@ def test_parts_compute_what_the_graph_does(exports, rrdb_spec, noise_of, kind, f
             assert figures["off_by_0"] >= 0.99999
     lr = noise_of(53, 37)
     for model in ("model.onnx", "model.fp32.onnx") if form == "uint8" else ("model.onnx",):
-        with Upscaler(folder / model, tile=0) as whole, Upscaler(folder / model, strip=12) as strips:
+        # An odd number: of a folded picture one row fewer.
+        with Upscaler(folder / model, tile=0) as whole, Upscaler(folder / model, strip=13) as strips:
             np.testing.assert_array_equal(whole.upscale(lr), strips.upscale(lr))
 
 
@@ -161,6 +164,25 @@ def test_a_wrong_part_is_found(exports, rrdb_spec, noise_of, tmp_path, fault):
             value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.05), name=weight)
         save(model, folder / f"model.{name}.onnx")
     assert verify_parts(folder / "model.onnx", "fp32", pictures)["breaches"]
+
+
+def test_an_export_whose_parts_are_wrong_is_not_verified(rrdb_weights, rrdb_spec, tmp_path, monkeypatch):
+    """What the proof finds is in the manifest and in the exit status, or nobody would know."""
+    torch.save(rrdb_weights(rrdb_spec()), tmp_path / "net.pth")
+
+    def too_short(*graph):
+        parts = cut_graph(*graph)
+        return dataclasses.replace(parts, blocks=(parts.blocks[0], Block(2, parts.blocks[1].inputs)))
+
+    monkeypatch.setattr("esrgan_deploy.export._write_graphs.cut_graph", too_short)
+    status = main(
+        [str(tmp_path / "net.pth"), "-o", str(tmp_path / "out"), "--precision", "fp32", "--no-plan"]
+    )
+    assert status == 1
+    manifest = load_manifest(tmp_path / "out" / "model.json")
+    assert manifest.artefact("model.onnx").verified is True
+    assert manifest.artefact("model.trunk.onnx").verified is False
+    assert manifest.artefact("model.tail.onnx").verified is False
 
 
 @pytest.fixture(scope="module")

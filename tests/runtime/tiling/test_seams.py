@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,21 @@ def test_seams_end_where_the_net_sees_no_further(layers, form, graphs, make):
     assert found.rounded == (form == "uint8")
     assert list(found.largest) == sorted(found.largest, reverse=True)
     assert all(p <= most for p, most in zip(found.percentile, found.largest, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("reach", "halo"), [(40, 48), (100, 128), (20, 24)])
+def test_a_net_that_sees_far_is_searched_further(reach, halo, tmp_path):
+    """RealESRGAN_x4plus sees 347 pixels; a search that ends at 32 can only warn."""
+    graph = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 20]>
+        net (float[n,3,h,w] input) => (float[n,3,h,w] output)
+        {{ output = Conv<pads = [{", ".join(4 * [str(reach)])}], dilations = [{reach}, {reach}]>(input, w) }}""")
+    weight = np.random.default_rng(0).normal(0, 0.2, (3, 3, 3, 3)).astype(np.float32)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(graph, tmp_path / "far.onnx")
+    found = measured(tmp_path / "far.onnx")
+    assert found.halo_for() == halo
+    assert found.halos[-1] == max(32, halo)
 
 
 def test_a_net_that_sees_nothing_has_no_seams(make):
