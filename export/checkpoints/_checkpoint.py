@@ -11,7 +11,7 @@ from esrgan_deploy._files import sha256_of
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.checkpoints._identify import Checkpoint, identify, is_discriminator
 from esrgan_deploy.export.checkpoints._layout import UnknownFamilyError
-from esrgan_deploy.export.checkpoints._read_file import read_tensors
+from esrgan_deploy.export.checkpoints._read_file import read_with_files
 from esrgan_deploy.export.checkpoints._spandrel import module_from_spandrel
 
 __all__ = ["load_checkpoint"]
@@ -31,7 +31,8 @@ def load_checkpoint(
     ``strength · first + (1 - strength) · second``, in float32.
 
     Args:
-        path: A ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file.
+        path: A ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file, or ncnn's ``.param`` or ``.bin`` with the other
+            beside it.
         denoise_strength: Share of the first checkpoint, 0..1.
         denoise_with: The second checkpoint, such as ``realesr-general-wdn-x4v3.pth``; may be left out where
             the strength is 1.
@@ -60,10 +61,14 @@ def load_checkpoint(
 
 
 def _load(path: Path, scale: int | None) -> Checkpoint:
-    tensors = read_tensors(path)
+    tensors, files = read_with_files(path)
     sha256 = sha256_of(path)
+    if len(files) > 1:
+        # Graphs of one architecture are one file, and weights without a graph may be of any.
+        path, sha256 = files[0], hashlib.sha256(" ".join(map(sha256_of, files)).encode()).hexdigest()
     try:
-        return identify(tensors, source=str(path), sha256=sha256, scale=scale)
+        found = identify(tensors, source=str(path), sha256=sha256, scale=scale)
+        return found if len(files) == 1 else dataclasses.replace(found, dialect="ncnn")
     except UnknownFamilyError as unknown:
         try:
             module, spec = module_from_spandrel(tensors, source=str(path), sha256=sha256)

@@ -1,6 +1,7 @@
 """The bytes of a checkpoint, read without ever executing them."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -18,12 +19,13 @@ from torch import Tensor
 from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import CheckpointError
 from esrgan_deploy._optional import require
+from esrgan_deploy.export.checkpoints._ncnn import is_ncnn, pair_of, tensors_of
 from esrgan_deploy.export.checkpoints._official import near_misses
 from esrgan_deploy.export.checkpoints._refusals import few, globals_named, what_else
 from esrgan_deploy.export.checkpoints._unpickle import MAX_BYTES, unpickle
 from esrgan_deploy.export.checkpoints._wrappers import unwrap
 
-__all__ = ["read_tensors"]
+__all__ = ["read_tensors", "read_with_files"]
 
 # Deflated weights keep 90 % of their size and deflate never gets over 1032:1; small files may be all zeros.
 _MAX_RATIO = 50
@@ -42,26 +44,62 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     and of any other object its attributes are kept, while its class is not even looked for. The wrappers of
     training code are taken off (see `unwrap`).
 
+    Of ncnn's two files, ``.param`` and ``.bin``, either is given and the other is read beside it.
+
     Args:
-        path: A ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file.
+        path: A ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``, ``.param`` or ``.bin`` file.
 
     Returns:
-        Tensors by the name that the file gives them, in no order that means anything, dtypes as stored.
+        Tensors by the name that the file gives them (of ncnn's, which have none, by BasicSR's), in no order that
+        means anything, dtypes as stored.
 
     Raises:
         CheckpointError: The file is not there, is not a checkpoint, is damaged, or holds no weights.
     """
-    try:
+    tensors, _ = read_with_files(path)
+    return tensors
+
+
+def read_with_files(path: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
+    """Do as `read_tensors`, and return the files that were read as well: two of an ncnn net, its graph first.
+
+    Raises:
+        CheckpointError: See `read_tensors`.
+    """
+    with _file_errors(path):
         _refuse_by_size(path.stat(), path)
         with path.open("rb") as file:
             loaded = _decode(file, path)
+    if isinstance(loaded, _NcnnFile):
+        return _read_pair(path, loaded.data)
+    return unwrap(loaded, str(path)), (path,)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NcnnFile:
+    data: bytes
+
+
+def _read_pair(path: Path, data: bytes) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
+    graph, weights = pair_of(path)
+    other = weights if path == graph else graph
+    with _file_errors(other):
+        _refuse_by_size(other.stat(), other)
+        beside = other.read_bytes()
+    text, numbers = (data, beside) if path == graph else (beside, data)
+    return tensors_of(text, numbers, graph, weights), (graph, weights)
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         meant = near_misses(path.name)
         hint = f"; did you mean the official {' or '.join(meant)}?" if meant else ""
         raise CheckpointError(f"{path} does not exist{hint}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    return unwrap(loaded, str(path))
 
 
 def _refuse_by_size(facts: os.stat_result, path: Path) -> None:
@@ -84,6 +122,8 @@ def _decode(file: io.BufferedReader, path: Path) -> object:
         return _decode_zip(file, path)
     file.seek(0)
     data = file.read()
+    if is_ncnn(path, data):
+        return _NcnnFile(data)
     header = int.from_bytes(data[:8], "little")
     if data[8:9] == b"{" and 2 <= header <= 100_000_000:
         return _decode_safetensors(data, path)
