@@ -37,8 +37,8 @@ class ExportCommand:
     model: str | None = option(
         None,
         positional=True,
-        help="a .pth, .pt, .ckpt, .safetensors or .onnx file, or an official name such as RealESRGAN_x4plus; "
-        "without it, the model that ships",
+        help="a .pth, .pt, .ckpt, .safetensors or .onnx file, ncnn's .param with its .bin beside it, or an official "
+        "name such as RealESRGAN_x4plus; without it, the model that ships",
     )
     output: Path | None = option(
         None, flags="-o --output", metavar="DIR", help="folder to write (default: the model's name)"

@@ -60,8 +60,8 @@ def export_model(
     what they breach.
 
     Args:
-        model: A ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors`` or ``.onnx``, an official name such as
-            ``"RealESRGAN_x4plus"``, or None for the model that ships.
+        model: A ``.pth``, ``.pt``, ``.ckpt``, ``.safetensors`` or ``.onnx``, ncnn's ``.param`` or ``.bin`` with the
+            other beside it, an official name such as ``"RealESRGAN_x4plus"``, or None for the model that ships.
         folder: Where the artefacts go; made if it is not there.
         options: What to make.
         say: Receives a line of progress now and then.

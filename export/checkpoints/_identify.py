@@ -20,7 +20,7 @@ __all__ = ["Checkpoint", "identify", "is_discriminator"]
 
 FAMILIES = (
     "RRDBNet as BasicSR/Real-ESRGAN, ESRGAN (BSRGAN, RealSR), old ESRGAN and KAIR name its parts, "
-    "and SRVGGNetCompact"
+    "and SRVGGNetCompact; both in ncnn's form as well"
 )
 """The families that are read without spandrel, for a message."""
 
@@ -35,8 +35,9 @@ class Checkpoint:
             order; where spandrel made the module, by that module's names. None shares memory with another or with
             what was read.
         dialect: Whose names the file used: ``"basicsr"``, ``"esrgan"``, ``"esrgan-old"``, ``"kair"``,
-            ``"compact"`` or ``"spandrel"``.
-        source: The file's name without its folder; of an interpolation both, with their weights.
+            ``"compact"`` or ``"spandrel"``; ``"ncnn"`` where it has none and the graph told.
+        source: The file's name without its folder; of an interpolation both, with their weights; of ncnn's two files
+            the graph's.
     """
 
     spec: ModelSpec

@@ -31,10 +31,9 @@ _READ = f"0x{0:08X} (fp32) and 0x{_HALF:08X} (fp16) are read; give the file that
 
 def is_ncnn(path: Path, data: bytes) -> bool:
     """Tell whether a file is one of the two, by its first bytes; a ``.bin`` may be PyTorch's as well."""
-    suffix = path.suffix.lower()
-    if suffix == ".param":
-        return True
-    return data.startswith((_MAGIC, _BINARY_MAGIC)) or (suffix == ".bin" and data.startswith(_TAGS))
+    return data.startswith((_MAGIC, _BINARY_MAGIC)) or (
+        path.suffix.lower() == ".bin" and data.startswith(_TAGS)
+    )
 
 
 def pair_of(path: Path) -> tuple[Path, Path]:

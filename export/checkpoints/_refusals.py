@@ -42,7 +42,7 @@ def what_else(data: bytes, path: Path) -> str:
                 f"is a web page, not weights (it begins {begins}): the link asks for a log-in or a "
                 "confirmation; download the file itself"
             )
-        return f"is a text, not weights (it begins {begins}); give a .pth or .safetensors file"
+        return f"is a text, not weights (it begins {begins}); give a .pth, .safetensors or .param file"
     # An ONNX file begins with its version of the format (field 1) and goes on with one of these fields.
     if path.suffix == ".onnx" or (head[0] == 8 and head[1:2] < b"\x20" and head[2:3] in _ONNX_FIELDS):
         return "is an ONNX graph, not a checkpoint; hand it over under a name that ends in .onnx"
@@ -55,7 +55,7 @@ def what_else(data: bytes, path: Path) -> str:
             return f"is {noun}"
     return (
         f"is of no format that is known (it begins {head[:8].hex(' ')}); "
-        "torch.save files (.pth, .pt, .ckpt) and .safetensors are read"
+        "torch.save files (.pth, .pt, .ckpt), .safetensors and ncnn's .param with .bin are read"
     )
 
 

@@ -12,7 +12,8 @@ def open_checkpoint(path: Path, options: SessionOptions) -> Session:
     """Open a checkpoint as PyTorch runs it: the reference, in fp32 to the bit what artefacts are held against.
 
     Args:
-        path: A ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file.
+        path: A ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` file, or ncnn's ``.param`` or ``.bin`` with the other
+            beside it.
         options: The net computes on the CUDA device that ``device`` names where PyTorch finds one, else on the
             processor; ``providers=("cpu",)`` keeps it there.
 

@@ -25,7 +25,8 @@ __all__ = [
     "temporary_folder",
 ]
 
-CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
+# The last two are those of ncnn, a net in two files; a .bin may be PyTorch's as well.
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors", ".param", ".bin")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 PLANS = (".plan", ".engine", ".trt")
 PARTS = ("trunk", "tail")

@@ -36,7 +36,8 @@ class ModelSpec:
         supports_half: Whether the architecture is known to work in float16.
         supports_bfloat16: Whether the architecture is known to work in bfloat16.
         source_sha256: Digest of the file that the weights came from, 64 hexadecimal digits; of an interpolation, of
-            both files' digests and the strength.
+            both files' digests and the strength; of ncnn's two files, of their digests with a space between, the
+            ``.param``'s first.
     """
 
     architecture: str

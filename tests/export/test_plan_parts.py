@@ -108,9 +108,7 @@ def test_a_net_in_parts_moves_as_many_bytes(checkpoint, tmp_path):
     assert trunk + tail <= 1.03 * whole
 
 
-def test_the_anime_model_in_parts_moves_as_many_bytes(assets, tmp_path):
-    """The same of the net that most people run."""
-    whole, trunk, tail = in_parts(
-        assets / "models/RealESRGAN_x4plus_anime_6B.from-ncnn.safetensors", tmp_path
-    )
+def test_the_anime_model_in_parts_moves_as_many_bytes(real_net, tmp_path):
+    """The same of a net that many run."""
+    whole, trunk, tail = in_parts(real_net("anime_6B"), tmp_path)
     assert trunk + tail <= 1.03 * whole

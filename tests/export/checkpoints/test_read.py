@@ -59,7 +59,7 @@ def _refusal_of(data: bytes, folder: Path, name: str = "model.pth") -> str:
     return _refusal(path)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".safetensors", ""])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".param", ""])
 @pytest.mark.parametrize("form", _FORMS)
 def test_the_content_decides_and_not_the_suffix(form: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{suffix}"
