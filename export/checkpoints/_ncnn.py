@@ -106,8 +106,8 @@ def _refuse_channels(tensors: Mapping[str, Tensor], graph: Graph) -> None:
         )
     if many != outer * graph.rearranged**2:
         raise CheckpointError(
-            f"{graph.source} folds {outer} channels of a picture by {graph.rearranged:g}, which makes "
-            f"{outer * graph.rearranged**2:g}, and has {many}; the file is damaged, get both files again"
+            f"{graph.source} folds {outer} channels of a picture by {graph.rearranged}, which makes "
+            f"{outer * graph.rearranged**2}, and has {many}; the file is damaged, get both files again"
         )
 
 

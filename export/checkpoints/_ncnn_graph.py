@@ -17,6 +17,7 @@ _RESIDUAL = 0.2
 # What pnnx notes of shapes and ncnn of features, and what decides nothing about the numbers.
 _NOTES = {30, 31}
 _LEAST_INTERPOLATED = 2
+_MOST_FOLDED = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,9 @@ class Graph:
         self.output = self._blobs[unread.pop()]
 
     @property
-    def rearranged(self) -> float:
+    def rearranged(self) -> int:
         """How many pixels become channels, or channels pixels, along each axis; 1 where none do."""
-        return next((node.numbers[0] for node in self.nodes if node.op in {"shuffle", "unshuffle"}), 1.0)
+        return next((int(node.numbers[0]) for node in self.nodes if node.op in {"shuffle", "unshuffle"}), 1)
 
     def refusal(self, layer: Layer, what: str, todo: str = _FROM) -> CheckpointError:
         """Return the error that names a layer."""
@@ -341,7 +342,12 @@ def _rearrangement(op: str) -> Callable[[Graph, Layer, list[_Node]], _Node]:
     def made(graph: Graph, layer: Layer, inputs: list[_Node]) -> _Node:
         # Mode 0 is PyTorch's order of channels.
         graph.only(layer, {1: 0.0}, free=(0,))
-        return _node(op, _one(graph, layer, inputs), numbers=[layer.number(0)], name=layer.name)
+        factor = layer.whole(0)
+        if not 1 <= factor <= _MOST_FOLDED:
+            raise graph.refusal(
+                layer, f"folds by 0={layer.number(0):g}, and these nets by 1 to {_MOST_FOLDED}"
+            )
+        return _node(op, _one(graph, layer, inputs), numbers=[factor], name=layer.name)
 
     return made
 
