@@ -11,6 +11,7 @@ from esrgan_deploy._flavour import flavour_is_installed
 from esrgan_deploy._manifest import load_manifest
 from esrgan_deploy.runtime.device import cuda_device_count
 from esrgan_deploy.runtime.sessions._protocol import Session, SessionOptions
+from esrgan_deploy.runtime.sessions.openvino import is_openvino
 
 __all__ = ["default_model", "model_path", "open_session"]
 
@@ -48,7 +49,7 @@ def open_session(path: str | Path, options: SessionOptions | None = None) -> Ses
     """Open an artefact with what can run it.
 
     Args:
-        path: An ``.onnx`` graph (ONNX Runtime runs it), a TensorRT ``.plan``, or a checkpoint, which PyTorch runs
+        path: An ``.onnx`` graph (ONNX Runtime or OpenVINO runs it), a TensorRT ``.plan``, or a checkpoint, which PyTorch runs
             where the extra ``export`` is installed.
         options: How to open it.
 
@@ -73,9 +74,7 @@ def open_session(path: str | Path, options: SessionOptions | None = None) -> Ses
     if suffix in PLANS:
         return _open_plan(path, options)
     if suffix == ".onnx":
-        from esrgan_deploy.runtime.sessions.onnx import OnnxSession
-
-        return OnnxSession(path, options)
+        return _open_graph(path, options)
     opener = _registered(suffix)
     if opener is not None:
         return opener(path, options)
@@ -97,6 +96,16 @@ def _registered(suffix: str) -> Callable[[Path, SessionOptions], Session] | None
             opener: Callable[[Path, SessionOptions], Session] = point.load()
             return opener
     return None
+
+
+def _open_graph(path: Path, options: SessionOptions) -> Session:
+    if is_openvino(options.providers):
+        from esrgan_deploy.runtime.sessions.openvino import OpenVinoSession
+
+        return OpenVinoSession(path, options)
+    from esrgan_deploy.runtime.sessions.onnx import OnnxSession
+
+    return OnnxSession(path, options)
 
 
 def _open_plan(path: Path, options: SessionOptions) -> Session:

@@ -51,8 +51,11 @@ class SessionInfo:
         provider: What computes, in words.
         spec: The model, where the graph carries it; None of a foreign one.
         precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"`` or ``"fp8"``, where it is known; else empty.
+        computes: ``"bf16"`` or ``"fp16"`` where it computes in less than that, because `SessionOptions.precision` said
+            so; else empty.
         slots: Batches that are worth having in flight at once.
-        device: Ordinal of the CUDA device that computes; -1 for the processor.
+        at_once: Batches that a processor computes at the same time, on a share of its cores each.
+        device: Ordinal of the CUDA device that computes; -1 for the processor, and for what has its memory.
         watched: Whether each batch comes with its `BatchOutput.health`.
         most_in_parts: Largest ``(1, H, W)`` that a slot takes, be it beyond `max_shape`: the trunk of the net in one
             piece, and its tail in tiles. None where it cannot.
@@ -71,7 +74,9 @@ class SessionInfo:
     provider: str
     spec: ModelSpec | None = None
     precision: str = ""
+    computes: str = ""
     slots: int = 2
+    at_once: int = 1
     device: int = -1
     watched: bool = False
     most_in_parts: tuple[int, int, int] | None = None
@@ -90,12 +95,16 @@ class SessionOptions:
 
     Attributes:
         device: Ordinal of the CUDA device.
-        providers: ONNX Runtime execution providers in order of preference, by full name or in short
-            (``"cpu"``, ``"cuda"``, ``"tensorrt"``); None takes CUDA where it is present, and the CPU.
+        providers: What runs an ``.onnx`` graph: ONNX Runtime execution providers in order of preference, by full name
+            or in short (``"cpu"``, ``"cuda"``, ``"tensorrt"``); or one of ``"openvino"``, ``"openvino:GPU"``, … and
+            ``"auto"``, which on a processor takes the fastest that holds here; None takes CUDA where it is present,
+            and the CPU, in ONNX Runtime.
         threads: Threads of one operator on the CPU; None lets the library choose.
+        streams: Batches that OpenVINO computes at once, on a share of the cores each; None is one, on all.
         trust: Whether a plan may be loaded that no manifest vouches for. A plan is code.
         rebuild: ``"auto"`` rebuilds a plan that does not fit this machine from the ONNX graph beside it.
-        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"`` of a checkpoint that PyTorch runs; None means fp32.
+        precision: ``"fp32"``, ``"fp16"`` or ``"bf16"`` of a checkpoint that PyTorch runs, or of a graph that OpenVINO
+            runs; None means fp32, of a graph its own.
         compile: Whether PyTorch compiles the net (``torch.compile``).
         cuda_graph: Whether a plan's work for one batch is captured once and launched as one CUDA graph.
         spin: Whether ONNX Runtime's threads on the CPU wait for the next batch by spinning, for a second and more:
@@ -109,6 +118,7 @@ class SessionOptions:
     device: int = 0
     providers: tuple[str, ...] | None = None
     threads: int | None = None
+    streams: int | None = None
     trust: bool = False
     rebuild: Literal["never", "auto"] = "never"
     precision: Literal["fp32", "fp16", "bf16"] | None = None
@@ -128,6 +138,8 @@ class SessionOptions:
             raise ValueError(
                 f"threads is {self.threads!r}; it is 1 to {THREADS} here, or None to let the library choose"
             )
+        if self.streams is not None and self.streams < 1:
+            raise ValueError(f"streams is {self.streams}; it is at least 1, or None for the usual number")
         if self.rebuild not in ("never", "auto"):
             raise ValueError(f"rebuild is {self.rebuild!r}; it is 'never' or 'auto'")
         if self.precision not in (None, "fp32", "fp16", "bf16"):

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from esrgan_deploy.runtime.sessions.onnx._cuda import element_type, failure_of
 from esrgan_deploy.runtime.sessions.onnx._file import metadata_of
 
 __all__ = ["OnnxParts", "open_parts", "parts_beside"]
+
+Kind = TypeVar("Kind", bound="OnnxParts")
 
 
 def parts_beside(path: Path) -> tuple[Path, Path, PartsInfo] | None:
@@ -35,14 +37,20 @@ def parts_beside(path: Path) -> tuple[Path, Path, PartsInfo] | None:
 
 
 def open_parts(
-    path: Path, open_graph: Callable[[Path], Any], *, turn: contextlib.AbstractContextManager[Any]
-) -> "OnnxParts":
+    path: Path,
+    open_graph: Callable[[Path, str], Any],
+    *,
+    turn: contextlib.AbstractContextManager[Any],
+    kind: "Callable[..., Kind]",
+) -> "Kind":
     """Open the parts beside a graph.
 
     Args:
         path: The graph.
-        open_graph: Makes an ``onnxruntime.InferenceSession`` of a file.
+        open_graph: Makes an ``onnxruntime.InferenceSession``, or what has its face, of a file and the digest of the
+            graph, which holds the weights.
         turn: What is held while one computes.
+        kind: `OnnxParts`, or what follows from it.
 
     Raises:
         InferenceError: They are gone or were changed since the graph was opened, or ONNX Runtime refuses one.
@@ -52,8 +60,10 @@ def open_parts(
         raise InferenceError(
             f"the parts of {path} are gone or were changed since it was opened; open it again"
         )
-    *files, info = found
-    return OnnxParts(info, *map(open_graph, files), name=path.name, turn=turn)
+    trunk, tail, info = found
+    return kind(
+        info, open_graph(trunk, info.whole), open_graph(tail, info.whole), name=path.name, turn=turn
+    )
 
 
 class OnnxParts:
@@ -61,7 +71,7 @@ class OnnxParts:
 
     Args:
         info: Of them.
-        trunk: An ``onnxruntime.InferenceSession``.
+        trunk: An ``onnxruntime.InferenceSession``, or what has its face.
         tail: Another.
         name: Of the graph, for messages.
         turn: What is held while one computes.

@@ -279,7 +279,10 @@ class OnnxSession:
             if self._parts is None:
                 ort, how = require("onnxruntime", extra="cpu"), self._options
                 self._parts = open_parts(
-                    self._path, lambda part: _opened(ort, part, how, [(CPU, {})]), turn=self._turn
+                    self._path,
+                    lambda part, _: _opened(ort, part, how, [(CPU, {})]),
+                    turn=self._turn,
+                    kind=OnnxParts,
                 )
             return self._parts
 
