@@ -92,11 +92,16 @@ class _Opening:
         None,
         flags="--provider",
         metavar="NAME[,...]",
-        help="ONNX Runtime providers in order of preference, such as cuda,cpu (default: cuda where it is present, "
-        "else cpu)",
+        help="what runs an .onnx: providers of ONNX Runtime in order of preference, such as cuda,cpu; openvino, or "
+        "openvino:GPU; auto, the fastest on this processor that computes what PyTorch did (default: cuda where it is "
+        "present, else cpu)",
+    )
+    precision: Literal["fp32", "fp16", "bf16"] | None = option(
+        None,
+        help="of an .onnx in OpenVINO, or of a checkpoint in PyTorch (default: its own; with auto the fastest)",
     )
     threads: int | None = option(
-        None, least=1, most=THREADS, help="CPU threads (default: ONNX Runtime's choice)"
+        None, least=1, most=THREADS, help="CPU threads (default: the library's choice)"
     )
     streams: int | None = option(
         None,

@@ -62,16 +62,20 @@ class Upscaler:
             goes; ``"zero"`` nothing, as in PyTorch, whose convolutions pad with black and leave a rim.
         strip: Rows that go through the parts of the net at once, where it has parts: a picture of any size shows no
             seam then, and memory goes with its width alone. None takes what 1.5 GiB hold, 0 takes tiles.
-        providers: ONNX Runtime execution providers in order of preference, such as ``["cpu"]``; None takes
-            CUDA where it is present, and the CPU.
+        providers: What runs an ``.onnx``: ONNX Runtime execution providers in order of preference, such as
+            ``["cpu"]``; ``["openvino"]`` or, with a device of Intel's, ``["openvino:GPU"]``; ``["auto"]`` for what is
+            fastest on this processor of all that computes what PyTorch did, which is measured once; None takes CUDA
+            where it is present, and the CPU, in ONNX Runtime.
         threads: CPU threads; None lets the library choose.
         devices: CUDA devices that share the work, such as ``[0, 1]``; None is device 0.
-        streams: Batches in flight on each device; None is 3 on a GPU and 2 on a processor.
+        streams: Batches in flight on each device; None is 3 on a GPU and 2 on a processor. OpenVINO computes so many
+            at once, on a share of the cores each.
         trust: Whether a plan may be loaded that no manifest vouches for. A plan is code.
         rebuild: ``"auto"`` rebuilds a plan that does not fit this machine from the ONNX graph beside it, once.
         verify: Whether the golden pairs of the manifest are run before anything else.
-        precision: Of a checkpoint, which PyTorch runs: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
-        compile: Whether PyTorch compiles it.
+        precision: Of a checkpoint, which PyTorch runs, or of an ``.onnx`` in OpenVINO: ``"fp32"``, ``"fp16"`` or
+            ``"bf16"``; None is fp32, and with ``["auto"]`` whatever is fastest and holds its bounds.
+        compile: Whether PyTorch compiles a checkpoint.
         range: White in an ``.onnx`` that others made: 1, 255, or ``(1, 255)`` of its input and output; None measures
             it on a few greys.
         layout: Its layout, ``"NCHW"`` or ``"NHWC"``; None reads it from its shape, or tries.
@@ -116,6 +120,7 @@ class Upscaler:
                 device=device,
                 providers=None if providers is None else tuple(providers),
                 threads=threads,
+                streams=streams,
                 trust=trust,
                 rebuild=rebuild,
                 precision=precision,

@@ -17,6 +17,7 @@ PACKAGES = (
     "numpy",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "torch",
     "tensorrt",
     "tensorrt-rtx",

@@ -24,6 +24,7 @@ from esrgan_deploy.runtime.sessions import (
     bad_picture_error,
     judge,
     open_session,
+    widened,
 )
 from esrgan_deploy.runtime.tiling import Placed, Tile, TilePlan, fill, run_strips
 
@@ -220,9 +221,10 @@ class Guard:
 
     def _wider(self, info: SessionInfo) -> Session | None:
         if not self._looked and self._path is not None:
-            beside = fallback_for(self._path, info)
+            # What computes in less than its file's precision has it at hand.
+            beside = self._path if info.computes else fallback_for(self._path, info)
             try:
-                self._session = None if beside is None else open_session(beside, self._options)
+                self._session = None if beside is None else open_session(beside, widened(self._options))
             except EsrganDeployError:
                 # It would have been a help; without it the frame is refused, which says what to do.
                 self._session = None

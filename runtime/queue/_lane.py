@@ -6,7 +6,14 @@ from pathlib import Path
 
 from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._files import PLANS
-from esrgan_deploy.runtime.sessions import Session, SessionInfo, SessionOptions, Slot, open_session
+from esrgan_deploy.runtime.sessions import (
+    Session,
+    SessionInfo,
+    SessionOptions,
+    Slot,
+    chooses_arithmetic,
+    open_session,
+)
 
 __all__ = ["Lane", "borrowed_lanes", "close_quietly", "open_lanes", "refuse_idle"]
 
@@ -126,15 +133,17 @@ def open_lanes(
 
 
 def refuse_idle(path: Path, options: SessionOptions) -> None:
-    """Refuse options of PyTorch for what PyTorch does not run, and of foreign graphs for what is none.
+    """Refuse options of PyTorch and OpenVINO for what they do not run, and of foreign graphs for what is none.
 
     Raises:
         ValueError: One was given for another kind of artefact.
     """
     suffix = path.suffix.lower()
-    if suffix in (".onnx", *PLANS) and (options.precision is not None or options.compile):
+    graph = suffix == ".onnx" and chooses_arithmetic(options.providers)
+    if suffix in (".onnx", *PLANS) and (options.compile or (options.precision is not None and not graph)):
         raise ValueError(
-            f"precision and compile are for checkpoints, which PyTorch runs; {path.name} computes as it was exported"
+            "precision and compile are for checkpoints, which PyTorch runs, and precision for graphs in the provider "
+            f"openvino; {path.name} computes as it was exported"
         )
     if suffix != ".onnx" and options.describes:
         raise ValueError(f"range, layout and output_name are for .onnx graphs, and {path.name} is none")

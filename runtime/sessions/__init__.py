@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.sessions._health import judge as judge
     from esrgan_deploy.runtime.sessions._health import spread_of as spread_of
     from esrgan_deploy.runtime.sessions._host_slot import HostSlot as HostSlot
+    from esrgan_deploy.runtime.sessions._open import chooses_arithmetic as chooses_arithmetic
     from esrgan_deploy.runtime.sessions._open import default_model as default_model
     from esrgan_deploy.runtime.sessions._open import model_path as model_path
     from esrgan_deploy.runtime.sessions._open import open_session as open_session
+    from esrgan_deploy.runtime.sessions._open import widened as widened
     from esrgan_deploy.runtime.sessions._parts import PICTURE as PICTURE
     from esrgan_deploy.runtime.sessions._parts import Block as Block
     from esrgan_deploy.runtime.sessions._parts import PartsInfo as PartsInfo

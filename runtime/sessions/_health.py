@@ -62,7 +62,9 @@ def bad_picture_error(phrase: str, info: SessionInfo) -> InferenceError:
         info: Of the session.
     """
     # Quantised graphs hold in fp16 what is not quantised.
-    if info.precision in ("fp16", "int8", "fp8") or info.dtype == np.float16:
+    if info.computes == "fp16":
+        advice = "float16 overflowed; leave precision out, or make it bf16"
+    elif info.precision in ("fp16", "int8", "fp8") or info.dtype == np.float16:
         advice = "float16 overflowed; use the fp32 artefact (model.onnx) or a bf16 one"
     elif info.precision or info.form == "float":
         advice = "the weights are broken; run: esrgan-export again from a sound checkpoint"

@@ -1,8 +1,9 @@
 """Which artefact a name stands for, and who answers to the protocol for it."""
 
+import dataclasses
 import importlib.metadata
 import importlib.resources
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from esrgan_deploy._errors import EsrganDeployError, InferenceError
@@ -10,12 +11,26 @@ from esrgan_deploy._files import CHECKPOINTS, PLANS
 from esrgan_deploy._flavour import flavour_is_installed
 from esrgan_deploy._manifest import load_manifest
 from esrgan_deploy.runtime.device import cuda_device_count
+from esrgan_deploy.runtime.sessions._auto import is_auto
 from esrgan_deploy.runtime.sessions._protocol import Session, SessionOptions
 from esrgan_deploy.runtime.sessions.openvino import is_openvino
 
-__all__ = ["default_model", "model_path", "open_session"]
+__all__ = ["chooses_arithmetic", "default_model", "model_path", "open_session", "widened"]
 
 REGISTRY = "esrgan_deploy.sessions"
+
+
+def chooses_arithmetic(providers: Sequence[str] | None) -> bool:
+    """Whether what runs a graph can compute it in another precision than its own."""
+    return is_auto(providers) or is_openvino(providers)
+
+
+def widened(options: SessionOptions) -> SessionOptions:
+    """Return how to open a graph so that it computes with all the range that it has."""
+    providers = None if is_auto(options.providers) else options.providers
+    return dataclasses.replace(
+        options, providers=providers, precision="fp32" if is_openvino(providers) else options.precision
+    )
 
 
 def model_path(model: str | Path | None) -> Path:
@@ -49,8 +64,8 @@ def open_session(path: str | Path, options: SessionOptions | None = None) -> Ses
     """Open an artefact with what can run it.
 
     Args:
-        path: An ``.onnx`` graph (ONNX Runtime or OpenVINO runs it), a TensorRT ``.plan``, or a checkpoint, which PyTorch runs
-            where the extra ``export`` is installed.
+        path: An ``.onnx`` graph (ONNX Runtime or OpenVINO runs it), a TensorRT ``.plan``, or a checkpoint, which
+            PyTorch runs where the extra ``export`` is installed.
         options: How to open it.
 
     Raises:
@@ -99,6 +114,10 @@ def _registered(suffix: str) -> Callable[[Path, SessionOptions], Session] | None
 
 
 def _open_graph(path: Path, options: SessionOptions) -> Session:
+    if is_auto(options.providers):
+        from esrgan_deploy.runtime.sessions._auto import open_fastest
+
+        return open_fastest(path, options)
     if is_openvino(options.providers):
         from esrgan_deploy.runtime.sessions.openvino import OpenVinoSession
 

@@ -51,8 +51,8 @@ class SessionInfo:
         provider: What computes, in words.
         spec: The model, where the graph carries it; None of a foreign one.
         precision: ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"int8"`` or ``"fp8"``, where it is known; else empty.
-        computes: ``"bf16"`` or ``"fp16"`` where it computes in less than that, because `SessionOptions.precision` said
-            so; else empty.
+        computes: ``"bf16"`` or ``"fp16"`` where it computes in less than that, as `SessionOptions.precision` asked;
+            else empty.
         slots: Batches that are worth having in flight at once.
         at_once: Batches that a processor computes at the same time, on a share of its cores each.
         device: Ordinal of the CUDA device that computes; -1 for the processor, and for what has its memory.

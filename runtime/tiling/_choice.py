@@ -210,8 +210,8 @@ def _halo(curve: SeamCurve | None, align: int, narrow: int) -> tuple[int, str, l
 
 
 def _affordable(info: SessionInfo, memory: MemoryFacts) -> int:
-    # Input pixels of all batches in flight. On a processor one batch computes at a time.
-    slots = info.slots if memory.kind == "gpu" else 1
+    # Input pixels of all batches in flight; on a processor of those that compute.
+    slots = info.slots if memory.kind == "gpu" else info.at_once
     pixels = int(memory.free_bytes * SHARE) // (activation_bytes(info) * slots)
     return pixels if memory.kind == "processor" else min(pixels, MOST_ELEMENTS // _widest(info))
 

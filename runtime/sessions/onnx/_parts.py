@@ -61,9 +61,7 @@ def open_parts(
             f"the parts of {path} are gone or were changed since it was opened; open it again"
         )
     trunk, tail, info = found
-    return kind(
-        info, open_graph(trunk, info.whole), open_graph(tail, info.whole), name=path.name, turn=turn
-    )
+    return kind(info, open_graph(trunk, info.whole), open_graph(tail, info.whole), name=path.name, turn=turn)
 
 
 class OnnxParts:

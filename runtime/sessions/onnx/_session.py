@@ -116,12 +116,17 @@ class OnnxSession:
     On the processor `run_on_device` takes arrays in ordinary memory (numpy, or a tensor of PyTorch), and returns when
     the result is there.
 
+    Args:
+        path: The graph.
+        options: How to open it.
+        note: What to say of it in `SessionInfo.provider`.
+
     Raises:
         InferenceError: The file is no graph that this runtime can run, or a provider is not available.
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, path: Path, options: SessionOptions | None = None) -> None:
+    def __init__(self, path: Path, options: SessionOptions | None = None, *, note: str = "") -> None:
         options = options or SessionOptions()
         ort = require("onnxruntime", extra="cpu")
         wanted = provider_settings(ort.get_available_providers(), options.providers, device=options.device)
@@ -153,6 +158,7 @@ class OnnxSession:
             if ends is not None:
                 provider += "" if ends.plain else f", its own form {ends}"
                 provider += f"; {ends.doubt}" if ends.doubt else ""
+            provider += note and f" ({note})"
             facts = facts_of_graph(path, self._graph, lambda batch: self._run(batch).batch, provider=provider)
             if ends is not None and ends.failure:
                 raise InferenceError(

@@ -10,12 +10,12 @@ from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._optional import require
 from esrgan_deploy.runtime.sessions._protocol import SessionOptions
 
-__all__ = ["Target", "arithmetic_of", "is_openvino", "openvino_core", "target_for"]
+__all__ = ["Target", "arithmetic_of", "is_openvino", "openvino_core", "processor_name", "target_for"]
 
 NAME, CPU = "openvino", "CPU"
 
-# What the property INFERENCE_PRECISION_HINT calls each arithmetic, and OPTIMIZATION_CAPABILITIES a device that has it.
-# https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/precision-control.html
+# How the properties INFERENCE_PRECISION_HINT, and OPTIMIZATION_CAPABILITIES of what has the instructions, name each.
+# Source: docs.openvino.ai, "Precision Control".
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 
@@ -98,6 +98,15 @@ def arithmetic_of(device: str = CPU) -> tuple[str, ...]:
     """
     found = _property(device, "OPTIMIZATION_CAPABILITIES")
     return tuple(name for name, capability in CAPABILITIES.items() if capability in found)
+
+
+def processor_name() -> str:
+    """Return the processor's full name.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    return str(_property(CPU, "FULL_DEVICE_NAME"))
 
 
 def target_for(options: SessionOptions, precision: str, name: str) -> Target:

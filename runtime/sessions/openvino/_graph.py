@@ -1,12 +1,12 @@
 """A graph as OpenVINO compiles it, with the face of ONNX Runtime's: so that what looks at one looks at both."""
 
+import contextlib
 import threading
 import types
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from esrgan_deploy._cache import KeyedFile, cache_folder
@@ -23,6 +23,9 @@ __all__ = ["OpenVinoGraph", "failure_of"]
 
 # Shapes whose compiled form is kept, where each has one: tiles, the last row and column of them, and one for luck.
 KEPT = 4
+
+# Of what is done to a model when it is read: with another one, what was compiled before is another graph.
+EDITION = 1
 
 _TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)", "u8": "tensor(uint8)", "i64": "tensor(int64)"}
 
@@ -51,7 +54,9 @@ class OpenVinoGraph:
             self._model = shown = self._read()
         else:
             shown = self._compiled[()] = self._compile(())
-        self._inputs, self._outputs = ([_face(port) for port in ports] for ports in (shown.inputs, shown.outputs))
+        self._inputs, self._outputs = (
+            [_face(port) for port in ports] for ports in (shown.inputs, shown.outputs)
+        )
 
     def get_inputs(self) -> list[Any]:
         """Return its inputs, each with ``name``, ``type`` and ``shape``, as ONNX Runtime has them."""
@@ -109,11 +114,9 @@ class OpenVinoGraph:
         kept = self._kept(shape, settings)
         content = kept.load()
         if content:
-            try:
+            # Of another build of the same version, it is made anew and replaced.
+            with contextlib.suppress(RuntimeError):
                 return core.import_model(content, device, settings)
-            except RuntimeError:
-                # Of another build of the same version; it is made anew and replaced.
-                pass
         model = self._read()
         try:
             if shape:
@@ -121,11 +124,9 @@ class OpenVinoGraph:
             compiled = core.compile_model(model, device, settings)
         except RuntimeError as error:
             raise failure_of(error, self._path.name, shape, doing="cannot compile") from error
-        try:
+        # Several devices in a row have no form to be written in.
+        with contextlib.suppress(RuntimeError):
             kept.save(bytes(compiled.export_model().getbuffer()))
-        except RuntimeError:
-            # Several devices in a row have no form to be written in.
-            pass
         return compiled
 
     def _kept(self, shape: tuple[int, ...], settings: dict[str, Any]) -> KeyedFile:
@@ -134,7 +135,7 @@ class OpenVinoGraph:
             "device": [self._target.device, self._target.label, *self._target.able],
             "settings": settings,
             "shape": shape,
-            "graph": self._digest,
+            "graph": [self._digest, EDITION],
         }
         return KeyedFile(cache_folder("openvino"), "compiled", key)
 
@@ -149,7 +150,7 @@ class OpenVinoGraph:
         if self._model is not None:
             return self._model.clone()
         try:
-            return openvino_core().read_model(str(self._path))
+            return _with_float_ends(openvino_core().read_model(str(self._path)))
         except RuntimeError as error:
             missing = missing_data(self._path)
             if missing:
@@ -180,6 +181,17 @@ def failure_of(
     return kind(f"{name}: OpenVINO {doing} {batch} ({_reason(error)}){advice}")
 
 
+def _with_float_ends(model: Any) -> Any:
+    # numpy has no bf16: a graph that takes or gives it does so in float32, and rounds inside.
+    ends = require("openvino.preprocess", extra="openvino").PrePostProcessor(model)
+    wide = require("openvino", extra="openvino").Type.f32
+    for ports, end in ((model.inputs, ends.input), (model.outputs, ends.output)):
+        for place, port in enumerate(ports):
+            if port.element_type.get_type_name() == "bf16":
+                end(place).tensor().set_element_type(wide)
+    return ends.build()
+
+
 def _reason(error: Exception) -> str:
     # "Exception from src/inference/src/cpp/core.cpp:97:\nException from ...:57:\nwhat happened\n"
     lines = [line for line in str(error).splitlines() if not line.startswith(("Exception from", "Check '"))]
@@ -188,8 +200,7 @@ def _reason(error: Exception) -> str:
 
 def _face(port: Any) -> Any:
     kind = port.element_type.get_type_name()
-    shape = [
-        side.get_length() if side.is_static else None for side in port.partial_shape
-    ]
-    return types.SimpleNamespace(name=port.get_any_name(), type=_TYPES.get(kind, f"tensor({kind})"), shape=shape)
-
+    shape = [side.get_length() if side.is_static else None for side in port.partial_shape]
+    return types.SimpleNamespace(
+        name=port.get_any_name(), type=_TYPES.get(kind, f"tensor({kind})"), shape=shape
+    )

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from esrgan_deploy._errors import InferenceError, OutOfMemoryError
 from esrgan_deploy._optional import require
-from esrgan_deploy._spec import HEALTH_OUTPUT
 from esrgan_deploy.runtime.device import ForeignArray, borrow_array
 from esrgan_deploy.runtime.sessions._checks import check_batch, check_output, check_size, output_shape
 from esrgan_deploy.runtime.sessions._host_slot import HostSlot
@@ -44,18 +43,19 @@ class OpenVinoSession:
     """An ``.onnx`` graph in OpenVINO, in either I/O form; see `Session` for the protocol.
 
     fp32 is computed in fp32 unless `SessionOptions.precision` says otherwise. The batch and what is made of it lie in
-    ordinary memory, whatever device computes; `run_on_device` takes arrays there, and returns when the result is there.
+    ordinary memory, whatever device computes; `run_on_device` takes arrays there, and returns when it has the result.
 
     Args:
         path: The graph.
         options: `SessionOptions.providers` names OpenVINO.
+        note: What to say of it in `SessionInfo.provider`.
 
     Raises:
         InferenceError: The file is no graph that OpenVINO runs, or the device is not there or lacks the arithmetic.
         MissingDependencyError: OpenVINO is not installed.
     """
 
-    def __init__(self, path: Path, options: SessionOptions) -> None:
+    def __init__(self, path: Path, options: SessionOptions, *, note: str = "") -> None:
         said = metadata_of(path)
         self._name, self._path = path.name, path
         self._turn, self._opening = threading.Lock(), threading.Lock()
@@ -76,7 +76,10 @@ class OpenVinoSession:
         # By name: OpenVINO keeps the order of the file, and nothing promises that it does.
         self._outputs = [one.name for one in self._graph.get_outputs()]
         facts = facts_of_graph(
-            path, self._graph, lambda batch: self._make(batch).batch, provider=_provider(self._target, ends)
+            path,
+            self._graph,
+            lambda batch: self._make(batch).batch,
+            provider=_provider(self._target, ends) + (note and f" ({note})"),
         )
         if ends is not None and ends.failure:
             raise InferenceError(
