@@ -11,7 +11,7 @@ WORKERS = 4
 
 
 def main() -> int:
-    scripts = ready(".venv-test", "export,cpu,rtx,media,training,report,dev,real", editable=True)
+    scripts = ready(".venv-test", "export,cpu,openvino,rtx,media,training,report,dev,real", editable=True)
     arguments, environment = sys.argv[1:], dict(os.environ)
     if not any(argument.startswith("tests") for argument in arguments):
         # All of it: up to four workers, and a file at a time, for what its tests share is made once. The order is

@@ -85,6 +85,7 @@ def session_options(options: BenchOptions) -> SessionOptions:
         device=options.device,
         providers=options.providers,
         threads=options.threads,
+        streams=options.streams,
         precision=options.precision,
         trust=options.trust,
         # Several take turns, and the idle threads of one would take the processor from the next for a second.

@@ -49,6 +49,11 @@ def known_of(path: Path, info: SessionInfo, asked: str | None = None) -> Known:
     listed, why = _listed(path)
     half = {np.dtype(np.float16): "fp16", np.dtype(np.float32): "fp32"}
     precision = info.precision or (listed.precision if listed else "") or half.get(info.dtype, "")
+    if info.computes:
+        # The file's figures are of what it says; not of this.
+        return Known(
+            precision=info.computes, proof=f"computed in {info.computes}, of which no parity is kept"
+        )
     if listed is None:
         return Known(precision=precision, proof=why)
     words = {True: "verified", False: "NOT VERIFIED", None: "never run"}
