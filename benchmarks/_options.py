@@ -164,8 +164,8 @@ class BenchOptions:
         None,
         flags="--provider",
         metavar="NAME[,...]",
-        help="what runs an .onnx: ONNX Runtime execution providers in order of preference, such as cuda,cpu; openvino, "
-        "or auto",
+        help="what runs an .onnx: ONNX Runtime execution providers in order of preference, such as cuda,cpu; "
+        "openvino, or auto",
     )
     precision: Literal["fp32", "fp16", "bf16"] | None = option(
         None, help="of a .pth in PyTorch, or of an .onnx in OpenVINO (default: fp32, of a graph its own)"

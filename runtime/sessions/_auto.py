@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from esrgan_deploy.runtime.sessions._protocol import Session, SessionInfo, Sessi
 __all__ = ["is_auto", "open_fastest"]
 
 AUTO, OPENVINO, ONNX = "auto", "openvino", "cpu"
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 # Edge of the picture that is timed, and for how long at most, once each has run twice.
 SIDE, SECONDS, ROUNDS = 64, 4.0, 3
@@ -53,7 +54,7 @@ def open_fastest(path: Path, options: SessionOptions) -> Session:
     ways = _ways(options)
     if len(ways) == 1:
         return _opened(path, ways[0])
-    kept = KeyedFile(cache_folder("fastest"), "fastest", _key(path, options))
+    kept = KeyedFile(cache_folder("fastest"), "fastest", _key(path, ways))
     try:
         found = json.loads(kept.load())
     except ValueError:
@@ -67,12 +68,13 @@ def _ways(options: SessionOptions) -> list[SessionOptions]:
     own = dataclasses.replace(options, providers=None, precision=None)
     if cuda_device_count():
         return [own]
-    ways = [dataclasses.replace(own, providers=(ONNX,))] if _version("onnxruntime") else []
+    ways = [dataclasses.replace(own, providers=(ONNX,))] if any(map(_version, ONNXRUNTIMES)) else []
     if _version("openvino"):
         from esrgan_deploy.runtime.sessions.openvino import arithmetic_of
 
         able = arithmetic_of()
-        asked = ("fp32", "bf16") if options.precision is None else (options.precision,)
+        both: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+        asked = both if options.precision is None else (options.precision,)
         ways += [
             dataclasses.replace(
                 own, providers=(OPENVINO,), precision=None if precision == "fp32" else precision
@@ -113,8 +115,7 @@ def _measured(path: Path, ways: Sequence[SessionOptions]) -> dict[str, Any]:
                 # Threads that spin after their batch would take the cores from whoever is next.
                 session = _opened(path, dataclasses.replace(way, spin=False))
                 opened.callback(session.close)
-                first = next(iter(sessions.values()), None)
-                if number == 0 or _holds(session, path, first):
+                if number == 0 or _holds(session, path, next(iter(sessions.values()), None)):
                     sessions[number] = session
                 else:
                     out.append(f"{session.info.provider} does not hold its bounds")
@@ -200,15 +201,16 @@ def _shape(info: SessionInfo) -> tuple[int, int, int]:
     return info.min_shape[0], height, width
 
 
-def _key(path: Path, options: SessionOptions) -> dict[str, Any]:
+def _key(path: Path, ways: Sequence[SessionOptions]) -> dict[str, Any]:
     from esrgan_deploy.runtime.sessions.openvino import processor_name
 
     return {
         "graph": sha256_of(path),
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "versions": [_version("onnxruntime"), _version("openvino")],
-        "options": [options.threads, options.streams, options.precision],
+        "versions": [_version(package) for package in (*ONNXRUNTIMES, "openvino")],
+        "ways": [[way.providers, way.precision] for way in ways],
+        "options": [ways[0].threads, ways[0].streams],
         "bounds": repr(BOUNDS),
     }
 

@@ -110,6 +110,20 @@ def test_large_picture(run):
 
 
 @pytest.mark.slow
+def test_processors(run, tiny_export, tmp_path, monkeypatch):
+    """The advice which runtime to take rests on these figures, and they are of one picture in all of them."""
+    monkeypatch.setenv("ESRGAN_DEPLOY_CACHE", str(tmp_path))
+    _, figures = run("processors", tiny_export / "model.onnx", "--size", "16x24", "--rounds", 2)
+    (model,) = figures["models"]
+    assert figures["size"] == "24x16"
+    assert {"ONNX Runtime, fp32", "OpenVINO, fp32"} <= model["ways"].keys()
+    first, other = model["ways"]["ONNX Runtime, fp32"], model["ways"]["OpenVINO, fp32"]
+    assert first["times as fast, worked"]["median"] == 1.0
+    assert first["levels"] == 0
+    assert other["levels"] <= 1
+
+
+@pytest.mark.slow
 def test_strips(run, tiny_export, wrong_parts):
     """Way by way: a time of its own, a peak of its own, and the same picture, which that of wrong parts is not."""
     _, figures = run("strips", tiny_export / "model.onnx", "--size", "70x60", "--rounds", 2, "--strips", 16)
@@ -232,10 +246,28 @@ def small_net(tmp_path_factory) -> Path:
     return path
 
 
+def _way(name: str, ratio: float) -> dict[str, Any]:
+    return {"ways": {name: {"times as fast, worked": {"median": ratio}}}}
+
+
 @pytest.mark.parametrize(
     ("name", "held", "broken"),
     [
         ("large_picture", {"peak_gib": 1.5}, {"peak_gib": 1.51}),
+        (
+            "processors",
+            {
+                "bf16": False,
+                "vnni": None,
+                "models": [_way("OpenVINO, fp32", 1.0), _way("OpenVINO, int8", 2.0)],
+            },
+            {"bf16": False, "vnni": None, "models": [_way("OpenVINO, fp32", 0.99)]},
+        ),
+        (
+            "processors",
+            {"bf16": True, "vnni": True, "models": [_way("OpenVINO, bf16", 1.9)]},
+            {"bf16": True, "vnni": True, "models": [_way("OpenVINO, int8", 2.9)]},
+        ),
         (
             "strips",
             {"models": [{"differences": {"largest": 0.01, "samples": 1e-5}}]},

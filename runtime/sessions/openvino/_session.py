@@ -276,5 +276,6 @@ def _provider(target: Target, ends: Ends | None) -> str:
 
 def _as_numpy(array: ForeignArray) -> Array:
     """Return a view of memory that somebody else keeps."""
-    place = (ctypes.c_char * array.nbytes).from_address(array.pointer)
-    return np.frombuffer(place, array.dtype).reshape(array.shape)
+    place = (ctypes.c_ubyte * array.nbytes).from_address(array.pointer)
+    view: Array = np.ctypeslib.as_array(place).view(np.dtype(array.dtype)).reshape(array.shape)
+    return view

@@ -332,7 +332,7 @@ def test_auto_does_without_what_is_not_installed(make, monkeypatch, opened):
     path = make("convolved")
     monkeypatch.setattr(_auto, "_version", lambda package: "" if package == "openvino" else "1")
     assert "ONNX Runtime" in opened(path, AUTO).info.provider
-    monkeypatch.setattr(_auto, "_version", lambda package: "" if package == "onnxruntime" else "1")
+    monkeypatch.setattr(_auto, "_version", lambda package: "1" if package == "openvino" else "")
     assert f"OpenVINO {openvino.__version__.partition('-')[0]}, CPU, fp32" in opened(path, AUTO).info.provider
 
 
