@@ -60,7 +60,7 @@ def open_fastest(path: Path, options: SessionOptions) -> Session:
     except ValueError:
         found = _measured(path, ways)
         kept.save(json.dumps(found).encode())
-    return _opened(path, ways[found["way"]], note=found["note"])
+    return _opened(path, ways[found["way"]], note=f" ({found['note']})")
 
 
 def _ways(options: SessionOptions) -> list[SessionOptions]:

@@ -119,7 +119,7 @@ class OnnxSession:
     Args:
         path: The graph.
         options: How to open it.
-        note: What to say of it in `SessionInfo.provider`.
+        note: What `SessionInfo.provider` ends with.
 
     Raises:
         InferenceError: The file is no graph that this runtime can run, or a provider is not available.
@@ -158,7 +158,7 @@ class OnnxSession:
             if ends is not None:
                 provider += "" if ends.plain else f", its own form {ends}"
                 provider += f"; {ends.doubt}" if ends.doubt else ""
-            provider += note and f" ({note})"
+            provider += note
             facts = facts_of_graph(path, self._graph, lambda batch: self._run(batch).batch, provider=provider)
             if ends is not None and ends.failure:
                 raise InferenceError(
@@ -284,12 +284,11 @@ class OnnxSession:
         with self._opening:
             if self._parts is None:
                 ort, how = require("onnxruntime", extra="cpu"), self._options
-                self._parts = open_parts(
-                    self._path,
-                    lambda part, _: _opened(ort, part, how, [(CPU, {})]),
-                    turn=self._turn,
-                    kind=OnnxParts,
-                )
+
+                def open_part(part: Path, _: str) -> Any:
+                    return _opened(ort, part, how, [(CPU, {})])
+
+                self._parts = open_parts(self._path, open_part, turn=self._turn, kind=OnnxParts)
             return self._parts
 
     def _open_graph(self) -> Any:

@@ -48,7 +48,7 @@ class OpenVinoSession:
     Args:
         path: The graph.
         options: `SessionOptions.providers` names OpenVINO.
-        note: What to say of it in `SessionInfo.provider`.
+        note: What `SessionInfo.provider` ends with.
 
     Raises:
         InferenceError: The file is no graph that OpenVINO runs, or the device is not there or lacks the arithmetic.
@@ -79,7 +79,7 @@ class OpenVinoSession:
             path,
             self._graph,
             lambda batch: self._make(batch).batch,
-            provider=_provider(self._target, ends) + (note and f" ({note})"),
+            provider=_provider(self._target, ends) + note,
         )
         if ends is not None and ends.failure:
             raise InferenceError(
