@@ -1,5 +1,7 @@
 """esrgan-bench measures what it says."""
 
+import contextlib
+import dataclasses
 import json
 import time
 import types
@@ -14,9 +16,10 @@ from esrgan_deploy.benchmarks import _options
 from esrgan_deploy.benchmarks._cli import main
 from esrgan_deploy.benchmarks.measure import Timing, measure, measure_quality
 from esrgan_deploy.benchmarks.peers._peers import OPENERS
-from esrgan_deploy.benchmarks.record import Row, difference_of
+from esrgan_deploy.benchmarks.record import Row, difference_of, known_of
 from esrgan_deploy.engines import BuildOptions, ShapeRange, built_fields, engine_from_onnx
 from esrgan_deploy.export import ExportOptions, export_model
+from esrgan_deploy.runtime import SessionOptions, open_session
 
 # Of the net that `tiny_export` exports.
 SPEC = ModelSpec(
@@ -250,3 +253,18 @@ def test_quality_reproduces_the_published_figures(assets, tmp_path):
     assert quality.psnr_y == pytest.approx(28.2325, abs=0.02)
     assert quality.ssim_y == pytest.approx(0.8268, abs=0.0005)
     assert quality.psnr_rgb == pytest.approx(25.7254, abs=0.02)
+
+
+def test_what_computes_in_less_than_its_file_says_is_not_called_verified(tiny_export):
+    """The manifest's figures are of the file in its own precision, and would stand beside a speed of another."""
+    path = tiny_export / "model.onnx"
+    info = _info(path)
+    assert known_of(path, info).proof == "verified"
+    half = known_of(path, dataclasses.replace(info, computes="bf16"))
+    assert (half.precision, half.parity) == ("bf16", ())
+    assert half.proof == "computed in bf16, of which no parity is kept"
+
+
+def _info(path):
+    with contextlib.closing(open_session(path, SessionOptions(providers=("cpu",), spin=False))) as session:
+        return session.info
