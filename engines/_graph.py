@@ -104,7 +104,7 @@ def read_graph(path: Path) -> Graph:
         layout=layout,
         channels=channels,
         fixed=fixed,
-        convolutions=sum(node.op_type == "Conv" for node in model.graph.node),
+        convolutions=sum(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node),
         quantised=_quantised_convolutions(onnx, model.graph),
     )
 

@@ -76,8 +76,9 @@ class Layer:
 
     Attributes:
         name: Its name in the plan.
-        kind: What it computes: ``"Corr"`` (a convolution), ``"Conc"`` (a copy), ``"MulMax"`` (a leaky ReLU)
-            and so on as TensorRT's compiler abbreviates the operators that it fused, or the layer's type.
+        kind: What it computes: ``"Corr"`` (a convolution), ``"Deco"`` (a transposed one), ``"Conc"`` (a copy),
+            ``"MulMax"`` (a leaky ReLU) and so on as TensorRT's compiler abbreviates the operators that it fused, or
+            the layer's type.
         inputs: What it reads, weights left out.
         weights: Its constants.
         outputs: What it writes.
@@ -183,7 +184,7 @@ def _layer(line: str) -> Layer:
         layer_type == "correlation"
         or "conv" in layer_type.lower()
         or fields.get("ParameterType") == "Convolution"
-        or (fused is not None and "Corr" in fused[1])
+        or (fused is not None and ("Corr" in fused[1] or "Deco" in fused[1]))
     )
     kind = fused[1] if fused else ("Corr" if layer_type == "correlation" else layer_type)
     return Layer(

@@ -112,7 +112,7 @@ def _make(
     if plan:
         # What cannot be built is refused before minutes are spent on its calibration and its proof.
         preflight(export.path, shapes, memory_limit=options.build.memory_limit)
-    graphs = {precision: _graph_for(export, precision) for precision in options.precisions}
+    graphs = {precision: _graph_for(export, precision, plan) for precision in options.precisions}
     sets = _reference_sets(export, shapes if plan else None)
     warnings = _warnings(export, sets)
     for warning in warnings:
@@ -148,10 +148,11 @@ def _make(
     )
 
 
-def _graph_for(export: Export, precision: str) -> Graph:
+def _graph_for(export: Export, precision: str, plan: bool) -> Graph:
     if precision in QUANTISED_GRAPHS:
         return write_quantised(export, precision)
-    if precision == "fp32" and export.options.form == "float":
+    if precision == "fp32" and export.options.form == "float" and not plan:
+        # A plan is built from a graph of its own, in the form for plans and watched.
         return Graph(path=export.path)
     return Graph(path=write_graph(export, precision))
 

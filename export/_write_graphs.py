@@ -13,7 +13,7 @@ from esrgan_deploy._manifest import Artefact
 from esrgan_deploy._parity import Comparison, Pairs, judged
 from esrgan_deploy._spec import METADATA_KEY, ModelSpec
 from esrgan_deploy.export._open_source import Source
-from esrgan_deploy.export._options import ExportOptions
+from esrgan_deploy.export._options import PROCESSOR, ExportOptions
 from esrgan_deploy.export.graphs import (
     Cut,
     bytes_in,
@@ -22,6 +22,7 @@ from esrgan_deploy.export.graphs import (
     cut_graph,
     cuts_of,
     fold_scales,
+    form_for_plans,
     is_watched,
     nest_concats,
     resize_output,
@@ -156,6 +157,10 @@ def write_parts(graph: ir.Model, cut: Cut | None, whole: Path, *, form: str, wat
 def write_graph(export: Export, precision: str, quantise: Callable[[ir.Model], None] | None = None) -> Path:
     """Write the graph that a plan is built from, ``model.<precision>.onnx``, in the form that was asked for.
 
+    It is written as plans are best built of it (`form_for_plans`), and in the file, not while the plan is built: the
+    graph that is verified is the one that is compiled, now and when a plan is built again. What ONNX Runtime runs on
+    a processor is ``model.onnx``, or the graph for processors, which keep the enlargements as they are.
+
     Args:
         export: What is exported.
         precision: Of the graph.
@@ -169,6 +174,8 @@ def write_graph(export: Export, precision: str, quantise: Callable[[ir.Model], N
     graph = clone(export.graph)
     if quantise is not None:
         quantise(graph)
+    if precision != PROCESSOR:
+        form_for_plans(graph, precision)
     graph = to_precision(graph, precision)
     bare = clone(graph)
     if options.watchdog:

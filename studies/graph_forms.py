@@ -55,7 +55,15 @@ def options(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> Figures:
     from esrgan_deploy.export import describe_spec, load_checkpoint
-    from esrgan_deploy.export.graphs import clone, fold_scales, nest_concats, save, to_precision, trace
+    from esrgan_deploy.export.graphs import (
+        clone,
+        fold_scales,
+        form_for_plans,
+        nest_concats,
+        save,
+        to_precision,
+        trace,
+    )
 
     if args.checkpoint is None:
         spec, module = rrdbnet(2)
@@ -67,7 +75,9 @@ def run(args: argparse.Namespace) -> Figures:
     nest_concats(nested)
     nest_concats(folded)
     fold_scales(folded)
-    graphs = {"flat": flat, "nested": nested, "nested, 0.2 folded": folded}
+    planned = clone(folded)
+    form_for_plans(planned, "fp16")
+    graphs = {"flat": flat, "nested": nested, "nested, 0.2 folded": folded, "for plans": planned}
     picture = np.random.default_rng(0).random((1, spec.in_channels, 32, 32), np.float32)
     figures: Figures = {"net": describe_spec(spec), "side": args.side, "forms": {}}
     with tempfile.TemporaryDirectory(prefix="esrgan-forms-") as folder:
@@ -115,7 +125,7 @@ def table(figures: Figures) -> str:
     ]  # fmt: skip
     lines.append(as_table(("form", "kernels", "bytes per LR pixel", "of flat", "fp32 difference"), rows))
     if figures["quantised"] is not None:
-        fp16 = forms["nested, 0.2 folded"]["bytes_per_pixel"]
+        fp16 = forms["for plans"]["bytes_per_pixel"]
         rows = [
             (name, f"{form['share']:.1%}", form["kernels"], f"{form['bytes_per_pixel']:,.0f}",
              f"{form['bytes_per_pixel'] / fp16:.1%}",
@@ -168,7 +178,15 @@ def _quantised(
 
     The steps themselves change no kernel, so those of the activations are one number and not calibrated.
     """
-    from esrgan_deploy.export.graphs import Recipe, clone, quantise, save, to_precision, weight_steps
+    from esrgan_deploy.export.graphs import (
+        Recipe,
+        clone,
+        form_for_plans,
+        quantise,
+        save,
+        to_precision,
+        weight_steps,
+    )
     from esrgan_deploy.export.nets import layers
 
     found = layers(spec)
@@ -188,6 +206,7 @@ def _quantised(
         for where, names in _places(found).items():
             graph, path = clone(folded), folder / f"q{len(forms)}.onnx"
             done = quantise(graph, found, recipe.only(names))
+            form_for_plans(graph, kind)
             save(to_precision(graph, "fp16"), path)
             built, form = _built(path, path.with_suffix(".plan"), args.side, kind)
             forms[f"{kind}, per {per}, {where}"] = {**form, "convolutions": built.dtypes, "share": done.share}
@@ -202,4 +221,9 @@ def _places(found: Any) -> dict[str, list[str]]:
         # The last of the tail writes the most for a convolution that is left in fp16.
         places[f"body and tail but {tail[-1]}"] = [*body, *tail[:-1]]
         places["body and tail"] = [*body, *tail]
+        # What follows an enlargement is a transposed convolution in fp16, and a wide one in 8 bits.
+        places["body and tail but conv_up"] = [
+            *body,
+            *(name for name in tail if not name.startswith("conv_up")),
+        ]
     return {**places, "all": [layer.name for layer in found]}

@@ -322,6 +322,8 @@ def _factor(node: ir.Node) -> Fraction:
         return Fraction(node.attributes["blocksize"].as_int())
     if node.op_type == "SpaceToDepth":
         return Fraction(1, node.attributes["blocksize"].as_int())
+    if node.op_type == "ConvTranspose":
+        return Fraction(_spread(node)[1])
     if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
         _conv_reach(node)
         return Fraction(1)
@@ -342,6 +344,10 @@ def _needs(block: _Block, source: ir.Value, rows: int) -> tuple[int, int]:
         if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
             reach = _conv_reach(node)
             start, stop = start - reach, stop + reach
+        elif node.op_type == "ConvTranspose":
+            side, stride, pad = _spread(node)
+            # Row i of the input is in rows stride * i - pad and the next `side` of the output.
+            start, stop = -((side - 1 - pad - start) // stride), (stop - 1 + pad) // stride + 1
         elif factor > 1:
             start, stop = start // int(factor), -(-stop // int(factor))
         elif factor < 1:
@@ -363,6 +369,27 @@ def _conv_reach(node: ir.Node) -> int:
     if not padded or any(set(step) != {1} for step in steps):
         raise _NotLocalError
     return int(sides[0]) // 2
+
+
+def _spread(node: ir.Node) -> tuple[int, int, int]:
+    """Return the side of a transposed convolution's kernel, its stride, and what it cuts off at each border.
+
+    Raises:
+        _NotLocalError: It gives another size than its stride times what it reads, or the axes differ.
+    """
+    how = {name: attribute.value for name, attribute in node.attributes.items()}
+    sides, strides, pads = (set(how.get(name, (0,))) for name in ("kernel_shape", "strides", "pads"))
+    if (
+        len(sides) != 1
+        or len(strides) != 1
+        or len(pads) != 1
+        or {"output_padding", "output_shape"} & set(how)
+    ):
+        raise _NotLocalError
+    side, stride, pad = int(sides.pop()), int(strides.pop()), int(pads.pop())
+    if side - 2 * pad != stride or set(how.get("dilations", (1,))) != {1}:
+        raise _NotLocalError
+    return side, stride, pad
 
 
 def _ancestors(value: ir.Value) -> set[ir.Node]:

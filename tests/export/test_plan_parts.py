@@ -80,6 +80,25 @@ def test_a_compact_net_has_no_plans_of_parts(tmp_path, compact_weights):
     assert [name for name in made if name.endswith(".plan")] == ["model.fp16.plan"]
 
 
+def test_an_fp32_plan_has_a_graph_of_its_own(checkpoint, tmp_path):
+    """In the form for plans; the interchange graph keeps its enlargements, and both are held against PyTorch."""
+    build = BuildOptions(shapes=ShapeRange.parse("1x16x16"))
+    made = exported(checkpoint(), tmp_path / "out", precisions=("fp32",), build=build)
+    for part in ("", ".trunk", ".tail"):
+        assert made[f"model.fp32{part}.plan"].built_from == "model.fp32.onnx"
+    assert made["model.onnx"].verified is made["model.fp32.onnx"].verified is True
+    assert made["model.fp32.tail.onnx"].verified is True
+    enlarging = {
+        file: {node.op_type for node in ir.load(tmp_path / "out" / file).graph} & {"Resize", "ConvTranspose"}
+        for file in ("model.onnx", "model.fp32.onnx", "model.fp32.tail.onnx")
+    }
+    assert enlarging == {
+        "model.onnx": {"Resize"},
+        "model.fp32.onnx": {"ConvTranspose"},
+        "model.fp32.tail.onnx": {"ConvTranspose"},
+    }
+
+
 def declared(model, path: Path) -> float:
     """Return the bytes that the kernels of a static plan move, for each pixel."""
     save(model, path)
