@@ -155,7 +155,8 @@ class OpenVinoGraph:
         if self._model is not None:
             return self._model.clone()
         try:
-            return _with_float_ends(openvino_core().read_model(str(self._path)))
+            # Behind a link: what a graph keeps its weights in is looked for beside the file itself.
+            return _with_float_ends(openvino_core().read_model(str(self._path.resolve())))
         except RuntimeError as error:
             missing = missing_data(self._path)
             if missing:

@@ -170,6 +170,16 @@ def test_a_picture_in_strips_is_the_picture_in_one_piece(noise):
     assert difference < 0.01 / 255
 
 
+def test_parts_behind_links_find_their_weights(noise, tmp_path):
+    """A store that hands files out as links, one by one, has the weights beside the file and not beside the link."""
+    for file in default_model().parent.glob("default*.onnx"):
+        (tmp_path / file.name).symlink_to(file.resolve())
+    lr = noise(20, 12, 3)
+    with Upscaler(tmp_path / "default.onnx", providers=["openvino"], strip=8) as strips:
+        assert strips.plan(20, 12).strip
+        assert strips.upscale(lr).shape == (80, 48, 3)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
