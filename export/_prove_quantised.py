@@ -10,6 +10,7 @@ from esrgan_deploy._parity import Pairs
 from esrgan_deploy.export._write_graphs import Export, prove_graph
 from esrgan_deploy.export._write_quantised import Graph
 from esrgan_deploy.export.quantisation import Quantisation, save_recipe
+from esrgan_deploy.export.quantisation.search import Loss, SearchOptions
 
 __all__ = ["over_budget", "prove_quantised"]
 
@@ -37,24 +38,24 @@ def prove_quantised(export: Export, graph: Graph, precision: str, sets: dict[str
         "share": counted.share,
         "pictures": quantisation.kept.facts.get("pictures", "scales of a training"),
         "asked": dict(quantisation.kept.asked),
-        "budget_db": asked.budget,
+        "budget_db": None if graph.demand is None else graph.demand.budget or graph.demand.floor,
     }
     found = _figures(graph)
     if found:
         facts["measured"] = found
     artefact = dataclasses.replace(artefact, quantised=facts)
-    if graph.measured is not None and graph.measured.loss is not None and asked.search:
-        artefact = over_budget(artefact, graph.measured.loss, asked.budget)
+    if graph.measured is not None and graph.demand is not None and asked.search:
+        artefact = over_budget(artefact, graph.measured, graph.demand)
     return [artefact, *_write_recipe(quantisation, precision, found, export.staging)]
 
 
-def over_budget(artefact: Artefact, loss: float, budget: float) -> Artefact:
-    """Return the entry of a graph, marked as not verified where it loses more dB than it may."""
-    if loss <= budget:
+def over_budget(artefact: Artefact, loss: Loss, demand: SearchOptions) -> Artefact:
+    """Return the entry of a graph, marked as not verified where it loses more than it may."""
+    found = demand.breaches(loss)
+    if not found:
         return artefact
-    phrase = f"{loss:.3f} dB of PSNR-Y lost > {budget:g} dB"
     parity = tuple(
-        {**figures, "breaches": [*figures["breaches"], phrase]} if figures["on"] == "unseen" else figures
+        {**figures, "breaches": [*figures["breaches"], *found]} if figures["on"] == "unseen" else figures
         for figures in artefact.parity
     )
     return dataclasses.replace(artefact, parity=parity, verified=False)

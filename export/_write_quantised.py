@@ -33,8 +33,8 @@ from esrgan_deploy.export.proof import (
     verify_graph,
     verifying_session,
 )
-from esrgan_deploy.export.quantisation import FLOOR, Net, Quantisation, quantise_net, reusable, tensor_of
-from esrgan_deploy.export.quantisation.search import HeldLoss, Loss
+from esrgan_deploy.export.quantisation import Net, Quantisation, demand, quantise_net, reusable, tensor_of
+from esrgan_deploy.export.quantisation.search import HeldLoss, Loss, SearchOptions
 
 __all__ = ["QUANTISED_GRAPHS", "Graph", "search_state", "write_quantised"]
 
@@ -59,6 +59,7 @@ class Graph:
         measured: What it loses on the held pictures, against the truth and against the fp32 net; None where it has no
             recipe, or no picture to measure that on.
         psnr_y: The fp32 net's there, in dB.
+        demand: What it has to hold there; None where nothing was measured.
         unseen: The pictures that judge with what PyTorch makes of them; None where there are none.
     """
 
@@ -67,6 +68,7 @@ class Graph:
     counted: Quantised | None = None
     measured: Loss | None = None
     psnr_y: float | None = None
+    demand: SearchOptions | None = None
     unseen: Pairs | None = None
 
 
@@ -91,6 +93,7 @@ def write_quantised(export: Export, precision: str) -> Graph:
     source, options, say = export.source, export.options, export.say
     quantisation = _quantisation_of(export, precision)
     held = _held(source, quantisation)
+    wanted = None if held is None else demand(options.quantise, held)
     noise = noise_pictures(source.spec.in_channels, export.size_multiple)
     unseen = _unseen(source, quantisation, held)
     sets: dict[str, Pairs] = {}
@@ -108,13 +111,14 @@ def write_quantised(export: Export, precision: str) -> Graph:
             f"{path.name}: {counted.convolutions} of {counted.of} convolutions, {counted.share:.1%} of the "
         )
         line += "multiply-adds"
-        if measured is not None and measured.loss is not None:
-            line += f", {measured.loss:+.3f} dB lost, {measured.fidelity:.1f} dB to fp32"
+        if measured is not None:
+            line += "" if measured.loss is None else f", {measured.loss:+.3f} dB lost"
+            line += f", {measured.fidelity:.1f} dB to fp32, {measured.worst:.1f} in the worst tile"
         say(line)
-        if measured is None or not options.quantise.search:
+        if measured is None or wanted is None or not options.quantise.search:
             break
         judgement, stands = judged(verify_graph(path, precision, sets), precision, options.form)
-        if stands and _holds(measured, options.quantise.budget):
+        if stands and wanted.allows(measured):
             break
         units = {layer.unit for layer in quantisation.layers if layer.name in quantisation.recipe.formats}
         if not left or len(units) < 2:
@@ -123,6 +127,8 @@ def write_quantised(export: Export, precision: str) -> Graph:
         for figures in judgement:
             for breach in figures["breaches"]:
                 say(f"{path.name} on {figures['on']}: {breach}; a unit more returns")
+        for breach in wanted.breaches(measured):
+            say(f"{path.name}: {breach}; a unit more returns")
         if quantisation.again is None:
             say("what was taken up does not hold here: calibrating again")
             quantisation = _quantisation_of(export, precision, anew=True)
@@ -134,12 +140,9 @@ def write_quantised(export: Export, precision: str) -> Graph:
         counted=counted,
         measured=measured,
         psnr_y=None if held is None else held.psnr_y,
+        demand=wanted,
         unseen=unseen,
     )
-
-
-def _holds(loss: Loss, budget: float) -> bool:
-    return (loss.loss is None or loss.loss <= budget) and loss.fidelity >= FLOOR
 
 
 def search_state(folder: Path, precision: str) -> Path:

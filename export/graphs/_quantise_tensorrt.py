@@ -23,7 +23,9 @@ def quantise(model: ir.Model, layers: Sequence[Layer], recipe: Recipe) -> Quanti
 
     Symmetric. An input that is a concatenation is quantised before it, tensor by tensor with the group's one
     step: the same values, and each feature is quantised once however many convolutions read it. Residual sums
-    keep reading the tensor that was not quantised.
+    keep reading the tensor that was not quantised. What a group's first channels are multiplied with stands in
+    front of its quantiser alone, so that others that read them have them as they were: kernels that quantise
+    multiply at no cost, and TensorRT for RTX declares the same bytes.
 
     Any convolution can be quantised, those of 3 channels too: TensorRT for RTX 1.7.1 builds the first and the last
     one of an RRDBNet as FP8 kernels, and pads 3 input channels to 4. (NVIDIA's ModelOpt leaves out all of 16 channels
@@ -128,21 +130,43 @@ class _Pass:
         self._model, self._graph, self._recipe = model, model.graph, recipe
         self._done: dict[tuple[ir.Value, str], ir.Value] = {}
 
-    def activation(self, value: ir.Value, layer: Layer, kind: str) -> ir.Value:
-        """Return the quantised and dequantised tensor; made once for each group that reads it."""
+    def activation(self, value: ir.Value, layer: Layer, kind: str, *, first: bool = True) -> ir.Value:
+        """Return the quantised and dequantised tensor; made once for each group that reads it.
+
+        Args:
+            value: What is read, or a part of it.
+            layer: By which convolution.
+            kind: The format.
+            first: Whether it holds the group's first channels.
+        """
         if (value, layer.group) in self._done:
             return self._done[value, layer.group]
         producer = value.producer()
         if producer is not None and producer.op_type == "Concat":
-            parts = [self.activation(part, layer, kind) for part in producer.inputs if part is not None]
+            parts = [
+                self.activation(part, layer, kind, first=first and part is producer.inputs[0])
+                for part in producer.inputs
+                if part is not None
+            ]
             axis = {"axis": producer.attributes["axis"].as_int()}
             node = named_node("Concat", parts, axis, name=f"{value.name}_of_{layer.group}")
             self._place(node, after=value, like=value)
             out = node.outputs[0]
         else:
-            out = self._pair(value, layer.group, kind)
+            multiplied = self._multiplied(value, layer.group) if first else value
+            out = self._pair(multiplied, layer.group, kind)
         self._done[value, layer.group] = out
         return out
+
+    def _multiplied(self, value: ir.Value, group: str) -> ir.Value:
+        factors = self._recipe.multipliers.get(group)
+        if factors is None:
+            return value
+        name = f"{value.name}_of_{group}_multiplied"
+        held = constant(self._model, factors.reshape(1, -1, 1, 1), f"{name}_by")
+        node = named_node("Mul", [value, held], name=name)
+        self._place(node, after=value, like=value)
+        return node.outputs[0]
 
     def _pair(self, value: ir.Value, group: str, kind: str) -> ir.Value:
         name = f"{value.name}_of_{group}"
@@ -161,7 +185,8 @@ class _Pass:
         assert value is not None
         steps = _folded(self._recipe.weights[layer.name], layer)
         exact: npt.NDArray[np.float32] = array_of(value)
-        shares = exact / (steps.reshape(-1, 1, 1, 1) if steps.ndim else steps)
+        factors = self._recipe.multiplied(layer.group, exact.shape[1]).reshape(1, -1, 1, 1)
+        shares = exact / (steps.reshape(-1, 1, 1, 1) * factors)
         stored = constant(self._model, _stored(shares, kind), f"{value.name}_q")
         step = constant(self._model, steps, f"{value.name}_scale")
         zero = constant(self._model, _stored(np.zeros(steps.shape, np.float32), kind), f"{value.name}_zero")

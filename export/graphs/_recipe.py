@@ -32,6 +32,9 @@ class Recipe:
             left of them, rounded too, with the same weights; see `with_remainders`. FP8 only.
         inputs: By group, the range of what is rounded to uint8 with a zero point, in place of `activations`. For
             processors only, as are the outputs.
+        multipliers: By group, ``(C,)`` float32 above 0, which fp16 holds: what the first channels that the group
+            reads are multiplied with in front of the quantiser. The weights that read them lie on a grid of as
+            many times their step; in the graph they are divided.
         outputs: By convolution, the range of what it gives, in front of its activation, which is rounded there too.
     """
 
@@ -42,6 +45,15 @@ class Recipe:
     remainders: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     inputs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     outputs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    multipliers: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+
+    def multiplied(self, group: str, channels: int) -> Array:
+        """Return what each of so many channels that a group's convolution reads is multiplied with, ``(C_in,)``."""
+        factors = np.ones(channels, np.float32)
+        own = self.multipliers.get(group)
+        if own is not None:
+            factors[: len(own)] = own
+        return factors
 
     def only(self, names: Sequence[str]) -> "Recipe":
         """Return the recipe that quantises these convolutions and no others."""

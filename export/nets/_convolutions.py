@@ -46,6 +46,7 @@ class Layer:
             ``"last"``.
         macs: Multiply-adds per pixel of the input picture.
         fold: Factor that the graph's weights have over the module's.
+        enlarges: Whether it reads what was enlarged just in front of it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Layer:
     place: str
     macs: float
     fold: float = 1.0
+    enlarges: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ class Rescaling:
 
     Attributes:
         channels: How many.
-        makers: Convolutions whose output they are.
+        makers: Convolutions whose output they are. None where nothing that makes them can be divided, because others
+            read it too: then a multiplication in front of the quantiser divides what this group reads.
         readers: Convolutions that read them, each with the first of the input channels that they are.
         group: Whose activations they are part of; of the trunk, which is part of several, empty.
     """
@@ -116,8 +119,13 @@ def layers(spec: ModelSpec) -> tuple[Layer, ...]:
     )
 
 
-def rescalings(spec: ModelSpec) -> tuple[Rescaling, ...]:
+def rescalings(spec: ModelSpec, *, multiplied: bool = False) -> tuple[Rescaling, ...]:
     """Return every set of channels that can be rescaled, the trunk first.
+
+    Args:
+        spec: The net's.
+        multiplied: Whether each group that reads the trunk has factors of its own for it, by a multiplication in
+            front of its quantiser; otherwise the trunk has one set of factors for all of its readers.
 
     Raises:
         ExportError: The architecture is not one whose convolutions are known.
@@ -132,15 +140,25 @@ def rescalings(spec: ModelSpec) -> tuple[Rescaling, ...]:
     blocks = list(dict.fromkeys(layer.unit for layer in found if layer.place == "body"))
     tail = [layer.name for layer in found if layer.place in ("tail", "last")]
     readers = [(f"{block}.conv{number}", 0) for block in blocks for number in range(1, 6)]
-    sets = [
-        Rescaling(
-            channels=spec.features,
-            makers=("conv_first", *(f"{block}.conv5" for block in blocks), "conv_body"),
-            # After the body come conv_body and, behind the long residual, whatever is next.
-            readers=(*readers, (tail[0], 0), (tail[1], 0)),
-            group="",
-        )
-    ]
+    if multiplied:
+        own = [*((block, [f"{block}.conv{number}" for number in range(1, 6)]) for block in blocks)]
+        own += [(name, [name]) for name in tail[:2]]
+        sets = [
+            Rescaling(
+                channels=spec.features, makers=(), readers=tuple((name, 0) for name in names), group=group
+            )
+            for group, names in own
+        ]
+    else:
+        sets = [
+            Rescaling(
+                channels=spec.features,
+                makers=("conv_first", *(f"{block}.conv5" for block in blocks), "conv_body"),
+                # After the body come conv_body and, behind the long residual, whatever is next.
+                readers=(*readers, (tail[0], 0), (tail[1], 0)),
+                group="",
+            )
+        ]
     for block in blocks:
         for number in range(1, 5):
             start = spec.features + (number - 1) * spec.growth
@@ -162,8 +180,11 @@ def _rrdbnet(spec: ModelSpec) -> tuple[Layer, ...]:
     # In front of the upsampling the net runs once per unshuffled pixel.
     share = 9 / spec.unshuffle**2
 
-    def single(name: str, place: str, read: int, made: int, size: int = 1) -> Layer:
-        return Layer(name=name, group=name, unit=name, place=place, macs=share * size**2 * read * made)
+    def single(
+        name: str, place: str, read: int, made: int, size: int = 1, *, enlarges: bool = False
+    ) -> Layer:
+        macs = share * size**2 * read * made
+        return Layer(name=name, group=name, unit=name, place=place, macs=macs, enlarges=enlarges)
 
     found = [single("conv_first", "first", spec.in_channels * spec.unshuffle**2, f)]
     for block in range(spec.blocks):
@@ -185,7 +206,7 @@ def _rrdbnet(spec: ModelSpec) -> tuple[Layer, ...]:
     size = 1
     for number, step in enumerate(upsampling_steps(spec.scale * spec.unshuffle), start=1):
         size *= step
-        found.append(single(f"conv_up{number}", "tail", f, f, size))
+        found.append(single(f"conv_up{number}", "tail", f, f, size, enlarges=True))
     found.append(single("conv_hr", "tail", f, f, size))
     found.append(single("conv_last", "last", f, spec.out_channels, size))
     return tuple(found)

@@ -10,8 +10,8 @@ from esrgan_deploy._optional import handed_on
 
 if TYPE_CHECKING:
     from esrgan_deploy.export.quantisation._explain import explain_quantised as explain_quantised
-    from esrgan_deploy.export.quantisation._find_recipe import FLOOR as FLOOR
     from esrgan_deploy.export.quantisation._find_recipe import Quantisation as Quantisation
+    from esrgan_deploy.export.quantisation._find_recipe import demand as demand
     from esrgan_deploy.export.quantisation._find_recipe import pictures_for as pictures_for
     from esrgan_deploy.export.quantisation._find_recipe import quantise_net as quantise_net
     from esrgan_deploy.export.quantisation._find_recipe import reusable as reusable

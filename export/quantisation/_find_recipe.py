@@ -13,7 +13,7 @@ from esrgan_deploy._errors import ExportError
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.graphs import Recipe
 from esrgan_deploy.export.nets import Layer, layers, share_of
-from esrgan_deploy.export.quantisation._options import QuantiseOptions
+from esrgan_deploy.export.quantisation._options import MOST_LOSS, QuantiseOptions
 from esrgan_deploy.export.quantisation._prepare import Preparation
 from esrgan_deploy.export.quantisation._recipe_file import KeptRecipe, Net, load_recipe
 from esrgan_deploy.export.quantisation._simulation import Simulation, apply_parameters
@@ -29,14 +29,27 @@ from esrgan_deploy.export.quantisation.search import (
     table,
 )
 
-__all__ = ["FLOOR", "Quantisation", "pictures_for", "quantise_net", "reusable"]
+__all__ = ["Quantisation", "demand", "pictures_for", "quantise_net", "reusable"]
 
-FLOOR = 47.0
-"""dB to the fp32 picture that a search keeps besides its budget: four of five samples are then within one level, as
-the verification asks, where errors are spread as rounding spreads them."""
+FIDELITY = 44.5
+"""dB to the fp32 picture that a search keeps: four of five samples are then within one level, as the verification
+asks, where errors are spread as rounding spreads them."""
+
+LOSS = 0.1
+"""dB of PSNR-Y against the truth that a net may lose which is close to it."""
+
+_WORST, _SHIFT = 8.5, 0.3
+"""How far the worst tile may lie below the fidelity in dB, and how far a channel's mean may move in levels, where
+fidelity is all that is judged: a tint in a flat place is what the eye sees first."""
+
+_CALIBRATION = 8e12
+"""Floating-point operations that one run of the net on all pictures to calibrate on may cost: a minute and a half of
+two cores. With a quarter of it, pictures that come later exceed what was seen two- and threefold."""
 
 _EVALUATION = 4e11
 """Floating-point operations that running the net on all held pictures may cost: some seconds on two cores."""
+
+_MOST_CROPS = 96
 
 _FEW, _FEW_POINTS = 14, 3
 """`SearchOptions.evaluations` and `points` where weights are rounded anew for each, up to a minute each time."""
@@ -122,13 +135,15 @@ def quantise_net(
     exact = work.scaled()
     everything = tuple(layer.name for layer in found if layer.name in exact.formats)
     whole = work.rounded(exact)
+    # Of what takes minutes to round, a choice is taken out of the whole instead of being rounded for itself.
     learned = work.rounding == "learned"
+    inseparable = learned or net.spec.architecture == "rrdbnet"
 
     def again(names: Sequence[str]) -> Recipe:
         # Rounded for all candidates, weights make up for errors that the chosen ones alone do not have.
         if tuple(names) == everything:
             return _trimmed(whole, found)
-        part = work.part(exact, whole, names) if learned else work.rounded(exact.only(names))
+        part = work.part(exact, whole, names) if inseparable else work.rounded(exact.only(names))
         return _trimmed(part, found)
 
     held = HeldLoss.of_net([(pair.lr, pair.hr) for pair in pictures.held], net.module)
@@ -139,7 +154,8 @@ def quantise_net(
         return _loss_of(module, found, made[names], held)
 
     if options.search:
-        alone = whole if learned else work.rounded(exact, alone=True)
+        few = {"evaluations": _FEW, "points": _FEW_POINTS} if work.rounding == "compensated" else {}
+        alone = whole if inseparable else work.rounded(exact, alone=True)
         # On a copy: it takes the place of its module's convolutions.
         simulation = Simulation(copy.deepcopy(module), found, alone, fitted=alone.parameters)
         result = search(
@@ -147,7 +163,7 @@ def quantise_net(
             found,
             net.spec,
             held,
-            _asked_of_search(options, work.rounding),
+            dataclasses.replace(demand(options, held), flops=_SEARCH, **few),
             measures=measures,
             state=state,
             say=say,
@@ -162,7 +178,7 @@ def quantise_net(
     if result is not None and learned and chosen.names != everything:
         better = _trimmed(work.rounded(exact.only(chosen.names)), found)
         loss = _loss_of(module, found, better, held)
-        if loss.fidelity > chosen.loss.fidelity and _asked_of_search(options, work.rounding).allows(loss):
+        if loss.fidelity > chosen.loss.fidelity and demand(options, held).allows(loss):
             final, found_again = better, dataclasses.replace(chosen, loss=loss)
             points = tuple(found_again if point == chosen else point for point in points)
             chosen = found_again
@@ -200,14 +216,19 @@ def pictures_for(spec: ModelSpec, options: QuantiseOptions) -> CalibrationPictur
         scale=spec.scale,
         multiple=spec.size_multiple,
         crop=crop,
-        fit=min(max(2 * held, 8), 32),
+        fit=int(min(max(_CALIBRATION / (spec.flops_per_pixel or 1e7) / crop**2, 8), _MOST_CROPS)),
         held=held,
     )
 
 
-def _asked_of_search(options: QuantiseOptions, rounding: str) -> SearchOptions:
-    few = {"evaluations": _FEW, "points": _FEW_POINTS} if rounding == "compensated" else {}
-    return SearchOptions(budget=options.budget, floor=FLOOR, flops=_SEARCH, **few)
+def demand(options: QuantiseOptions, held: HeldLoss) -> SearchOptions:
+    """Return what a quantised net has to hold on the held pictures, see `QuantiseOptions.budget`."""
+    budget = options.budget
+    if budget is None:
+        budget = LOSS if held.closer_than_bicubic() else FIDELITY
+    if budget > MOST_LOSS:
+        return SearchOptions(budget=None, floor=budget, worst=budget - _WORST, shift=_SHIFT)
+    return SearchOptions(budget=budget, floor=FIDELITY)
 
 
 def _loss_of(module: nn.Module, found: tuple[Layer, ...], recipe: Recipe, held: HeldLoss) -> Loss:
@@ -304,5 +325,6 @@ def _trimmed(recipe: Recipe, found: tuple[Layer, ...]) -> Recipe:
     return dataclasses.replace(
         recipe,
         activations={group: step for group, step in recipe.activations.items() if group in groups},
+        multipliers={group: one for group, one in recipe.multipliers.items() if group in groups},
         weights={name: steps for name, steps in recipe.weights.items() if name in recipe.formats},
     )

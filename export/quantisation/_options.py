@@ -6,7 +6,10 @@ from pathlib import Path
 from esrgan_deploy._command_line import breaches, option
 from esrgan_deploy._errors import ExportError, MediaError
 
-__all__ = ["METHODS", "PARTS", "QuantiseOptions"]
+__all__ = ["METHODS", "MOST_LOSS", "PARTS", "QuantiseOptions"]
+
+MOST_LOSS = 10.0
+"""dB: what is more is a PSNR to be kept, and no loss."""
 
 METHODS = ("max", "mse")
 PARTS = {
@@ -32,13 +35,16 @@ class QuantiseOptions:
     Attributes:
         calibration: A folder of photographs, taken as high-resolution pictures: most calibrate, the rest judge.
             None takes the scales that are there already, else the drawn pictures that ship.
-        budget: dB of PSNR-Y against the truth that the picture may lose, on pictures that calibration has not
-            seen.
+        budget: What the picture may lose on pictures that calibration has not seen. Up to 10: dB of PSNR-Y against
+            the truth; from 20 on: dB of PSNR to the fp32 net's picture that are kept. None takes 0.1 for a net that
+            is closer to the truth than bicubic, and 44.5 for one that is not, such as a GAN's, whose picture is no
+            estimate of the truth.
         method: How a scale follows from what was seen, one of `METHODS`; None takes ``mse`` in INT8 and ``max`` in
             FP8.
         parts: What may be quantised, of `PARTS`: the dense blocks (of an SRVGGNetCompact its middle), ``"inner"`` all
             but the first and the last convolution, or those too, which are 1 % of the multiply-adds of an RRDBNet
-            and whose rounding the picture shows. None takes inner, and of an RRDBNet for processors all but the
+            and whose rounding the picture shows. None takes inner less the convolutions of an RRDBNet that read an
+            enlarged picture, which TensorRT runs faster in half precision, and of one for processors all but the
             first.
         per_channel: One weight scale for each channel of the output, or one for all; None takes one for each
             channel in INT8 and one for all in FP8, which moves fewest bytes.
@@ -59,13 +65,14 @@ class QuantiseOptions:
         help="photographs, taken as high-resolution pictures: most calibrate, the rest judge (default: the scales "
         "that are there already, else drawn pictures)",
     )
-    budget: float = option(
-        0.1,
+    budget: float | None = option(
+        None,
         above=0,
-        most=10,
+        most=100,
         metavar="DB",
-        help="PSNR-Y against the truth that may be lost on pictures that calibration has not seen; convolutions "
-        "return to fp16 until it holds",
+        help="on pictures that calibration has not seen: up to 10, PSNR-Y against the truth that may be lost; from "
+        "20, PSNR to the fp32 picture that is kept; convolutions return to fp16 until it holds (default: 0.1, and "
+        "44.5 for a net that is no closer to the truth than bicubic)",
     )
     search: bool = option(True, help="quantise all that can be, whatever it costs")
     method: str | None = option(
@@ -97,7 +104,8 @@ class QuantiseOptions:
         None,
         choices=tuple(PARTS),
         help="what may be quantised: the dense blocks (of an SRVGGNetCompact its middle), inner: all but the first "
-        "and the last convolution, but-first, or all (default: inner; for processors but-first of an RRDBNet)",
+        "and the last convolution, but-first, or all (default: inner less those that read an enlarged picture; for "
+        "processors but-first of an RRDBNet)",
     )
     equalise: bool = option(True, help="leave the channels as they are")
 
@@ -108,3 +116,8 @@ class QuantiseOptions:
             )
         for breach in breaches(self):
             raise ExportError(breach)
+        if self.budget is not None and MOST_LOSS < self.budget < 2 * MOST_LOSS:
+            raise ExportError(
+                f"--budget {self.budget:g} is neither a loss of up to 10 dB against the truth nor a PSNR of 20 dB or "
+                "more to the fp32 picture. Run: --budget 0.1, or --budget 44.5"
+            )

@@ -23,6 +23,7 @@ from esrgan_deploy.export.quantisation.weights import (
     compensated,
     factors,
     fitted_last,
+    multipliers,
     noise_gains,
     reconstruct,
     rescaled,
@@ -34,8 +35,15 @@ __all__ = ["Preparation"]
 _COMPENSATE = 24
 """Pictures that weights are rounded on, at most: both nets are in memory for all of them at once."""
 
-_PIXELS = 64
-"""For each unknown of a row of weights: with 8, an SRVGGNetCompact is 2 dB further from fp32."""
+_DEEP = 1e7
+"""Floating-point operations for a pixel of the input: an RRDBNet of 4 blocks and 32 features has a tenth of it."""
+
+_FIT = 1e12
+"""Floating-point operations that fitting the last convolution may cost, which each choice of a search has done."""
+
+_PIXELS, _DENSE_PIXELS = 64, 8
+"""For each unknown of a row of weights: with 8, an SRVGGNetCompact is 2 dB further from fp32. A dense block has three
+times as many unknowns, whose moments cost the square of that, and is not fitted but compensated alone."""
 
 _METHODS = {"int8": "mse", "fp8": "max"}
 """Where the folder holds extreme crops, equal steps up to their largest value are coarse for all others; a float's
@@ -75,7 +83,9 @@ class Preparation:
         """How weights are rounded: as was asked for, or as serves the format best."""
         if self.options.rounding is not None:
             return self.options.rounding
-        return {"int8": "compensated", "fp8": "learned"}[self.kind]
+        # Of a deep net learning affords a few steps for each dense block, and those make nothing better.
+        deep = (self.spec.flops_per_pixel or 0) > _DEEP
+        return "learned" if self.kind == "fp8" and not deep else "compensated"
 
     @property
     def parts(self) -> str:
@@ -93,19 +103,30 @@ class Preparation:
             ExportError: An activation is not a finite number.
         """
         options, kind = self.options, self.kind
-        candidates = [layer for layer in self.layers if layer.place in PARTS[self.parts]]
+        # For TensorRT a convolution of an enlarged picture is a transposed one of the small picture, in half
+        # precision: it moves fewer bytes than the wide one in eight bits, at less than half of the multiply-adds.
+        transposed = options.parts is None and not self.unsigned
+        candidates = [
+            layer
+            for layer in self.layers
+            if layer.place in PARTS[self.parts] and not (transposed and layer.enlarges)
+        ]
         per_channel = kind == "int8" if options.per_channel is None else options.per_channel
         parameters: dict[str, npt.NDArray[np.float32]] = {}
+        multiplied: dict[str, npt.NDArray[np.float32]] = {}
         if options.equalise:
             self.say("equalising channels")
             seen = noise_gains(self.module, self.spec, map(tensor_of, self.pictures))
             inner = [layer.name for layer in candidates if layer.place == "body" or not self.unsigned]
-            found = factors(self.module, self.spec, seen, kind=kind, per_channel=per_channel, names=inner)
-            parameters = rescaled(self.module, rescalings(self.spec), found)
+            sets = rescalings(self.spec, multiplied=not self.unsigned)
+            found = factors(
+                self.module, self.spec, seen, kind=kind, per_channel=per_channel, sets=sets, names=inner
+            )
+            parameters, multiplied = rescaled(self.module, sets, found), multipliers(sets, found)
             exact = Recipe(formats={}, activations={}, weights={}, parameters=parameters)
             apply_parameters(self.module, exact)
         self.say("choosing scales")
-        observed = observe(self.module, self.layers, self.pictures)
+        observed = observe(self.module, self.layers, self.pictures, multiplied)
         groups = dict.fromkeys((layer.group for layer in candidates), kind)
         recipe = Recipe(
             formats=dict.fromkeys((layer.name for layer in candidates), kind),
@@ -113,10 +134,11 @@ class Preparation:
             weights={
                 layer.name: fitted(_weight(self.module, layer))[1]
                 if self.unsigned
-                else weight_steps(_weight(self.module, layer), layer, kind, per_channel=per_channel)
+                else weight_steps(self._read(layer, multiplied), layer, kind, per_channel=per_channel)
                 for layer in candidates
             },
             parameters=parameters,
+            multipliers=multiplied,
         )
         if self.unsigned:
             inputs, outputs = aligned(
@@ -147,11 +169,14 @@ class Preparation:
             self.say("learning which way weights are rounded")
             return reconstruct(self.module, self.layers, recipe, self.pictures, say=self.say)
         self.say("rounding weights, each making up for those before it")
-        # A dense block loses nothing to speak of, and rounding all of it takes most of the time.
-        dense = self.spec.architecture == "rrdbnet"
-        names = [layer.name for layer in self.layers if not (dense and layer.place == "body")]
         changed = compensated(
-            self.module, self.spec, recipe, self._tensors(), names=names, pixels=_PIXELS, alone=alone
+            self.module,
+            self.spec,
+            recipe,
+            self._tensors(),
+            pixels=_PIXELS,
+            dense_pixels=_DENSE_PIXELS,
+            alone=alone,
         )
         return _with(recipe, changed) if alone else self._last_fitted(_with(recipe, changed))
 
@@ -167,10 +192,24 @@ class Preparation:
         chosen = {name: value for name, value in rounded.parameters.items() if name in own}
         return self._last_fitted(_with(exact.only(names), chosen))
 
+    def _read(
+        self, layer: Layer, multiplied: Mapping[str, npt.NDArray[np.float32]]
+    ) -> npt.NDArray[np.float32]:
+        # As the graph will hold it: divided by what its input is multiplied with.
+        weight = _weight(self.module, layer).copy()
+        factors = multiplied.get(layer.group)
+        if factors is not None:
+            weight[:, : len(factors)] /= factors.reshape(1, -1, 1, 1)
+        return weight
+
     def _last_fitted(self, recipe: Recipe) -> Recipe:
         if not recipe.formats or self.layers[-1].name in recipe.formats:
             return recipe
-        return _with(recipe, fitted_last(self.module, self.spec, recipe, self._tensors()))
+        pixels = self.pictures[0].shape[1] * self.pictures[0].shape[2]
+        affordable = int(_FIT / (2 * pixels * (self.spec.flops_per_pixel or 1e7)))
+        return _with(
+            recipe, fitted_last(self.module, self.spec, recipe, self._tensors()[: max(affordable, 4)])
+        )
 
     def _tensors(self) -> list[Tensor]:
         return [tensor_of(picture) for picture in self.pictures[:_COMPENSATE]]

@@ -91,6 +91,9 @@ def save_recipe(path: Path, kept: KeptRecipe) -> list[Path]:
         "weights": {name: np.asarray(steps, np.float64).tolist() for name, steps in recipe.weights.items()},
         "inputs": {group: list(ends) for group, ends in recipe.inputs.items()},
         "outputs": {name: list(ends) for name, ends in recipe.outputs.items()},
+        "multipliers": {
+            group: np.asarray(factors, np.float64).tolist() for group, factors in recipe.multipliers.items()
+        },
         "remainders": {group: list(channels) for group, channels in recipe.remainders.items()},
         "parameters_sha256": None,
         "facts": dict(kept.facts),
@@ -124,6 +127,10 @@ def load_recipe(path: Path) -> KeptRecipe:
             parameters=_parameters(path, data["parameters_sha256"]),
             inputs=_ranges(data["inputs"]),
             outputs=_ranges(data["outputs"]),
+            multipliers={
+                group: np.asarray(factors, np.float32)
+                for group, factors in data.get("multipliers", {}).items()
+            },
             remainders={
                 group: tuple(map(int, channels)) for group, channels in data.get("remainders", {}).items()
             },
@@ -158,9 +165,10 @@ def _check(recipe: Recipe) -> None:
     for name, kind in recipe.formats.items():
         if kind not in ("int8", "fp8"):
             raise ValueError(f"the format of {name} is {kind!r}")
-    numbers = [*recipe.activations.values(), *(float(v) for a in recipe.weights.values() for v in a.ravel())]
+    tables = (*recipe.weights.values(), *recipe.multipliers.values())
+    numbers = [*recipe.activations.values(), *(float(v) for a in tables for v in a.ravel())]
     if not all(math.isfinite(number) and number > 0 for number in numbers):
-        raise ValueError("a step is not a number above 0")
+        raise ValueError("a step or a multiplier is not a number above 0")
     lacking = set(recipe.formats) - set(recipe.weights)
     if lacking:
         raise ValueError(f"{sorted(lacking)[0]} has no weight steps")

@@ -157,7 +157,7 @@ class Simulation:
         kind = self.recipe.formats[name]
         if name not in self._rounded:
             weight = self._fitted.get(f"{name}.weight", conv.weight.detach())
-            steps = steps_of(self.recipe, name)
+            steps = steps_of(self.recipe, self._layers[name], weight.shape[1])
             self._rounded[name] = rounded(weight, steps, kind, weights=True) if self._weights else weight
         taken = quantised_input(x, self.recipe, self._layers[name])
         bias = self._fitted.get(f"{name}.bias", conv.bias)
@@ -165,10 +165,18 @@ class Simulation:
         return quantised_output(out, self.recipe, name)
 
 
-def steps_of(recipe: Recipe, name: str) -> Tensor:
-    """Return the steps of a convolution's weights, ``(C_out, 1, 1, 1)`` or ``()`` float32."""
-    steps = torch.from_numpy(np.array(recipe.weights[name], np.float32))
-    return steps.reshape(-1, 1, 1, 1) if steps.ndim else steps
+def steps_of(recipe: Recipe, layer: Layer, channels: int) -> Tensor:
+    """Return the grid of a convolution's weights, float32: ``(C_out or 1, C_in or 1, 1, 1)``.
+
+    Args:
+        recipe: Whose steps.
+        layer: The convolution.
+        channels: How many it reads.
+    """
+    steps = torch.from_numpy(np.array(recipe.weights[layer.name], np.float32)).reshape(-1, 1, 1, 1)
+    if layer.group not in recipe.multipliers:
+        return steps
+    return steps * torch.from_numpy(recipe.multiplied(layer.group, channels)).reshape(1, -1, 1, 1)
 
 
 def quantised_input(x: Tensor, recipe: Recipe, layer: Layer) -> Tensor:
@@ -176,6 +184,8 @@ def quantised_input(x: Tensor, recipe: Recipe, layer: Layer) -> Tensor:
     if layer.group in recipe.inputs:
         return _unsigned(x, recipe.inputs[layer.group])
     kind, step = recipe.formats[layer.name], torch.tensor(recipe.activations[layer.group])
+    if layer.group in recipe.multipliers:
+        step = step / torch.from_numpy(recipe.multiplied(layer.group, x.shape[1])).reshape(1, -1, 1, 1)
     taken = rounded(x, step, kind)
     twice = list(recipe.remainders.get(layer.group, ()))
     if twice:

@@ -25,13 +25,17 @@ Array = npt.NDArray[np.float64]
 _OCTAVES = {"int8": (-8.0, 0.0), "fp8": (-4.0, 2.0)}
 """Clips that are tried, as powers of two times the largest magnitude."""
 
+_POWER = 2.4
+"""Of an error. With 2, the rounding of everything outweighs what is clipped in one place of one picture, where the
+eye goes: on RealESRGAN_x4plus_anime_6B the worst tile is 1.2 dB worse, and the mean no better."""
+
 BINS = 16384
 """Of a histogram, between half of which and all of which hold something: tens for one step of INT8."""
 _LEAST_TOP = 2.0**-40
 
 
 def least_error_clip(counts: Counts, top: float, largest: float, kind: str) -> float:
-    """Return the clip at which the squared error of rounding and clipping is least.
+    """Return the clip at which the error of rounding and clipping, to the power of 2.4, is least.
 
     FP8 keeps its relative fineness whatever the scale is, but not where in an octave its eight steps fall: clips
     are tried all over some octaves, of which the upper two clip nothing.
@@ -57,7 +61,7 @@ def _errors(counts: Counts, top: float, clips: Array, kind: str) -> Array:
     weights = torch.from_numpy(counts[filled].astype(np.float64))
     errors = [
         float(((rounded(centres, torch.tensor(clip / LARGEST[kind], dtype=torch.float32), kind) - centres)
-               .double() ** 2 * weights).sum())
+               .double().abs() ** _POWER * weights).sum())
         for clip in clips.tolist()
     ]  # fmt: skip
     return np.array(errors)
@@ -91,7 +95,10 @@ class Observed:
 
 
 def observe(
-    module: nn.Module, layers: Iterable[Layer], pictures: Sequence[npt.NDArray[np.uint8]]
+    module: nn.Module,
+    layers: Iterable[Layer],
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    multipliers: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> dict[str, Observed]:
     """Run a net on pictures and keep the statistics of what its convolutions read.
 
@@ -102,6 +109,7 @@ def observe(
         module: The generator, fp32, in eval mode.
         layers: Its convolutions, as `nets.layers` gives them.
         pictures: ``(1, H, W, C)`` uint8 each.
+        multipliers: By group, what its first channels are multiplied with before they are quantised.
 
     Raises:
         ExportError: There is no picture, or an activation is not a finite number.
@@ -111,7 +119,7 @@ def observe(
         conv = module.get_submodule(layer.name)
         assert isinstance(conv, nn.Conv2d)
         if layer.group not in watched or conv.in_channels > watched[layer.group][0].in_channels:
-            watched[layer.group] = conv, _Histogram(layer.group)
+            watched[layer.group] = conv, _Histogram(layer.group, (multipliers or {}).get(layer.group))
     hooks = [conv.register_forward_pre_hook(watch) for conv, watch in watched.values()]
     run_watched(module, hooks, pictures)
     return {group: watch.observed() for group, (_, watch) in watched.items()}
@@ -123,8 +131,8 @@ def step(observed: Observed, kind: str, method: str) -> float:
     Args:
         observed: Its activations.
         kind: ``"int8"`` or ``"fp8"``.
-        method: ``"max"``: nothing is clipped. ``"mse"``: the clip with the least squared error of rounding and
-            clipping.
+        method: ``"max"``: nothing is clipped. ``"mse"``: the clip with the least error of rounding and
+            clipping, its mean square but for the power of 2.4.
 
     Raises:
         ExportError: The method is none of these.
@@ -167,14 +175,20 @@ def low_high(observed: Observed) -> tuple[float, float]:
 class _Histogram:
     """Collects the statistics of one group, as a hook in front of its convolution."""
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, multipliers: npt.NDArray[np.float32] | None) -> None:
         self._group = group
+        self._multipliers = (
+            None if multipliers is None else torch.from_numpy(multipliers).reshape(1, -1, 1, 1)
+        )
         self._counts = np.zeros(BINS, np.int64)
         self._top = _LEAST_TOP
         self._low, self._high = math.inf, -math.inf
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         x: Tensor = inputs[0].detach()
+        if self._multipliers is not None:
+            count = self._multipliers.shape[1]
+            x = torch.cat([x[:, :count] * self._multipliers, x[:, count:]], 1)
         low, high = finite_ends(x, f"the input of {self._group}")
         self._low, self._high = min(self._low, low), max(self._high, high)
         magnitudes = x.abs()

@@ -18,7 +18,10 @@ from esrgan_deploy.export.quantisation.search._loss import HeldLoss, Loss
 
 __all__ = ["Ledger", "digest_of"]
 
-_SCHEMA = 2
+_SCHEMA = 3
+
+_INFINITE = ("fidelity", "worst")
+"""Figures of a `Loss` that are infinite where nothing differs."""
 
 
 class Ledger:
@@ -129,9 +132,10 @@ def digest_of(simulation: Simulation, held: HeldLoss, facts: Mapping[str, Any]) 
 
 def _entry(data: Mapping[str, Any]) -> tuple[tuple[str, tuple[str, ...]], Loss]:
     values = {field.name: data[field.name] for field in dataclasses.fields(Loss)}
-    if values["fidelity"] is None:
-        values["fidelity"] = math.inf
-    for name in ("fidelity", "noise"):
+    for name in _INFINITE:
+        if values[name] is None:
+            values[name] = math.inf
+    for name in (*_INFINITE, "shift", "noise"):
         values[name] = float(values[name])
     return (str(data["kind"]), tuple(str(name) for name in data["names"])), Loss(**values)
 
@@ -139,5 +143,4 @@ def _entry(data: Mapping[str, Any]) -> tuple[tuple[str, tuple[str, ...]], Loss]:
 def _plain(loss: Loss) -> dict[str, Any]:
     # JSON has no infinity.
     data = dataclasses.asdict(loss)
-    data["fidelity"] = None if math.isinf(loss.fidelity) else loss.fidelity
-    return data
+    return data | {name: None for name in _INFINITE if math.isinf(data[name])}

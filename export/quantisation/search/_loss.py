@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._metrics import crop_border, luma
@@ -27,6 +28,8 @@ Net = Callable[[Tensor], Tensor]
 # A picture that is all but reproduced would outweigh all others: nobody sees errors below this.
 _BEST_PSNR = 60.0
 
+_TILE = 64
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
@@ -37,6 +40,9 @@ class Loss:
             that is better than 60 dB counts as 60. None without truth.
         loss: The fp32 net's `psnr_y` less this one's: above 0 is worse. None without truth.
         fidelity: PSNR of the 8-bit picture to the fp32 net's in dB, over all samples; infinite where equal.
+        worst: The lowest PSNR to the fp32 net's picture of any 64×64 tile of it, in dB: an outlier that was clipped
+            shows in one place.
+        shift: Largest mean signed error of a channel over all pictures, in levels of 255: a tint.
         noise: Mean squared difference from the fp32 net's output, 0..1, neither clipped nor rounded: the noise
             power, which adds up over layers and is not lost in the rounding where it is small.
     """
@@ -44,6 +50,8 @@ class Loss:
     psnr_y: float | None
     loss: float | None
     fidelity: float
+    worst: float
+    shift: float
     noise: float
 
 
@@ -102,6 +110,18 @@ class HeldLoss:
         """Pixels of all pictures before enlarging."""
         return sum(picture.shape[1] * picture.shape[2] for picture, _ in self.pairs)
 
+    def closer_than_bicubic(self) -> bool:
+        """Whether the fp32 net is nearer to the truth than bicubic interpolation is; False without truth."""
+        if self._psnr_y is None:
+            return False
+        enlarged = [
+            functional.interpolate(tensor_of(picture), scale_factor=self.scale, mode="bicubic")
+            for picture, _ in self.pairs
+        ]
+        interpolated = self._mean_psnr_y([_levels(one) for one in enlarged])
+        assert interpolated is not None
+        return self._psnr_y > interpolated
+
     def digest(self) -> str:
         """Return the SHA-256 of pictures, truths and the fp32 net's outputs, 64 hexadecimal digits."""
         found = hashlib.sha256()
@@ -129,16 +149,22 @@ class HeldLoss:
         """
         levels = [_levels(out) for out in outputs]
         noise = squares = 0.0
-        samples = 0
+        samples, worst = 0, math.inf
+        bias: npt.NDArray[np.float64] = np.zeros(levels[0].shape[-1])
         for out, reference, got, expected in zip(outputs, self.outputs, levels, self._levels, strict=True):
             noise += float((out - reference).double().square().sum())
-            squares += float(((got - expected) ** 2).sum())
+            error = got - expected
+            squares += float((error**2).sum())
             samples += expected.size
+            bias += error.sum((0, 1, 2))
+            worst = min(worst, _worst_tile(error))
         psnr_y = self._mean_psnr_y(levels)
         return Loss(
             psnr_y=psnr_y,
             loss=None if psnr_y is None or self._psnr_y is None else self._psnr_y - psnr_y,
             fidelity=10 * math.log10(255.0**2 * samples / squares) if squares else math.inf,
+            worst=worst,
+            shift=float(np.abs(bias).max()) * len(bias) / samples,
             noise=noise / samples,
         )
 
@@ -153,6 +179,17 @@ class HeldLoss:
             error = float(np.mean((a - b) ** 2))
             values.append(min(_BEST_PSNR, 10 * math.log10(255.0**2 / error)) if error else _BEST_PSNR)
         return float(np.mean(values))
+
+
+def _worst_tile(error: npt.NDArray[np.float64]) -> float:
+    height, width = error.shape[1:3]
+    tiles = [
+        error[:, top : top + _TILE, left : left + _TILE]
+        for top in range(0, height, _TILE)
+        for left in range(0, width, _TILE)
+    ]
+    most = max(float(np.mean(tile**2)) for tile in tiles)
+    return 10 * math.log10(255.0**2 / most) if most else math.inf
 
 
 def _levels(out: Tensor) -> npt.NDArray[np.float64]:

@@ -26,26 +26,44 @@ class SearchOptions:
     """What the picture may lose, and what finding out may cost.
 
     Attributes:
-        budget: dB of PSNR-Y against the truth that may be lost on the held pictures.
+        budget: dB of PSNR-Y against the truth that may be lost on the held pictures; None asks for nothing there.
         floor: dB of PSNR to the fp32 net's picture that must be kept.
+        worst: The same of each 64×64 tile.
+        shift: Levels that the mean of a channel may move.
         flops: Floating-point operations that the measurement of all convolutions may cost.
         evaluations: How often the whole net is measured at most; finding a place in the order comes first and
             is never cut short.
         points: How many of these show the frontier beside the answer, evenly spread in multiply-adds.
     """
 
-    budget: float = 0.1
+    budget: float | None = 0.1
     floor: float = 0.0
+    worst: float = 0.0
+    shift: float = math.inf
     flops: float = 2e13
     evaluations: int = 25
     points: int = 6
 
     def allows(self, loss: Loss) -> bool:
-        """Whether a loss holds the budget and the floor."""
-        return loss.loss is not None and loss.loss <= self.budget and loss.fidelity >= self.floor
+        """Whether a loss holds all of it."""
+        return not self.breaches(loss)
+
+    def breaches(self, loss: Loss) -> list[str]:
+        """Return what does not hold, one phrase each with the figure and the bound."""
+        found = []
+        if self.budget is not None and loss.loss is not None and not loss.loss <= self.budget:
+            found.append(f"{loss.loss:.3f} dB of PSNR-Y lost > {self.budget:g} dB")
+        if not loss.fidelity >= self.floor:
+            found.append(f"{loss.fidelity:.2f} dB to fp32 < {self.floor:g} dB")
+        if not loss.worst >= self.worst:
+            found.append(f"{loss.worst:.2f} dB in the worst tile < {self.worst:g} dB")
+        if not loss.shift <= self.shift:
+            found.append(f"a mean moved by {loss.shift:.2f} levels > {self.shift:g}")
+        return found
 
     def __str__(self) -> str:
-        return f"a budget of {self.budget:g} dB and a floor of {self.floor:g} dB to fp32"
+        floor = f"{self.floor:g} dB to fp32, {self.worst:g} in each tile"
+        return floor if self.budget is None else f"a budget of {self.budget:g} dB and a floor of {floor}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,7 +264,10 @@ class _Search:
             share = sum(layer.macs for layer in inside) / self._macs
             self.points[key] = Point(names=key, share=share, loss=loss)
             lost = "" if loss.loss is None else f"{loss.loss:+.3f} dB lost, "
-            self._say(f"{share:.1%} of the multiply-adds quantised: {lost}{loss.fidelity:.1f} dB to fp32")
+            self._say(
+                f"{share:.1%} of the multiply-adds quantised: {lost}{loss.fidelity:.1f} dB to fp32, "
+                f"{loss.worst:.1f} in the worst tile"
+            )
         return self.points[key]
 
     def _simulated(self, names: tuple[str, ...]) -> Loss:
@@ -255,11 +276,16 @@ class _Search:
 
     def _impossible(self) -> ExportError:
         losses = [point.loss for point in self.points.values()]
-        least = min(one.loss for one in losses if one.loss is not None)
-        closest = max(one.fidelity for one in losses)
+        closest = max(losses, key=lambda one: one.fidelity)
+        lost = [one.loss for one in losses if one.loss is not None]
+        least = (
+            f"the smallest loss seen is {min(lost):.4f} dB, "
+            if lost and self._options.budget is not None
+            else ""
+        )
         return ExportError(
-            f"nothing can be quantised within {self._options}: the smallest loss seen is {least:.4f} dB, "
-            f"{closest:.1f} dB to fp32 at best. Allow more, or run: --precision fp16"
+            f"nothing can be quantised within {self._options}: {least}{closest.fidelity:.1f} dB to fp32 at best, "
+            f"{closest.worst:.1f} in its worst tile. Allow more, or run: --precision fp16"
         )
 
 

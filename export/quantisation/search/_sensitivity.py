@@ -120,7 +120,7 @@ def _jobs(simulation: Simulation, layers: Sequence[Layer]) -> dict[str, list[Sen
     for layer in layers:
         if layer.name in simulation.recipe.formats:
             members.setdefault(layer.unit, []).append(layer)
-    empty = Loss(psnr_y=None, loss=None, fidelity=math.inf, noise=0.0)
+    empty = Loss(psnr_y=None, loss=None, fidelity=math.inf, worst=math.inf, shift=0.0, noise=0.0)
     jobs = {}
     for unit, inside in members.items():
         wanted = [(unit, inside)]

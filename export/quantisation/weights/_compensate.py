@@ -3,9 +3,8 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,8 +24,10 @@ from esrgan_deploy.export.quantisation._simulation import (
 
 __all__ = ["Moments", "compensate", "compensated", "fitted_last", "side_by_side"]
 
-_DAMPING = 1e-3
-"""Added to the diagonal, of its mean (arXiv:2210.17323, section 3.3): inputs that calibration hardly moves."""
+
+_DAMPING, _UNFITTED = 1e-3, 1e-2
+"""Added to the diagonal, of its mean (arXiv:2210.17323, section 3.3): inputs that calibration hardly moves. More
+where pixels are few, and weights are not fitted to them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +38,7 @@ class Seen:
         layer: Which.
         conv: It, in fp32.
         kind: ``"int8"`` or ``"fp8"``.
-        steps: Of its weights, ``(C_out, 1, 1, 1)`` or ``()``.
+        steps: Of its weights, see `steps_of`.
         exact: ``(N, C_in, H, W)``, what it reads in the fp32 net.
         quantised: The same in the quantised net, rounded.
         wanted: ``(N, C_out, H, W)``, what it gives in the fp32 net.
@@ -117,7 +118,7 @@ def _side(
         layer=layer,
         conv=conv,
         kind=recipe.formats[layer.name],
-        steps=steps_of(recipe, layer.name),
+        steps=steps_of(recipe, layer, conv.in_channels),
         exact=exact,
         quantised=quantised_input(quantised, recipe, layer),
         wanted=wanted,
@@ -132,7 +133,7 @@ def compensated(
     pictures: Iterable[Tensor],
     *,
     pixels: int = 64,
-    names: Collection[str] | None = None,
+    dense_pixels: int = 8,
     alone: bool = False,
 ) -> dict[str, Array]:
     """Return weights and biases of quantised convolutions, rounded so that their outputs stay.
@@ -146,7 +147,8 @@ def compensated(
         recipe: Formats and steps.
         pictures: See `side_by_side`.
         pixels: For each unknown of a row of weights, how many pixels to fit on, if the pictures have so many.
-        names: Which to change; None for all that are quantised. The others are rounded to nearest.
+        dense_pixels: The same in a dense block, which has three times as many unknowns, and moments that cost the
+            square of that.
         alone: Whether each is to be rounded for what it reads in the fp32 net.
 
     Returns:
@@ -157,13 +159,12 @@ def compensated(
     def change(seen: Seen) -> Tensor:
         conv, name = seen.conv, seen.layer.name
         assert conv.bias is not None
-        if names is not None and name not in names:
-            return seen.wanted if alone else seen.run(conv.weight, conv.bias)
-        moments = Moments(conv.kernel_size[0], conv.in_channels)
-        limit = -(-pixels * moments.own.shape[0] // len(seen.exact))
+        dense = seen.layer.group != name
+        moments = Moments(conv.kernel_size[0], conv.in_channels, crossed=not dense)
+        limit = -(-(dense_pixels if dense else pixels) * moments.own.shape[0] // len(seen.exact))
         for number, (exact, quantised) in enumerate(zip(seen.exact, seen.quantised, strict=True)):
             moments.add(exact[None], quantised[None], limit=limit, seed=number)
-        weight, bias = compensate(conv.weight, conv.bias, recipe.weights[name], moments, seen.kind)
+        weight, bias = compensate(conv.weight, conv.bias, seen.steps, moments, seen.kind, fit=not dense)
         if name in recipe.outputs:
             # On processors some neighbours have to be smaller yet.
             integers, steps = fitted(weight.numpy(), recipe.weights[name])
@@ -232,11 +233,16 @@ class Moments:
 
     Attributes:
         own: ``(D, D)``, of the quantised inputs with themselves, D = C_in · k² unfolded and a one for the bias.
-        cross: ``(D, D)``, of the fp32 inputs with the quantised ones.
+        cross: ``(D, D)``, of the fp32 inputs with the quantised ones; nothing where it is not wanted.
+
+    Args:
+        size: Of the kernel.
+        channels: That the convolution reads.
+        crossed: Whether `cross` is wanted, which costs as much as `own`.
     """
 
-    def __init__(self, size: int, channels: int) -> None:
-        self._size = size
+    def __init__(self, size: int, channels: int, *, crossed: bool = True) -> None:
+        self._size, self._crossed = size, crossed
         unfolded = channels * size**2 + 1
         self.own = torch.zeros(unfolded, unfolded, dtype=torch.float64)
         self.cross = torch.zeros_like(self.own)
@@ -250,22 +256,35 @@ class Moments:
             limit: Use this many pixels, drawn at random; all by default.
             seed: Of the draw.
         """
-        columns, references = self._unfolded(quantised), self._unfolded(exact)
-        if limit is not None and limit < columns.shape[1]:
+        count = exact.shape[0] * exact.shape[2] * exact.shape[3]
+        chosen = None
+        if limit is not None and limit < count:
             random = torch.Generator().manual_seed(seed)
-            chosen = torch.randperm(columns.shape[1], generator=random)[:limit]
-            columns, references = columns[:, chosen], references[:, chosen]
+            chosen = torch.randperm(count, generator=random)[:limit]
+        columns = self._unfolded(quantised, chosen)
         self.own += (columns @ columns.T).to(torch.float64)
-        self.cross += (references @ columns.T).to(torch.float64)
+        if self._crossed:
+            self.cross += (self._unfolded(exact, chosen) @ columns.T).to(torch.float64)
 
-    def _unfolded(self, x: Tensor) -> Tensor:
+    def _unfolded(self, x: Tensor, chosen: Tensor | None) -> Tensor:
         size = self._size
-        columns = functional.unfold(x, size, padding=size // 2).transpose(0, 1).flatten(1)
+        if chosen is None:
+            columns = functional.unfold(x, size, padding=size // 2).transpose(0, 1).flatten(1)
+        else:
+            # Of a few pixels their neighbourhoods alone: most of the time would go into those that are not drawn.
+            padded = functional.pad(x, [size // 2] * 4)
+            pixels = x.shape[2] * x.shape[3]
+            number, place = chosen // pixels, chosen % pixels
+            top, left = place // x.shape[3], place % x.shape[3]
+            taps = [
+                padded[number, :, top + down, left + right] for down in range(size) for right in range(size)
+            ]
+            columns = torch.stack(taps, 2).permute(1, 2, 0).flatten(0, 1)
         return torch.cat([columns, columns.new_ones(1, columns.shape[1])])
 
 
 def compensate(
-    weight: Tensor, bias: Tensor, steps: Array, moments: Moments, kind: str
+    weight: Tensor, bias: Tensor, steps: Tensor, moments: Moments, kind: str, *, fit: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Return weights on the grid of their steps, and a bias, that keep a convolution's output.
 
@@ -277,9 +296,10 @@ def compensate(
     Args:
         weight: ``(C_out, C_in, k, k)`` float32.
         bias: ``(C_out,)`` float32.
-        steps: ``(C_out,)`` or ``()``, see `storable`.
+        steps: See `steps_of`.
         moments: Of the convolution's inputs.
         kind: ``"int8"`` or ``"fp8"``.
+        fit: Whether weights are fitted first; with few pixels for each unknown, that would fit the pixels.
 
     Returns:
         Weights that are multiples of the steps in the format, and the bias, float32.
@@ -287,19 +307,22 @@ def compensate(
     own = moments.own.clone()
     target = torch.cat([weight.flatten(1), bias[:, None]], 1).to(torch.float64)
     diagonal = own.diagonal()
-    diagonal += _DAMPING * diagonal.mean()
-    # What damping adds on both sides draws the fit to the weights as they are.
-    wanted = target @ (moments.cross + torch.diag(diagonal - moments.own.diagonal()))
-    target = torch.linalg.solve(own, wanted.T).T
+    diagonal += (_DAMPING if fit else _UNFITTED) * diagonal.mean()
+    if fit:
+        # What damping adds on both sides draws the fit to the weights as they are.
+        wanted = target @ (moments.cross + torch.diag(diagonal - moments.own.diagonal()))
+        target = torch.linalg.solve(own, wanted.T).T
     # The bias is not rounded: it comes last and takes up what is left.
     order = torch.cat([torch.argsort(diagonal[:-1], descending=True), torch.tensor([len(diagonal) - 1])])
-    step = torch.from_numpy(np.asarray(steps, np.float32)).reshape(-1, 1)
-    solved = _greedy(target[:, order], own[order][:, order], step, kind)
+    # One for each column, the bias's not used.
+    grid = steps.expand(-1, weight.shape[1], *weight.shape[2:]).flatten(1)
+    grid = torch.cat([grid, grid[:, :1]], 1)
+    solved = _greedy(target[:, order], own[order][:, order], grid[:, order], kind)
     back = torch.empty_like(solved)
     back[:, order] = solved
     fitted = back[:, :-1].reshape(weight.shape)
     # Exactly on the grid: the sums above were in another order.
-    on_grid = rounded(fitted.to(torch.float32), step.reshape(-1, 1, 1, 1), kind, weights=True)
+    on_grid = rounded(fitted.to(torch.float32), steps, kind, weights=True)
     return on_grid, back[:, -1].to(torch.float32)
 
 
@@ -313,7 +336,8 @@ def _greedy(target: Tensor, own: Tensor, step: Tensor, kind: str, block: int = 6
             if column == columns - 1:
                 continue
             value = work[:, column]
-            near = rounded(value[:, None].to(torch.float32), step, kind, weights=True)[:, 0].to(torch.float64)
+            on = step[:, column : column + 1]
+            near = rounded(value[:, None].to(torch.float32), on, kind, weights=True)[:, 0].to(torch.float64)
             error = (value - near) / upper[column, column]
             work[:, column] = near
             work[:, column + 1 : stop] -= error[:, None] * upper[column, column + 1 : stop]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.graphs import Array
 from esrgan_deploy.export.nets import LARGEST, Layer, Rescaling, layers, rescalings
 
-__all__ = ["factors", "noise_gains", "rescaled"]
+__all__ = ["factors", "multipliers", "noise_gains", "rescaled"]
 
 
 _LEVELS = {"int8": LARGEST["int8"], "fp8": LARGEST["fp8"] * 2.0**9}
@@ -109,6 +109,7 @@ def factors(
     *,
     kind: str,
     per_channel: bool = True,
+    sets: Sequence[Rescaling] | None = None,
     names: Iterable[str] | None = None,
 ) -> list[Tensor]:
     """Return the factors, ``(channels,)`` for each of `rescalings`, that minimise the predicted error.
@@ -129,12 +130,13 @@ def factors(
         gains: See `noise_gains`.
         kind: ``"int8"`` or ``"fp8"``.
         per_channel: Whether weights have one step for each output channel.
+        sets: Of `rescalings`; those without multiplications by default.
         names: The convolutions that will be quantised; all but the first and the last by default.
 
     Raises:
         ExportError: The architecture is not one whose convolutions are known.
     """
-    sets = rescalings(spec)
+    sets = rescalings(spec) if sets is None else sets
     everything = layers(spec)
     quantised = set(names) if names is not None else {layer.name for layer in everything[1:-1]}
     used = [layer for layer in everything if layer.name in quantised]
@@ -160,6 +162,20 @@ def factors(
     ]
 
 
+def multipliers(sets: Iterable[Rescaling], found: Iterable[Tensor]) -> dict[str, Array]:
+    """Return by group what its first channels are multiplied with in front of the quantiser, as fp16 holds it.
+
+    Args:
+        sets: Of `rescalings`; those that nothing makes count.
+        found: Factors above 0, ``(channels,)`` for each set.
+    """
+    return {
+        known.group: (1 / factor).to(torch.float16).to(torch.float32).numpy()
+        for known, factor in zip(sets, found, strict=True)
+        if not known.makers and not bool((factor == 1.0).all())
+    }
+
+
 def rescaled(module: nn.Module, sets: Iterable[Rescaling], found: Iterable[Tensor]) -> dict[str, Array]:
     """Return the parameters with each set's channels divided where made and multiplied where read.
 
@@ -174,7 +190,7 @@ def rescaled(module: nn.Module, sets: Iterable[Rescaling], found: Iterable[Tenso
     changed: dict[str, Tensor] = {}
     for known, factor in zip(sets, found, strict=True):
         scale = factor.to(torch.float64)
-        if bool((scale == 1.0).all()):
+        if not known.makers or bool((scale == 1.0).all()):
             continue
         for maker in known.makers:
             for name in (f"{maker}.weight", f"{maker}.bias"):
@@ -195,7 +211,7 @@ class _Problem:
         self,
         module: nn.Module,
         used: list[Layer],
-        sets: tuple[Rescaling, ...],
+        sets: Sequence[Rescaling],
         gains: NoiseGains,
         *,
         levels: float,
@@ -323,7 +339,7 @@ def _widened(values: Tensor, like: Tensor) -> Tensor:
     return torch.cat([values, values.new_zeros(max(0, like.numel() - values.numel()))])
 
 
-def _centred(logs: list[Tensor], sets: tuple[Rescaling, ...]) -> list[Tensor]:
+def _centred(logs: list[Tensor], sets: Sequence[Rescaling]) -> list[Tensor]:
     # One factor for all sets that meet in a convolution changes no error: the one that leaves their mean where it
     # was keeps what is stored in half precision as far from both its ends as it has been.
     home = list(range(len(sets)))

@@ -132,7 +132,7 @@ class _Rounding:
         self.conv, self.name = convolution_of(module, layer.name), layer.name
         self._layer, self._recipe = layer, recipe
         weight = self.conv.weight.detach()
-        steps = steps_of(recipe, layer.name)
+        steps = steps_of(recipe, layer, weight.shape[1])
         low, high = _neighbours(weight / steps, recipe.formats[layer.name])
         self._low, self._high = low * steps, high * steps
         nearness = ((weight - self._low) / (self._high - self._low)).clamp(0.01, 0.99)
@@ -198,7 +198,9 @@ class _Straight(Function):
     @staticmethod
     def forward(ctx: object, x: Tensor, recipe: Recipe, layer: Layer) -> Tensor:
         kind = recipe.formats[layer.name]
-        ctx.save_for_backward(x.abs() <= LARGEST[kind] * recipe.activations[layer.group])  # type: ignore[attr-defined]
+        largest = LARGEST[kind] * recipe.activations[layer.group]
+        factors = torch.from_numpy(recipe.multiplied(layer.group, x.shape[1])).reshape(1, -1, 1, 1)
+        ctx.save_for_backward(x.abs() * factors <= largest)  # type: ignore[attr-defined]
         return quantised_input(x, recipe, layer)
 
     @staticmethod

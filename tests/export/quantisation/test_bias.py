@@ -82,7 +82,7 @@ def test_compensation_lowers_the_outputs_error_and_stays_on_the_grid(kind, per_c
     step = step.reshape(-1, 1, 1, 1) if per_channel else step
     moments = Moments(3, 4)
     moments.add(x, x)
-    found, moved = compensate(weight, bias, steps, moments, kind)
+    found, moved = compensate(weight, bias, step.reshape(-1, 1, 1, 1), moments, kind)
     nearest = rounded(weight, step, kind, weights=True)
     assert torch.equal(rounded(found, step, kind, weights=True), found)
 

@@ -79,7 +79,12 @@ def test_the_dense_blocks_can_be_quantised_alone(prepared, kind):
 def test_equalising_changes_parameters_and_leaving_it_out_changes_none(prepared):
     """An option that does nothing would be measured as one that helps nothing."""
     assert prepared("int8", rounding="nearest", equalise=False).parameters == {}
-    assert {"conv_first.weight", "conv_up1.weight"} <= set(prepared("int8", rounding="nearest").parameters)
+    equalised = prepared("int8", rounding="nearest")
+    assert {"conv_up2.weight", "conv_hr.weight"} <= set(equalised.parameters)
+    # The trunk is multiplied where it is quantised, and nothing that makes it is divided.
+    assert "conv_first.weight" not in equalised.parameters
+    assert {"body.0.rdb1", "conv_body"} <= set(equalised.multipliers)
+    assert {"conv_first.weight"} <= set(prepared("int8", unsigned=True, rounding="nearest").parameters)
 
 
 @pytest.mark.slow
@@ -108,15 +113,27 @@ def test_each_format_is_rounded_as_serves_it_best(prepared, kind, unsigned, aske
 
 @pytest.mark.slow
 def test_each_rounding_changes_what_it_says(prepared):
-    """Compensated rounds the weights of the tail and fits the last convolution."""
+    """Compensated rounds the weights of all that is quantised and fits the last convolution."""
     nearest = prepared("int8", rounding="nearest")
     recipe = prepared("int8", rounding="compensated")
     compensated = _changed(recipe, nearest)
-    assert {name.rsplit(".", 1)[0] for name in compensated} == TAIL | {"conv_last"}
-    for name in TAIL:
-        shares = recipe.parameters[f"{name}.weight"] / recipe.weights[name].reshape(-1, 1, 1, 1)
+    assert {name.rsplit(".", 1)[0] for name in compensated} == set(recipe.formats) | {"conv_last"}
+    groups = {layer.name: layer.group for layer in layers(prepared.preparation("int8").spec)}
+    for name in recipe.formats:
+        weight = recipe.parameters[f"{name}.weight"]
+        factors = recipe.multiplied(groups[name], weight.shape[1]).reshape(1, -1, 1, 1)
+        shares = weight / (recipe.weights[name].reshape(-1, 1, 1, 1) * factors)
         assert np.abs(shares - np.rint(shares)).max() < 1e-3
     assert _changed(prepared("int8"), recipe) == set()
+
+
+def test_what_reads_an_enlarged_picture_is_left_to_a_transposed_convolution(prepared):
+    """In eight bits it would move more bytes than in half precision, with twice the multiply-adds."""
+    asked = {"rounding": "nearest", "equalise": False}
+    enlarging = {"conv_up1", "conv_up2"}
+    assert not enlarging & set(prepared("int8", **asked).formats)
+    assert enlarging <= set(prepared("int8", parts="inner", **asked).formats)
+    assert enlarging <= set(prepared("int8", unsigned=True, **asked).formats)
 
 
 def test_int8_takes_the_least_error_and_fp8_the_largest_value(prepared):
@@ -138,9 +155,9 @@ def test_int8_weights_have_a_step_for_each_channel_and_fp8_weights_one(prepared)
 def test_remainders_are_for_the_tail_of_fp8(prepared):
     """Three bits behind the first are too few for the channels that carry the picture."""
     asked = {"rounding": "nearest", "equalise": False}
-    assert {
-        name: len(channels) for name, channels in prepared("fp8", **asked).remainders.items()
-    } == dict.fromkeys(TAIL, 4)
+    assert set(prepared("fp8", **asked).remainders) == {"conv_body", "conv_hr"}
+    inner = prepared("fp8", parts="inner", **asked).remainders
+    assert {name: len(channels) for name, channels in inner.items()} == dict.fromkeys(TAIL, 4)
     assert prepared("fp8", remainders=0, **asked).remainders == {}
     assert prepared("int8", **asked).remainders == {}
 

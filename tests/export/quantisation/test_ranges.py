@@ -52,10 +52,10 @@ def gaussian(count: int = 200_000, seed: int = 1) -> Array:
     return np.random.default_rng(seed).standard_normal(count).astype(np.float32)
 
 
-def squared_error(x: Array, value: float, kind: str) -> float:
+def error_of(x: Array, value: float, kind: str, power: float = 2.4) -> float:
     numbers = torch.from_numpy(x)
     error = rounded(numbers, torch.tensor(value, dtype=torch.float32), kind) - numbers
-    return float((error.double() ** 2).mean())
+    return float((error.double().abs() ** power).mean())
 
 
 def rrdb(rrdb_spec: Callable[..., ModelSpec], **fields: int) -> tuple[RRDBNet, ModelSpec]:
@@ -159,7 +159,7 @@ def test_max_clips_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 @pytest.mark.parametrize("shape", ["gaussian", "uniform", "laplace", "outlier", "half"])
 def test_mse_finds_what_brute_force_finds(kind: str, shape: str) -> None:
-    """The clip would leave more squared error than another one."""
+    """The clip would leave more error than another one."""
     rng = np.random.default_rng(3)
     x = {
         "gaussian": gaussian(60_000),
@@ -168,18 +168,18 @@ def test_mse_finds_what_brute_force_finds(kind: str, shape: str) -> None:
         "outlier": np.append(gaussian(60_000), [80.0, -95.0]),
         "half": np.abs(gaussian(60_000)) + 0.7,
     }[shape].astype(np.float32)
-    found = squared_error(x, step(observed_of(x), kind, "mse"), kind)
+    found = error_of(x, step(observed_of(x), kind, "mse"), kind)
     largest = float(np.abs(x).max())
     clips = largest * 2.0 ** np.linspace(-6, 1, 400)
-    tried = [squared_error(x, clip / LARGEST[kind], kind) for clip in clips]
+    tried = [error_of(x, clip / LARGEST[kind], kind) for clip in clips]
     # Bins and fp16 cost a hundredth at most.
     assert found <= min(tried) * 1.01, (found / min(tried), clips[int(np.argmin(tried))] / largest)
 
 
-def test_mse_clips_a_gaussian_where_it_is_known_to() -> None:
-    """The optimum for eight bits is known: about 3.9 deviations (Banner et al., 2019, find 3.92)."""
+def test_mse_clips_a_gaussian_a_little_beyond_the_least_square() -> None:
+    """That is known, 3.92 deviations for eight bits (Banner et al., 2019); the higher power clips less."""
     found = step(observed_of(gaussian(1_000_000)), "int8", "mse") * 127
-    assert 3.75 < found < 4.15
+    assert 3.92 < found < 4.4
 
 
 def test_fp8_keeps_room_above_where_it_costs_nothing() -> None:
@@ -188,7 +188,7 @@ def test_fp8_keeps_room_above_where_it_costs_nothing() -> None:
     found = step(observed_of(x), "fp8", "mse")
     assert found * 448 >= 2 * np.abs(x).max()
     # The same place in the octave with nothing to spare is no better.
-    assert squared_error(x, found, "fp8") <= 1.002 * squared_error(x, found / 2, "fp8")
+    assert error_of(x, found, "fp8") <= 1.002 * error_of(x, found / 2, "fp8")
 
 
 def test_zeros_among_the_values_change_nothing() -> None:
@@ -226,7 +226,7 @@ def test_any_factor_keeps_what_is_lost(factor: float, ways: tuple[str, str]) -> 
     x = gaussian(20_000)
     scaled = (x * np.float32(factor)).astype(np.float32)
     losses = [
-        squared_error(values, step(observed_of(values), *ways), ways[0]) / float((values**2).mean())
+        error_of(values, step(observed_of(values), *ways), ways[0], 2.0) / float((values**2).mean())
         for values in (x, scaled)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.03)

@@ -447,7 +447,9 @@ def _point(share, loss, fidelity, convolutions=1):
     psnr = None if loss is None else 30 - loss
     names = tuple(f"c{i}" for i in range(convolutions))
     return Point(
-        names=names, share=share, loss=Loss(psnr_y=psnr, loss=loss, fidelity=fidelity, noise=1e-5 * share)
+        names=names,
+        share=share,
+        loss=Loss(psnr_y=psnr, loss=loss, fidelity=fidelity, worst=fidelity, shift=0.0, noise=1e-5 * share),
     )
 
 
