@@ -79,7 +79,7 @@ class _Opening:
         None,
         least=0,
         help="rows that go through the parts of the model at once, without a seam; 0 for tiles all the same "
-        "(default: as many as 1.5 GiB hold)",
+        "(default: as many as 1.5 GiB hold, at least 128 where memory allows)",
     )
     devices: tuple[int, ...] | None = option(
         None,

@@ -61,7 +61,8 @@ class Upscaler:
         edge: What the net sees beyond the picture's own edge: ``"repeat"`` the outermost pixels, as far as the halo
             goes; ``"zero"`` nothing, as in PyTorch, whose convolutions pad with black and leave a rim.
         strip: Rows that go through the parts of the net at once, where it has parts: a picture of any size shows no
-            seam then, and memory goes with its width alone. None takes what 1.5 GiB hold, 0 takes tiles.
+            seam then, and memory goes with its width alone. None takes what 1.5 GiB hold, but 128 rows
+            where more is free, 0 takes tiles.
         providers: What runs an ``.onnx``: ONNX Runtime execution providers in order of preference, such as
             ``["cpu"]``; ``["openvino"]`` or, with a device of Intel's, ``["openvino:GPU"]``; ``["auto"]`` for what is
             fastest on this processor of all that computes what PyTorch did, which is measured once; None takes CUDA

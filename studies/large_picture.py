@@ -33,7 +33,9 @@ def options(parser: Parser) -> None:
     parser.add_argument(
         "--tile", type=at_least(0), help="edge of the tiles (default: strips, where it has parts)"
     )
-    parser.add_argument("--strip", type=at_least(1), help="height of the strips (default: what 1.5 GiB hold)")
+    parser.add_argument(
+        "--strip", type=at_least(1), help="height of the strips (default: what 1.5 GiB hold, at least 128)"
+    )
     parser.add_argument("--map", action="store_true", help="write the result into a memory map")
 
 

@@ -47,8 +47,10 @@ TRUNK_MAPS = 9
 # The same of the tail, at the output's size.
 TAIL_MAPS = 4
 
-# A strip holds no more than this, whatever is free: a lower one costs a few per cent.
+# A strip holds no more than this, whatever is free, unless it were lower than so many rows: below 128 it computes
+# a fifth and more of its rows twice.
 STRIP_BYTES = 3 * 2**29
+FAIR_STRIP = 128
 
 LEAST_STRIP = 16
 
@@ -152,10 +154,11 @@ def choose_strip(info: SessionInfo, width: int, height: int, *, memory: MemoryFa
         kept += sum(behind[number] - before + block.reach for before in made)
     # Twice, as the old rows are there until the new ones are; and what the tail holds of one tile.
     fixed = 2 * kept * row + TAIL_MAPS * _widest(info) * item * (TAIL + 2 * parts.reach) ** 2
-    free = min(int(memory.free_bytes * SHARE), STRIP_BYTES) - fixed
-    rows = free // (TRUNK_MAPS * row) - 2 * max(block.reach for block in parts.blocks)
-    rows = max(min(rows, height // parts.step), LEAST_STRIP)
-    return rows * parts.step
+    around = 2 * max(block.reach for block in parts.blocks)
+    bounds = (STRIP_BYTES, int(memory.free_bytes * SHARE))
+    held, most = ((most - fixed) // (TRUNK_MAPS * row) - around for most in bounds)
+    rows = min(max(held, FAIR_STRIP), most, height // parts.step)
+    return max(rows, LEAST_STRIP) * parts.step
 
 
 def fits_in_parts(info: SessionInfo, pixels: int, *, memory: MemoryFacts) -> bool:

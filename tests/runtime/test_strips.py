@@ -230,14 +230,16 @@ def test_rows_that_are_in_place_are_let_go_of(noise, monkeypatch):
 
 
 def test_short_memory_makes_low_strips(monkeypatch):
-    """And what is free beyond a gigabyte and a half is left to others."""
-    heights = []
+    """And what is free beyond a gigabyte and a half is left to others, unless strips were too low to be worth it."""
+    heights, wide = [], []
     for free in (2**40, 2**33, 2**31, 2**29, 0):
         facts = MemoryFacts(free_bytes=free, l2_bytes=None, kind="processor")
         monkeypatch.setattr(_cutter, "processor_memory", lambda facts=facts: facts)
         with Upscaler(threads=1) as up:
             heights.append(up.plan(2000, 2000).strip)
+            wide.append(up.plan(2000, 20_000).strip)
     assert heights[0] == heights[1] > heights[2] > heights[3] == heights[4] == 16
+    assert heights[0] > wide[0] == 128 > wide[2] == 16
 
 
 def test_a_strip_that_is_no_picture_is_refused(noise):
