@@ -128,7 +128,7 @@ def write_quantised(export: Export, precision: str) -> Graph:
             for breach in figures["breaches"]:
                 say(f"{path.name} on {figures['on']}: {breach}; a unit more returns")
         for breach in wanted.breaches(measured):
-            say(f"{path.name}: {breach}; a unit more returns")
+            say(f"{path.name} on what judges: {breach}; a unit more returns")
         if quantisation.again is None:
             say("what was taken up does not hold here: calibrating again")
             quantisation = _quantisation_of(export, precision, anew=True)

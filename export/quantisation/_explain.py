@@ -114,14 +114,19 @@ def layer_errors(
     known, has = len(_convolutions(exact)), len(_convolutions(graph))
     inputs = [_unrounded(conv.inputs[0]) for _, conv in pairs]
     wanted = _runs(exact, [conv.outputs[0] for conv, _ in pairs], pictures)
-    marked = [*(conv.outputs[0] for _, conv in pairs), *(part for parts in inputs for part in parts)]
+    outputs = [_undoubled(conv) for _, conv in pairs]
+    marked = [*outputs, *(part for parts in inputs for part in parts)]
     powers: dict[int, list[tuple[float, float, float]]] = {}
     for expected, made in zip(wanted, _runs(graph, marked, pictures), strict=True):
         for number, ((layer, conv), parts) in enumerate(zip(pairs, inputs, strict=True)):
-            signal, out = expected[_name(layer.outputs[0])], made[_name(conv.outputs[0])]
+            signal, out = expected[_name(layer.outputs[0])], made[_name(outputs[number])]
             if signal.shape != out.shape:
                 continue
-            own = out - _convolved(layer, np.concatenate([made[_name(part)] for part in parts], axis=1))
+            read = np.concatenate([made[_name(part)] for part in parts], axis=1)
+            if conv.op_type == "ConvTranspose":
+                # It reads what the other convolution reads enlarged.
+                read = read.repeat(2, axis=2).repeat(2, axis=3)
+            own = out - _convolved(layer, read)
             powers.setdefault(number, []).append((_power(signal), _power(own), _power(out - signal)))
     if known != has or len(powers) < known - 1:
         raise ExportError(
@@ -155,7 +160,7 @@ def _runs(
 
 
 def _convolutions(model: ir.Model) -> list[ir.Node]:
-    return [node for node in model.graph if node.op_type == "Conv"]
+    return [node for node in model.graph if node.op_type in ("Conv", "ConvTranspose")]
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:
@@ -176,8 +181,39 @@ def _unrounded(value: ir.Value | None) -> list[ir.Value]:
         quantise = _producer(node.inputs[0])
         # The graph for processors enlarges integers: what was rounded has another size.
         if quantise is not None and quantise.op_type == "QuantizeLinear" and quantise.inputs[0] is not None:
-            return [quantise.inputs[0]]
+            return [_unmultiplied(quantise.inputs[0])]
     return [value]
+
+
+def _unmultiplied(value: ir.Value) -> ir.Value:
+    """Return what was multiplied, channel by channel, to be quantised."""
+    node = _producer(value)
+    if node is None or node.op_type != "Mul" or node.inputs[0] is None:
+        return value
+    factors = _constant(node.inputs[1])
+    return node.inputs[0] if factors is not None and factors.size > 1 else value
+
+
+def _undoubled(conv: ir.Node) -> ir.Value:
+    """Return a convolution's output, which in a graph for plans may be twice that, see `form_for_plans`."""
+    node, out = conv, conv.outputs[0]
+    while len(readers := list(node.outputs[0].consumers())) == 1 and readers[0].op_type in ("Cast", "Mul"):
+        node = readers[0]
+        factor = _constant(node.inputs[1]) if node.op_type == "Mul" else None
+        if factor is not None and factor.size == 1:
+            return node.outputs[0] if float(factor.reshape(())) == 0.5 else out
+    return out
+
+
+def _constant(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
+    while value is not None and value.const_value is None:
+        # `rounding_model` casts constants too.
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type == "Cast" else None
+    if value is None or value.const_value is None:
+        return None
+    found: npt.NDArray[np.generic] = value.const_value.numpy()
+    return found
 
 
 def _kind(value: ir.Value | None) -> str | None:

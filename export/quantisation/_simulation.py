@@ -190,7 +190,8 @@ def quantised_input(x: Tensor, recipe: Recipe, layer: Layer) -> Tensor:
     twice = list(recipe.remainders.get(layer.group, ()))
     if twice:
         # Read again with the same weights, the remainder adds to what was rounded.
-        taken[:, twice] += rounded(x[:, twice] - taken[:, twice], step, kind)
+        own = step[:, twice] if step.ndim else step
+        taken[:, twice] += rounded(x[:, twice] - taken[:, twice], own, kind)
     return taken
 
 

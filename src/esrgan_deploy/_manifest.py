@@ -96,6 +96,10 @@ class Artefact:
         return cls(file=path.name, sha256=sha256_of(path), size=path.stat().st_size, **fields)
 
 
+_FINER = ("fp16", "bf16", "fp32")
+"""Precisions to go back to, from the fastest on."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What one export made.
@@ -141,9 +145,18 @@ class Manifest:
         ]
         if found:
             raise ParityError(
-                f"not verified: {' | '.join(found)}. The files are marked so in {place}. "
-                "Try --precision bf16 or fp32, and look at the layers that were warned of"
+                f"not verified: {' | '.join(found)}. The files are marked so in {place}. {self._advice()}"
             )
+
+    def _advice(self) -> str:
+        made = [artefact for artefact in self.artefacts if artefact.parity]
+        refused = {artefact.precision for artefact in made if artefact.verified is False}
+        held = sorted({artefact.precision for artefact in made if artefact.verified} - refused)
+        left = [precision for precision in _FINER if precision not in refused | set(held)]
+        kept = f"What is in {' and '.join(held)} is verified. " if held else ""
+        if not left or set(held) & {"fp16", "bf16"}:
+            return f"{kept}Look at the layers that were warned of"
+        return f"{kept}Run: with --precision {' or '.join(left)}, and look at the layers that were warned of"
 
 
 def find_manifest(artefact: Path) -> Path | None:

@@ -178,6 +178,34 @@ def test_a_breach_is_raised_with_its_file_its_figure_and_the_manifest():
     dataclasses.replace(manifest, artefacts=(kept,)).raise_if_breached()
 
 
+@pytest.mark.parametrize(
+    ("made", "advice"),
+    [
+        ({"bf16": False, "fp32": True}, "What is in fp32 is verified. Run: with --precision fp16, and look"),
+        ({"fp16": False}, "Run: with --precision bf16 or fp32, and look"),
+        ({"int8": False, "fp16": True, "fp32": True}, "What is in fp16 and fp32 is verified. Look at"),
+        ({"fp16": False, "bf16": False, "fp32": False}, "json. Look at the layers"),
+    ],
+)
+def test_a_refusal_never_advises_what_was_tried(made, advice):
+    """Told to try the format that was just refused, one believes nothing that a tool says."""
+    artefacts = tuple(
+        Artefact(
+            file=f"model.{precision}.onnx",
+            kind="onnx",
+            sha256="0" * 64,
+            size=1,
+            precision=precision,
+            verified=holds,
+            parity=({"on": "noise", "breaches": [] if holds else ["PSNR 19.00 dB < 20 dB"]},),
+        )
+        for precision, holds in made.items()
+    )
+    with pytest.raises(ParityError) as caught:
+        Manifest(spec=SPEC, source="net.pth", artefacts=artefacts).raise_if_breached()
+    assert advice in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 99}', '{"schema": 1, "spec": {}}', "<html>"])
 def test_a_broken_manifest_is_one_error_of_ours(tmp_path, text):
     """A KeyError in the runtime says nothing to its user."""
