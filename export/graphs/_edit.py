@@ -15,17 +15,21 @@ from esrgan_deploy._files import replaced_atomically
 
 __all__ = [
     "FEATURES",
+    "ancestors",
     "append",
     "array_of",
+    "begin_at",
     "clone",
     "constant",
     "convolutions",
     "drop_unused",
+    "end_at",
     "name_apart",
     "named_node",
     "save",
     "stand_in",
     "to_bytes",
+    "value_named",
 ]
 
 
@@ -87,6 +91,46 @@ def convolutions(graph: ir.Graph) -> dict[str, ir.Node]:
         for node in graph
         if node.op_type == "Conv" and node.inputs[1] is not None and node.inputs[1].name is not None
     }
+
+
+def ancestors(value: ir.Value) -> set[ir.Node]:
+    """Return every node that a value is made with."""
+    found: set[ir.Node] = set()
+    ahead = [value.producer()]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in found:
+            continue
+        found.add(node)
+        ahead += [read.producer() for read in node.inputs if read is not None]
+    return found
+
+
+def value_named(model: ir.Model, name: str) -> ir.Value:
+    """Return what a node of the graph makes under a name.
+
+    Raises:
+        StopIteration: None does.
+    """
+    return next(value for node in model.graph for value in node.outputs if value.name == name)
+
+
+def begin_at(model: ir.Model, value: ir.Value, name: str) -> None:
+    """Let a graph read under a name what a node made, and drop what made it."""
+    graph = model.graph
+    given = ir.Value(name=name, type=value.type, shape=value.shape)
+    value.name = f"{value.name}_left"
+    value.replace_all_uses_with(given)
+    drop_unused(graph)
+    graph.inputs[:] = [given, *(value for value in graph.inputs if value.uses())]
+
+
+def end_at(model: ir.Model, value: ir.Value, name: str) -> ir.Model:
+    """Let a graph, which is changed and returned, put out under a name what a node makes, and nothing else."""
+    model.graph.outputs[:] = [value]
+    value.name = name
+    drop_unused(model.graph)
+    return model
 
 
 def drop_unused(graph: ir.Graph) -> None:

@@ -15,7 +15,18 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from esrgan_deploy._spec import ModelSpec
-from esrgan_deploy.export.graphs._edit import FEATURES, clone, constant, convolutions, drop_unused, named_node
+from esrgan_deploy.export.graphs._edit import (
+    FEATURES,
+    ancestors,
+    begin_at,
+    clone,
+    constant,
+    convolutions,
+    drop_unused,
+    end_at,
+    named_node,
+    value_named,
+)
 from esrgan_deploy.export.nets import layers
 from esrgan_deploy.runtime.sessions import PICTURE, Block
 
@@ -122,11 +133,11 @@ def cut_graph(model: ir.Model, cut: Cut) -> Parts | None:
         trunk, table = _trunk(clone(model), cut)
     except _NotLocalError:
         return None
-    features = _value(model, cut.values[-1])
+    features = value_named(model, cut.values[-1])
     channels = features.shape[1] if features.shape is not None else None
     assert isinstance(channels, int)
     tail = clone(model)
-    _begin_at(tail, _value(tail, cut.values[-1]))
+    begin_at(tail, value_named(tail, cut.values[-1]), FEATURES)
     return Parts(trunk=trunk, tail=tail, blocks=table, reach=reach, scale=scale, channels=channels)
 
 
@@ -134,11 +145,7 @@ def trunk_of(model: ir.Model, cut: Cut) -> ir.Model:
     """Return the trunk in one piece, of a graph in either form and watched or not, which is changed."""
     # Not every value has a shape, and an output needs one.
     common.ShapeInferencePass()(model)
-    features = _value(model, cut.values[-1])
-    model.graph.outputs[:] = [features]
-    features.name = FEATURES
-    drop_unused(model.graph)
-    return model
+    return end_at(model, value_named(model, cut.values[-1]), FEATURES)
 
 
 class _NotLocalError(Exception):
@@ -167,9 +174,9 @@ def _blocks(model: ir.Model, cut: Cut) -> tuple[list[_Block], _Block]:
             moving.add(node)
     varying = frozenset(found)
     blocks = []
-    for end in [_value(model, name) for name in cut.values] + [graph.outputs[0]]:
+    for end in [value_named(model, name) for name in cut.values] + [graph.outputs[0]]:
         # What is made of constants alone stays where it is.
-        own = (_ancestors(end) & moving) - done
+        own = (ancestors(end) & moving) - done
         done |= own
         group = tuple(sorted(own, key=order.__getitem__))
         read = dict.fromkeys(
@@ -199,7 +206,7 @@ def _trunk(model: ir.Model, cut: Cut) -> tuple[ir.Model, tuple[Block, ...]]:
     rows = ir.Value(name="rows", type=ir.TensorType(ir.DataType.INT64))
     graph.inputs.append(rows)
     bound = _Bounds(model, rows)
-    features = _value(model, cut.values[-1])
+    features = value_named(model, cut.values[-1])
     latest: dict[ir.Value, ir.Value] = {picture: picture}
     for block in blocks:
         reach, step = _block_reach(block)
@@ -390,28 +397,3 @@ def _spread(node: ir.Node) -> tuple[int, int, int]:
     if side - 2 * pad != stride or set(how.get("dilations", (1,))) != {1}:
         raise _NotLocalError
     return side, stride, pad
-
-
-def _ancestors(value: ir.Value) -> set[ir.Node]:
-    found: set[ir.Node] = set()
-    ahead = [value.producer()]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in found:
-            continue
-        found.add(node)
-        ahead += [read.producer() for read in node.inputs if read is not None]
-    return found
-
-
-def _value(model: ir.Model, name: str) -> ir.Value:
-    return next(value for node in model.graph for value in node.outputs if value.name == name)
-
-
-def _begin_at(model: ir.Model, features: ir.Value) -> None:
-    graph = model.graph
-    given = ir.Value(name=FEATURES, type=features.type, shape=features.shape)
-    features.name = f"{features.name}_of_the_trunk"
-    features.replace_all_uses_with(given)
-    drop_unused(graph)
-    graph.inputs[:] = [given, *(value for value in graph.inputs if value.uses())]

@@ -199,7 +199,8 @@ def test_quantisation_methods(run, checkpoint, tmp_path, photographs):
     _, figures = run("quantisation_methods", checkpoint, *options, *ways)
     assert figures["fp32"]["set"]["pictures"] == 1
     assert tuple(row["way"] for row in figures["ways"]) == ways
-    assert all(0.8 < row["share"] < 1 for row in figures["ways"])
+    # All but the ends and what reads an enlarged picture.
+    assert all(0.5 < row["share"] < 1 for row in figures["ways"])
     nearest, alone = (row["sets"]["set"]["to_fp32_db"] for row in figures["ways"])
     assert alone > nearest > 30
 
