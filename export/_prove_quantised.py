@@ -38,7 +38,7 @@ def prove_quantised(export: Export, graph: Graph, precision: str, sets: dict[str
         "share": counted.share,
         "pictures": quantisation.kept.facts.get("pictures", "scales of a training"),
         "asked": dict(quantisation.kept.asked),
-        "budget_db": None if graph.demand is None else graph.demand.budget or graph.demand.floor,
+        "budget_db": asked.budget if graph.demand is None else graph.demand.budget or graph.demand.floor,
     }
     found = _figures(graph)
     if found:

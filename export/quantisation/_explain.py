@@ -206,14 +206,11 @@ def _undoubled(conv: ir.Node) -> ir.Value:
 
 
 def _constant(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
-    while value is not None and value.const_value is None:
-        # `rounding_model` casts constants too.
-        node = value.producer()
-        value = node.inputs[0] if node is not None and node.op_type == "Cast" else None
-    if value is None or value.const_value is None:
-        return None
-    found: npt.NDArray[np.generic] = value.const_value.numpy()
-    return found
+    # `rounding_model` casts constants too.
+    while value is not None and (node := value.producer()) is not None and node.op_type == "Cast":
+        value = node.inputs[0]
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
 
 
 def _kind(value: ir.Value | None) -> str | None:

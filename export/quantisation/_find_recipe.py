@@ -147,6 +147,7 @@ def quantise_net(
         return _trimmed(part, found)
 
     held = HeldLoss.of_net([(pair.lr, pair.hr) for pair in pictures.held], net.module)
+    wanted = demand(options, held)
     made: dict[tuple[str, ...], Recipe] = {}
 
     def measures(names: tuple[str, ...]) -> Loss:
@@ -163,7 +164,7 @@ def quantise_net(
             found,
             net.spec,
             held,
-            dataclasses.replace(demand(options, held), flops=_SEARCH, **few),
+            dataclasses.replace(wanted, flops=_SEARCH, **few),
             measures=measures,
             state=state,
             say=say,
@@ -178,7 +179,7 @@ def quantise_net(
     if result is not None and learned and chosen.names != everything:
         better = _trimmed(work.rounded(exact.only(chosen.names)), found)
         loss = _loss_of(module, found, better, held)
-        if loss.fidelity > chosen.loss.fidelity and demand(options, held).allows(loss):
+        if loss.fidelity > chosen.loss.fidelity and wanted.allows(loss):
             final, found_again = better, dataclasses.replace(chosen, loss=loss)
             points = tuple(found_again if point == chosen else point for point in points)
             chosen = found_again

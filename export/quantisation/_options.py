@@ -44,14 +44,14 @@ class QuantiseOptions:
         parts: What may be quantised, of `PARTS`: the dense blocks (of an SRVGGNetCompact its middle), ``"inner"`` all
             but the first and the last convolution, or those too, which are 1 % of the multiply-adds of an RRDBNet
             and whose rounding the picture shows. None takes inner less the convolutions of an RRDBNet that read an
-            enlarged picture, which TensorRT runs faster in half precision, and of one for processors all but the
-            first.
+            enlarged picture, with which TensorRT moves fewer bytes in half precision, and of one for processors
+            all but the first.
         per_channel: One weight scale for each channel of the output, or one for all; None takes one for each
             channel in INT8 and one for all in FP8, which moves fewest bytes.
         equalise: Whether to equalise channels first, which is exact.
         rounding: ``"nearest"``, ``"compensated"`` (each column's rounding error is made good by those that follow)
-            or ``"learned"`` (block by block against the fp32 outputs, minutes); None takes compensated in INT8 and
-            learned in FP8.
+            or ``"learned"`` (block by block against the fp32 outputs, minutes); None takes compensated in INT8
+            and learned in FP8, but compensated of a net that is too deep to learn in minutes.
         remainders: Input channels of each FP8 convolution behind the dense blocks that are read twice, rounded and
             what the rounding left; None takes 4, 0 none.
         search: Whether to return convolutions to fp16 until the budget holds; without it, all that may be are
@@ -91,7 +91,8 @@ class QuantiseOptions:
     rounding: str | None = option(
         None,
         choices=ROUNDINGS,
-        help="how weights are rounded; learned takes minutes (default: compensated for int8, learned for fp8)",
+        help="how weights are rounded; learned takes minutes (default: compensated for int8 and deep nets, learned "
+        "for fp8)",
     )
     remainders: int | None = option(
         None,

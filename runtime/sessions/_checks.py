@@ -2,11 +2,77 @@
 
 import math
 
-from esrgan_deploy._errors import InferenceError
-from esrgan_deploy.runtime.device import ForeignArray
-from esrgan_deploy.runtime.sessions._protocol import SessionInfo
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["check_batch", "check_output", "check_size", "output_shape"]
+from esrgan_deploy._errors import InferenceError, OutOfMemoryError
+from esrgan_deploy.runtime.device import ForeignArray, borrow_array
+from esrgan_deploy.runtime.sessions._protocol import Array, SessionInfo
+
+__all__ = [
+    "check_batch",
+    "check_output",
+    "check_size",
+    "converted_on_host",
+    "host_arrays",
+    "new_batch",
+    "output_shape",
+]
+
+
+def converted_on_host(name: str) -> InferenceError:
+    """Return the refusal of arrays that are to stay where they are, for a graph whose batches are converted."""
+    return InferenceError(
+        f"{name} is converted on the host, and no array can stay where it is; use upscale(), or run: "
+        "esrgan-export with it, which makes a graph of 0..1"
+    )
+
+
+def host_arrays(
+    info: SessionInfo, array: object, out: object | None, *, dtype: npt.DTypeLike, stream: object | None
+) -> tuple[ForeignArray, ForeignArray, object]:
+    """Check what `Session.run_on_device` is given where a session computes in the processor's memory.
+
+    Args:
+        info: Of the session.
+        array: The batch.
+        out: Where the result is to go; None for a new array.
+        dtype: Of the result.
+        stream: Refused, as there are none.
+
+    Returns:
+        The batch, where its result goes, and what to return.
+
+    Raises:
+        InferenceError: They do not fit, see `check_batch` and `check_output`, or there is a stream.
+    """
+    if stream is not None:
+        raise InferenceError(
+            f"{info.name} runs on {info.provider}, where there are no streams; leave stream out"
+        )
+    batch = borrow_array(array)
+    nhw = check_batch(batch, info)
+    made = np.empty(output_shape(info, nhw), dtype) if out is None else out
+    target = borrow_array(made)
+    check_output(target, info, nhw, dtype=np.dtype(dtype).name, batch=batch)
+    return batch, target, made
+
+
+def new_batch(info: SessionInfo, nhw: tuple[int, int, int]) -> Array:
+    """Return memory for a batch of ``(N, H, W)``, as a session takes it.
+
+    Raises:
+        InferenceError: The session does not take that shape.
+        OutOfMemoryError: The batch does not fit into memory.
+    """
+    check_size(info, nhw)
+    wanted = info.batch_shape(*nhw)
+    try:
+        return np.empty(wanted, info.dtype)
+    except (MemoryError, ValueError) as error:
+        raise OutOfMemoryError(
+            f"a batch of {'x'.join(map(str, wanted))} does not fit into memory; use a smaller tile"
+        ) from error
 
 
 def output_shape(info: SessionInfo, nhw: tuple[int, int, int]) -> tuple[int, ...]:

@@ -12,12 +12,10 @@ import numpy as np
 from esrgan_deploy._errors import ExportError, InferenceError, ParityError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy._manifest import Artefact, Manifest, find_manifest, load_manifest
-from esrgan_deploy._parity import BOUNDS, Comparer, Comparison, Pairs, judged, planar
+from esrgan_deploy._parity import BOUNDS, QUANTISED, Comparer, Comparison, Pairs, judged, planar
 from esrgan_deploy.runtime.sessions._protocol import Session, SessionInfo
 
 __all__ = ["verify_golden", "verify_session"]
-
-_QUANTISED = ("int8", "fp8", "int8-cpu")
 
 _AGAIN = "Run: esrgan-export again, with --force"
 
@@ -46,7 +44,7 @@ def verify_golden(session: Session, path: Path) -> tuple[Comparison, ...]:
     if listed is None or listed.sha256 != sha256_of(path):
         raise _unverified(path, f"it is not the file of that name in its manifest. {_AGAIN}")
     precision = _precision(session.info, manifest, path)
-    if session.info.computes and precision not in _QUANTISED:
+    if session.info.computes and precision not in QUANTISED:
         # What it was asked to compute in has bounds of its own; those of a quantised graph are as wide.
         precision = session.info.computes
     pairs = _golden_pairs(manifest, folder, path)

@@ -4,10 +4,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from esrgan_deploy._errors import InferenceError, OutOfMemoryError
-from esrgan_deploy.runtime.sessions._checks import check_size
+from esrgan_deploy._errors import InferenceError
+from esrgan_deploy.runtime.sessions._checks import new_batch
 from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput, Parts, SessionInfo
 
 __all__ = ["HostSlot"]
@@ -52,13 +50,7 @@ class HostSlot:
         if self._batch is None or self._batch.shape != wanted:
             # The old buffer is let go of first: both at once may be what does not fit.
             self._batch = None
-            check_size(self._info, shape)
-            try:
-                self._batch = np.empty(wanted, self._info.dtype)
-            except (MemoryError, ValueError) as error:
-                raise OutOfMemoryError(
-                    f"a batch of {'x'.join(map(str, wanted))} does not fit into memory; use a smaller tile"
-                ) from error
+            self._batch = new_batch(self._info, shape)
         return self._batch
 
     def start(self) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from esrgan_deploy._metrics import psnr, ssim
 
-__all__ = ["BOUNDS", "Bound", "Comparer", "Comparison", "Pairs", "judged", "planar", "to_levels"]
+__all__ = ["BOUNDS", "QUANTISED", "Bound", "Comparer", "Comparison", "Pairs", "judged", "planar", "to_levels"]
 
 Pairs = dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]
 """By name: a picture ``(N, H, W, C)`` uint8 and the reference's output for it, ``(N, C, H·s, W·s)`` float32."""
@@ -46,7 +46,9 @@ BOUNDS = {
     "int8-cpu": Bound(min_psnr=40.0, min_within_one=0.8, max_bias=0.5),
 }
 
-_QUANTISED = ("int8", "fp8", "int8-cpu")
+QUANTISED = ("int8", "fp8", "int8-cpu")
+"""Precisions of `BOUNDS` whose graphs hold integers or 8-bit floats."""
+
 _DRAWN = ("noise", "golden", "shapes")
 _UNLIKE = Bound(min_psnr=20.0, min_within_one=0.0, max_bias=16.0)
 """Of a quantised artefact on pictures that are unlike any photograph: noise, hard edges between saturated colours.
@@ -219,7 +221,7 @@ def judged(
         bound = dataclasses.replace(bound, max_abs=None)
     figures = []
     for one in comparisons:
-        unlike = precision in _QUANTISED and one.on.split(" ")[0] in _DRAWN
+        unlike = precision in QUANTISED and one.on.split(" ")[0] in _DRAWN
         figures.append({**one.to_json(), "breaches": one.breaches(_UNLIKE if unlike else bound)})
     return tuple(figures), not any(entry["breaches"] for entry in figures)
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._metrics import crop_border, luma
-from esrgan_deploy._parity import to_levels
+from esrgan_deploy._parity import Comparer, to_levels
 from esrgan_deploy.export.quantisation._simulation import tensor_of
 
 __all__ = ["HeldLoss", "Loss", "Pair"]
@@ -27,8 +27,6 @@ Net = Callable[[Tensor], Tensor]
 
 # A picture that is all but reproduced would outweigh all others: nobody sees errors below this.
 _BEST_PSNR = 60.0
-
-_TILE = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,23 +146,20 @@ class HeldLoss:
             ExportError: One holds a NaN or an infinity.
         """
         levels = [_levels(out) for out in outputs]
-        noise = squares = 0.0
-        samples, worst = 0, math.inf
-        bias: npt.NDArray[np.float64] = np.zeros(levels[0].shape[-1])
-        for out, reference, got, expected in zip(outputs, self.outputs, levels, self._levels, strict=True):
+        comparer = Comparer("held", "simulated", structure=False)
+        noise, samples = 0.0, 0
+        for out, reference in zip(outputs, self.outputs, strict=True):
             noise += float((out - reference).double().square().sum())
-            error = got - expected
-            squares += float((error**2).sum())
-            samples += expected.size
-            bias += error.sum((0, 1, 2))
-            worst = min(worst, _worst_tile(error))
+            samples += out.numel()
+            comparer.add("held", reference.numpy(), out.numpy())
+        seen = comparer.result()
         psnr_y = self._mean_psnr_y(levels)
         return Loss(
             psnr_y=psnr_y,
             loss=None if psnr_y is None or self._psnr_y is None else self._psnr_y - psnr_y,
-            fidelity=10 * math.log10(255.0**2 * samples / squares) if squares else math.inf,
-            worst=worst,
-            shift=float(np.abs(bias).max()) * len(bias) / samples,
+            fidelity=seen.psnr,
+            worst=float(seen.worst_tile["psnr"]),
+            shift=max(map(abs, seen.bias)),
             noise=noise / samples,
         )
 
@@ -179,17 +174,6 @@ class HeldLoss:
             error = float(np.mean((a - b) ** 2))
             values.append(min(_BEST_PSNR, 10 * math.log10(255.0**2 / error)) if error else _BEST_PSNR)
         return float(np.mean(values))
-
-
-def _worst_tile(error: npt.NDArray[np.float64]) -> float:
-    height, width = error.shape[1:3]
-    tiles = [
-        error[:, top : top + _TILE, left : left + _TILE]
-        for top in range(0, height, _TILE)
-        for left in range(0, width, _TILE)
-    ]
-    most = max(float(np.mean(tile**2)) for tile in tiles)
-    return 10 * math.log10(255.0**2 / most) if most else math.inf
 
 
 def _levels(out: Tensor) -> npt.NDArray[np.float64]:

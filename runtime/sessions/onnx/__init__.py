@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.runtime.sessions.onnx._file import metadata_of as metadata_of
     from esrgan_deploy.runtime.sessions.onnx._file import missing_data as missing_data
     from esrgan_deploy.runtime.sessions.onnx._parts import OnnxParts as OnnxParts
+    from esrgan_deploy.runtime.sessions.onnx._parts import first_rows as first_rows
     from esrgan_deploy.runtime.sessions.onnx._parts import open_parts as open_parts
     from esrgan_deploy.runtime.sessions.onnx._parts import parts_beside as parts_beside
     from esrgan_deploy.runtime.sessions.onnx._session import OnnxSession as OnnxSession

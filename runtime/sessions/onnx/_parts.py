@@ -1,7 +1,7 @@
 """The parts of a graph in ONNX Runtime, on a processor."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from esrgan_deploy.runtime.sessions._protocol import Array, BatchOutput
 from esrgan_deploy.runtime.sessions.onnx._cuda import element_type, failure_of
 from esrgan_deploy.runtime.sessions.onnx._file import metadata_of
 
-__all__ = ["OnnxParts", "open_parts", "parts_beside"]
+__all__ = ["OnnxParts", "first_rows", "open_parts", "parts_beside"]
 
 Kind = TypeVar("Kind", bound="OnnxParts")
 
@@ -64,6 +64,25 @@ def open_parts(
     return kind(info, open_graph(trunk, info.whole), open_graph(tail, info.whole), name=path.name, turn=turn)
 
 
+def first_rows(inputs: Sequence[Any], info: PartsInfo, width: int) -> dict[str, Array]:
+    """Return by name what a trunk reads as kept rows with its first strip.
+
+    One row above the picture, which is never looked at: so no tensor is empty.
+
+    Args:
+        inputs: Those of the trunk that are kept rows, as `get_inputs` gives them.
+        info: Of the parts.
+        width: Columns of the picture.
+    """
+    makers = [maker for block in info.blocks for maker, _ in block.inputs]
+    return {
+        one.name: np.zeros(
+            (1, one.shape[1], 1, width if maker == PICTURE else width // info.step), element_type(one)
+        )
+        for one, maker in zip(inputs, makers, strict=True)
+    }
+
+
 class OnnxParts:
     """Runs trunk and tail; see `Parts` for the protocol.
 
@@ -74,6 +93,8 @@ class OnnxParts:
         name: Of the graph, for messages.
         turn: What is held while one computes.
     """
+
+    failure_of = staticmethod(failure_of)
 
     def __init__(
         self,
@@ -109,7 +130,7 @@ class OnnxParts:
             try:
                 yield
             except Exception as error:
-                raise failure_of(error, self._name, shape) from error
+                raise self.failure_of(error, self._name, shape) from error
 
 
 class OnnxTrunk:
@@ -127,16 +148,7 @@ class OnnxTrunk:
         self._value = onnxruntime.OrtValue.ortvalue_from_numpy
         self._graph, self._in_turn = graph, in_turn
         self._picture, self._rows, *kept = graph.get_inputs()
-        makers = [maker for block in info.blocks for maker, _ in block.inputs]
-        # One row above the picture, which is never looked at: so no tensor is empty.
-        self._kept = {
-            one.name: self._value(
-                np.zeros(
-                    (1, one.shape[1], 1, width if maker == PICTURE else width // info.step), element_type(one)
-                )
-            )
-            for one, maker in zip(kept, makers, strict=True)
-        }
+        self._kept = {name: self._value(rows) for name, rows in first_rows(kept, info, width).items()}
         self._outputs = [one.name for one in graph.get_outputs()]
 
     def advance(self, rows: Array, bounds: Array) -> Array:

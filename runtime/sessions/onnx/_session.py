@@ -22,7 +22,13 @@ from esrgan_deploy.runtime.device import (
     gpu_label,
     stream_handle,
 )
-from esrgan_deploy.runtime.sessions._checks import check_batch, check_output, output_shape
+from esrgan_deploy.runtime.sessions._checks import (
+    check_batch,
+    check_output,
+    converted_on_host,
+    host_arrays,
+    output_shape,
+)
 from esrgan_deploy.runtime.sessions._host_slot import HostSlot
 from esrgan_deploy.runtime.sessions._protocol import (
     SLOTS_ON_GPU,
@@ -202,10 +208,7 @@ class OnnxSession:
         """  # noqa: DOC501  what failure_of returns
         graph = self._open_graph()
         if isinstance(graph, AdaptedGraph):
-            raise InferenceError(
-                f"{self._name} is converted on the host, and no array can stay where it is; use upscale(), or run: "
-                "esrgan-export with it, which makes a graph of 0..1"
-            )
+            raise converted_on_host(self._name)
         if self._cuda is not None:
             return self._enqueue(graph, self._cuda, array, stream, out)
         if self._info.device >= 0:
@@ -213,18 +216,10 @@ class OnnxSession:
                 f"{self._name} is on cuda:{self._info.device} and cuda-bindings, which orders the streams, is not "
                 "installed. Run: pip install 'esrgan-deploy[cuda]'"
             )
-        if stream is not None:
-            raise InferenceError(
-                f"{self._name} runs on {self._info.provider}, where there are no streams; leave stream out"
-            )
-        batch = borrow_array(array)
-        nhw = check_batch(batch, self._info)
-        made = np.empty(output_shape(self._info, nhw), self._dtype) if out is None else out
-        target = borrow_array(made)
-        check_output(target, self._info, nhw, dtype=self._dtype, batch=batch)
+        batch, target, made = host_arrays(self._info, array, out, dtype=self._dtype, stream=stream)
         outputs = [target]
         if self._info.watched:
-            outputs.append(borrow_array(np.empty((nhw[0], 3), np.float32)))
+            outputs.append(borrow_array(np.empty((batch.shape[0], 3), np.float32)))
         with self._turn:
             try:
                 run_bound(graph, bound(graph, batch, outputs), wait=True)

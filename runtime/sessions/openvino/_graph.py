@@ -43,7 +43,10 @@ class OpenVinoGraph:
     """
 
     def __init__(self, path: Path, target: Target, *, beside: str = "") -> None:
-        self._path, self._target = path, target
+        # Behind a link: what a graph keeps its weights in is looked for beside the file itself. A store that names
+        # files by their digests keeps no suffix, by which OpenVINO knows what it reads.
+        real = path.resolve()
+        self._path, self._target = real if real.suffix == path.suffix else path, target
         self._digest = sha256_of(path) + beside
         self._lock, self._turn = threading.Lock(), threading.Lock()
         self._own: tuple[tuple[int, ...], Any] | None = None
@@ -155,8 +158,7 @@ class OpenVinoGraph:
         if self._model is not None:
             return self._model.clone()
         try:
-            # Behind a link: what a graph keeps its weights in is looked for beside the file itself.
-            return _with_float_ends(openvino_core().read_model(str(self._path.resolve())))
+            return _with_float_ends(openvino_core().read_model(str(self._path)))
         except RuntimeError as error:
             missing = missing_data(self._path)
             if missing:

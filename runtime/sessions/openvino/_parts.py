@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from esrgan_deploy._optional import require
-from esrgan_deploy.runtime.sessions._parts import PICTURE, PartsInfo
+from esrgan_deploy.runtime.sessions._parts import PartsInfo
 from esrgan_deploy.runtime.sessions._protocol import Array
-from esrgan_deploy.runtime.sessions.onnx import OnnxParts, element_type, open_parts
+from esrgan_deploy.runtime.sessions.onnx import OnnxParts, first_rows, open_parts
 from esrgan_deploy.runtime.sessions.openvino._device import Target
-from esrgan_deploy.runtime.sessions.openvino._graph import OpenVinoGraph
+from esrgan_deploy.runtime.sessions.openvino._graph import OpenVinoGraph, failure_of
 
 __all__ = ["OpenVinoParts", "open_openvino_parts"]
 
@@ -40,6 +40,8 @@ def open_openvino_parts(
 class OpenVinoParts(OnnxParts):
     """Runs trunk and tail; see `Parts` for the protocol."""
 
+    failure_of = staticmethod(failure_of)
+
     def trunk(self, width: int) -> "OpenVinoTrunk":  # type: ignore[override]
         """See `Parts.trunk`."""
         return OpenVinoTrunk(self._trunk, self._info, width, self._in_turn)
@@ -60,16 +62,7 @@ class OpenVinoTrunk:
         picture, rows, *kept = graph.get_inputs()
         features, *self._next = (one.name for one in graph.get_outputs())
         self._picture, self._rows, self._features = picture.name, rows.name, features
-        makers = [maker for block in info.blocks for maker, _ in block.inputs]
-        # One row above the picture, which is never looked at: so no tensor is empty.
-        self._kept = {
-            one.name: self._tensor(
-                np.zeros(
-                    (1, one.shape[1], 1, width if maker == PICTURE else width // info.step), element_type(one)
-                )
-            )
-            for one, maker in zip(kept, makers, strict=True)
-        }
+        self._kept = {name: self._tensor(rows) for name, rows in first_rows(kept, info, width).items()}
         # In turns: what one made is what the other reads.
         self._requests = [graph.request(()), graph.request(())]
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from esrgan_deploy._errors import InferenceError, OutOfMemoryError
+from esrgan_deploy._errors import InferenceError
 from esrgan_deploy._optional import require
-from esrgan_deploy.runtime.device import ForeignArray, borrow_array
-from esrgan_deploy.runtime.sessions._checks import check_batch, check_output, check_size, output_shape
+from esrgan_deploy.runtime.device import ForeignArray
+from esrgan_deploy.runtime.sessions._checks import converted_on_host, host_arrays, new_batch
 from esrgan_deploy.runtime.sessions._host_slot import HostSlot
 from esrgan_deploy.runtime.sessions._protocol import (
     Array,
@@ -120,21 +120,10 @@ class OpenVinoSession:
 
         Raises:
             InferenceError: The array does not fit or cannot stay where it is, there are no streams, or it failed.
-        """
+        """  # noqa: DOC501  what converted_on_host returns
         if isinstance(self._open_graph(), AdaptedGraph):
-            raise InferenceError(
-                f"{self._name} is converted on the host, and no array can stay where it is; use upscale(), or run: "
-                "esrgan-export with it, which makes a graph of 0..1"
-            )
-        if stream is not None:
-            raise InferenceError(
-                f"{self._name} runs on {self._info.provider}, where there are no streams; leave stream out"
-            )
-        batch = borrow_array(array)
-        nhw = check_batch(batch, self._info)
-        made = np.empty(output_shape(self._info, nhw), self._dtype) if out is None else out
-        target = borrow_array(made)
-        check_output(target, self._info, nhw, dtype=self._dtype, batch=batch)
+            raise converted_on_host(self._name)
+        batch, target, made = host_arrays(self._info, array, out, dtype=self._dtype, stream=stream)
         np.copyto(_as_numpy(target), self._make(_as_numpy(batch)).batch)
         return made
 
@@ -200,16 +189,9 @@ class OpenVinoSlot:
         if self._batch is None or self._batch.shape != wanted:
             # What was made with the old one is let go of first: both at once may be what does not fit.
             self._batch = self._request = None
-            check_size(self._info, shape)
-            ov = require("openvino", extra="openvino")
-            try:
-                batch = np.empty(wanted, self._info.dtype)
-                request = self._graph.request(wanted)
-                request.set_input_tensor(0, ov.Tensor(batch, shared_memory=True))
-            except (MemoryError, ValueError) as error:
-                raise OutOfMemoryError(
-                    f"a batch of {'x'.join(map(str, wanted))} does not fit into memory; use a smaller tile"
-                ) from error
+            batch, request = new_batch(self._info, shape), self._graph.request(wanted)
+            tensor = require("openvino", extra="openvino").Tensor(batch, shared_memory=True)
+            request.set_input_tensor(0, tensor)
             self._batch, self._request = batch, request
         return self._batch
 

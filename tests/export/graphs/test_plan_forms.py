@@ -109,6 +109,7 @@ def test_a_convolution_behind_an_enlargement_runs_on_the_small_map(resize, bias)
     [
         {"resize": {"mode": "linear"}},
         {"resize": {"nearest_mode": "ceil"}},
+        {"resize": {"axes": [2, 3, 0, 1]}},
         {"scales": (1, 1, 3, 3)},
         {"scales": (1, 1, 2, 1)},
         {"kernel": 5, "conv": {"pads": [2, 2, 2, 2]}},

@@ -93,6 +93,22 @@ def test_compensation_lowers_the_outputs_error_and_stays_on_the_grid(kind, per_c
     assert error(found, moved) < 0.3 * error(nearest, bias)
 
 
+def test_a_few_pixels_are_seen_as_all_are():
+    """Their neighbourhoods are cut out one by one: a column in another place belongs to another weight."""
+    random = torch.Generator().manual_seed(2)
+    exact, quantised = (torch.rand(2, 3, 5, 7, generator=random) for _ in range(2))
+    few = Moments(3, 3)
+    few.add(exact, quantised, limit=30, seed=4)
+    chosen = torch.randperm(70, generator=torch.Generator().manual_seed(4))[:30]
+    unfolded = [
+        torch.cat([columns, torch.ones(1, 30)])
+        for x in (exact, quantised)
+        for columns in [torch.nn.functional.unfold(x, 3, padding=1).transpose(0, 1).flatten(1)[:, chosen]]
+    ]
+    torch.testing.assert_close(few.own, (unfolded[1] @ unfolded[1].T).double())
+    torch.testing.assert_close(few.cross, (unfolded[0] @ unfolded[1].T).double())
+
+
 def test_a_compensated_net_is_nearer(net):
     """Compensation that does not reach the net's output is not worth its minutes."""
     module, spec = net

@@ -1,6 +1,7 @@
 """Layer by layer: the convolution at fault is named, and those behind it are not blamed."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from esrgan_deploy.export.graphs import (
     add_remainders,
     clone,
     fold_scales,
+    form_for_plans,
     nest_concats,
     quantise,
     save,
@@ -61,6 +63,10 @@ def net(rrdb_spec, rrdb_weights):
     return graph, found, recipe
 
 
+def _features(net):
+    return net[0].graph.initializers["conv_body.weight"].const_value.shape[0]
+
+
 def _pictures():
     rng = np.random.default_rng(1)
     smooth = np.linspace(0, 255, 20)[:, None, None] * np.linspace(0.2, 1, 24)[None, :, None] * [1, 0.8, 0.5]
@@ -96,6 +102,28 @@ def test_every_convolution_adds_what_rounding_adds(net, tmp_path, kind, per_chan
     assert found[-1].total > found[-1].own
     worst = max(found, key=lambda layer: layer.own)
     assert f"{worst.name} adds most for its output" in errors_table(found)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_forms_for_plans_and_multiplied_trunks_are_no_errors(net, tmp_path, kind):
+    """A convolution that is doubled, transposed or reads a multiplied map computes what the fp32 one does."""
+    recipe = net[2](kind)
+    kept = [
+        layer
+        for layer in net[1]
+        if layer.place in ("first", "last") or layer.enlarges or "rdb3" in layer.name
+    ]
+    names = [layer.name for layer in net[1] if layer not in kept]
+    factors = np.array([0.25, 4.0] * 8, np.float32)[: _features(net)]
+    groups = {layer.group for layer in net[1] if layer.place == "body" and layer not in kept}
+    many = dataclasses.replace(recipe.only(names), multipliers=dict.fromkeys(groups, factors))
+    change = functools.partial(form_for_plans, precision="fp16")
+    found = layer_errors(net[0], _written(net, many, tmp_path / "q.onnx", change=change), kind, _pictures())
+    assert [layer.name for layer in found] == [layer.name for layer in net[1]]
+    own = {layer.name: layer.own for layer in found}
+    assert max(own[layer.name] for layer in kept) < -55, errors_table(found)
+    # Spread four times and more apart, the coarse channels err, and no more than that.
+    assert max(own[name] for name in names) < -5, errors_table(found)
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])

@@ -20,6 +20,7 @@ def _kept(**changes):
         weights={"a": np.array([0.5, 0.25], np.float32), "b": np.array(0.125, np.float32)},
         parameters={"a.bias": np.array([1.5, -2.0], np.float32)},
         remainders={"g": (0, 7)},
+        multipliers={"g": np.array([0.5, 3.0], np.float32)},
         inputs={"g": (-0.1, 1.7)},
         outputs={"a": (-3.3, 2.0)},
     )
@@ -42,6 +43,8 @@ def test_a_recipe_is_the_same_after_it_was_kept(tmp_path):
         assert np.array_equal(again.recipe.weights[name], steps)
     assert np.array_equal(again.recipe.parameters["a.bias"], [1.5, -2.0])
     assert again.recipe.remainders == {"g": (0, 7)}
+    assert again.recipe.multiplied("g", 3).tolist() == [0.5, 3.0, 1.0]
+    assert again.recipe.multiplied("another", 2).tolist() == [1.0, 1.0]
     assert again.recipe.inputs == {"g": (-0.1, 1.7)}
     assert again.recipe.outputs == {"a": (-3.3, 2.0)}
 

@@ -380,7 +380,13 @@ def test_the_ledger_keeps_an_infinity(tmp_path):
     """A convolution whose rounding does not show is equal to fp32, and JSON has no infinity."""
     case = _Case(COMPACT)
     loss = case.held(case.module)
-    assert (loss.loss, loss.fidelity, loss.noise) == (0.0, math.inf, 0.0)
+    assert (loss.loss, loss.fidelity, loss.worst, loss.shift, loss.noise) == (
+        0.0,
+        math.inf,
+        math.inf,
+        0.0,
+        0.0,
+    )
     Ledger(tmp_path / "l.json", "d").measured("whole", ["b", "a"], lambda: loss)
     json.loads((tmp_path / "l.json").read_text(), parse_constant=pytest.fail)
     assert Ledger(tmp_path / "l.json", "d").measured("whole", ["a", "b"], pytest.fail) == loss
@@ -393,11 +399,14 @@ def test_the_loss_is_that_of_the_papers(rrdb):
         return rrdb.module(picture) + 0.02 * torch.sin(torch.arange(64.0).repeat(2)[: 4 * picture.shape[3]])
 
     loss, expected, squares, noise = rrdb.held(worse), [], [], []
+    tiles, errors = [], []
     for (picture, truth), out in zip(rrdb.pairs, rrdb.outputs, strict=True):
         made = worse(tensor_of(picture))
         noise.append(float((made - out).square().mean()))
         levels = [np.rint(one.clamp(0, 1).numpy()[0].transpose(1, 2, 0) * 255) for one in (made, out)]
         squares.append(np.mean((levels[0] - levels[1]) ** 2))
+        errors.append((levels[0] - levels[1]).reshape(-1, 3))
+        tiles += [np.mean((levels[0] - levels[1])[:, left : left + 64] ** 2) for left in (0, 64)]
         y = [luma(one)[4:-4, 4:-4] for one in (truth[0], *levels)]
         expected.append([10 * np.log10(255**2 / np.mean((y[0] - one) ** 2)) for one in y[1:]])
     means = np.mean(expected, axis=0)
@@ -407,6 +416,11 @@ def test_the_loss_is_that_of_the_papers(rrdb):
     assert loss.loss > 0.1
     assert loss.fidelity == pytest.approx(10 * np.log10(255**2 / np.mean(squares)), abs=1e-3)
     assert loss.noise == pytest.approx(np.mean(noise), rel=1e-4)
+    # 64x80 pixels have two tiles.
+    assert loss.worst == pytest.approx(10 * np.log10(255**2 / max(tiles)), abs=1e-3)
+    assert loss.worst < loss.fidelity
+    assert loss.shift == pytest.approx(np.abs(np.concatenate(errors).mean(0)).max(), abs=1e-3)
+    assert loss.shift > 0.01
 
 
 def test_grey_pictures_are_judged_by_their_only_channel():

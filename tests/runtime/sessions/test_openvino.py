@@ -170,6 +170,19 @@ def test_a_picture_in_strips_is_the_picture_in_one_piece(noise):
     assert difference < 0.01 / 255
 
 
+def test_a_strip_that_fails_is_a_failure_of_openvino(noise):
+    """In the words of another runtime nobody finds what went wrong."""
+    with contextlib.closing(open_session(default_model(), HERE)) as session:
+        parts = session.slot().parts
+        trunk = parts.trunk(16)
+        rows = noise(1, 3, 20, 24, dtype=np.float32)
+        bounds = np.zeros(1 + 2 * len(parts.info.blocks), np.int64)
+        with pytest.raises(InferenceError, match="OpenVINO failed on a batch of 1x3x20x24") as caught:
+            # The kept rows are those of a picture of 16 columns.
+            trunk.advance(rows, bounds)
+    assert "Exception from" not in str(caught.value)
+
+
 def test_parts_behind_links_find_their_weights(noise, tmp_path):
     """A store that hands files out as links, one by one, has the weights beside the file and not beside the link."""
     for file in default_model().parent.glob("default*.onnx"):
