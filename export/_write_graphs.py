@@ -31,7 +31,7 @@ from esrgan_deploy.export.graphs import (
     to_uint8_form,
     watch,
 )
-from esrgan_deploy.export.proof import verify_graph, verify_parts
+from esrgan_deploy.export.proof import rounding_costs, verify_graph, verify_parts
 from esrgan_deploy.runtime.sessions import PartsInfo
 
 __all__ = ["Export", "describe", "prove_graph", "prove_parts", "write_graph", "write_interchange"]
@@ -239,7 +239,9 @@ def prove_graph(
     interchange = path == export.path
     form = "float" if interchange else export.options.form
     comparisons = [*verify_graph(path, precision, sets), *extra]
-    figures, verified = judged(comparisons, precision, form)
+    source = export.source
+    costs = {} if source.module is None else rounding_costs(source.module, precision, sets, source.ratio)
+    figures, verified = judged(comparisons, precision, form, costs)
     written = ir.load(path)
     return Artefact.from_file(
         path,

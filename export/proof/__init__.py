@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.proof._reference import reference_of_module as reference_of_module
     from esrgan_deploy.export.proof._reference import reference_pairs as reference_pairs
     from esrgan_deploy.export.proof._reference import resized as resized
+    from esrgan_deploy.export.proof._rounding import rounded_reference as rounded_reference
+    from esrgan_deploy.export.proof._rounding import rounding_costs as rounding_costs
     from esrgan_deploy.export.proof._verify import affordable as affordable
     from esrgan_deploy.export.proof._verify import graph_input as graph_input
     from esrgan_deploy.export.proof._verify import pictures_in as pictures_in
