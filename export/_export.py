@@ -10,7 +10,7 @@ from esrgan_deploy import _optional
 from esrgan_deploy._errors import ExportError
 from esrgan_deploy._files import PARTS, temporary_folder
 from esrgan_deploy._manifest import Artefact, Manifest, load_manifest, save_manifest
-from esrgan_deploy._parity import Pairs, planar
+from esrgan_deploy._parity import Comparison, Pairs, planar
 from esrgan_deploy.engines import ShapeRange, preflight
 from esrgan_deploy.export._open_source import open_source
 from esrgan_deploy.export._options import PROCESSOR, ExportOptions
@@ -34,6 +34,7 @@ from esrgan_deploy.export.proof import (
     overflow_warnings,
     pictures_in,
     reference_pairs,
+    rounding_costs,
     save_golden,
     verify_shapes,
 )
@@ -114,6 +115,7 @@ def _make(
         preflight(export.path, shapes, memory_limit=options.build.memory_limit)
     graphs = {precision: _graph_for(export, precision, plan) for precision in options.precisions}
     sets = _reference_sets(export, shapes if plan else None)
+    costs = _costs(export, sets)
     warnings = _warnings(export, sets)
     for warning in warnings:
         say(f"warning: {warning}")
@@ -130,14 +132,14 @@ def _make(
     warnings += left_out
     artefacts = [prove_graph(export, export.path, "fp32", sets, extra=(dynamic,))]
     artefacts += prove_parts(export, export.path, "fp32", sets["golden"])
-    artefacts.append(_write_golden(export, sets["golden"]))
+    artefacts.append(_write_golden(export, sets["golden"], costs))
     for precision, graph in graphs.items():
         if graph.path != export.path:
             say(f"verifying {graph.path.name}")
-            artefacts += prove_quantised(export, graph, precision, sets)
+            artefacts += prove_quantised(export, graph, precision, sets, costs.get(precision))
             artefacts += prove_parts(export, graph.path, precision, sets["golden"])
         if plan and precision != PROCESSOR:
-            artefacts.append(build_plan(export, graph.path, precision, sets))
+            artefacts.append(build_plan(export, graph.path, precision, sets, costs.get(precision)))
             artefacts += build_part_plans(export, graph.path, precision)
     return Manifest(
         spec=source.spec,
@@ -173,6 +175,18 @@ def _reference_sets(export: Export, shapes: ShapeRange | None) -> dict[str, Pair
     return {on: reference_pairs(source.reference, chosen) for on, chosen in pictures.items()}
 
 
+def _costs(export: Export, sets: dict[str, Pairs]) -> dict[str, dict[str, Comparison]]:
+    """Return by precision and set what rounding costs: of both on the golden pairs, whatever is made of the rest."""
+    module, ratio, made = export.source.module, export.source.ratio, export.options.precisions
+    if module is None:
+        return {}
+    golden = {"golden": sets["golden"]}
+    return {
+        precision: rounding_costs(module, precision, sets if precision in made else golden, ratio)
+        for precision in ("fp16", "bf16")
+    }
+
+
 def _warnings(export: Export, sets: dict[str, Pairs]) -> list[str]:
     if "fp16" not in export.options.precisions:
         return []
@@ -183,11 +197,15 @@ def _warnings(export: Export, sets: dict[str, Pairs]) -> list[str]:
     return found + overflow_warnings(activation_maxima(export.graph, pictures))
 
 
-def _write_golden(export: Export, pairs: Pairs) -> Artefact:
+def _write_golden(export: Export, pairs: Pairs, costs: dict[str, dict[str, Comparison]]) -> Artefact:
     path = export.staging / "model.golden.npz"
     save_golden(path, pairs)
     return Artefact.from_file(
-        path, kind="golden", precision="fp32", note=f"outputs of {export.source.against}"
+        path,
+        kind="golden",
+        precision="fp32",
+        note=f"outputs of {export.source.against}",
+        rounding={precision: found["golden"].to_json() for precision, found in costs.items()},
     )
 
 

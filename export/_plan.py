@@ -1,7 +1,7 @@
 """The plan of an export: built, its dtypes read back, and run where a GPU can run it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -9,7 +9,7 @@ import onnx_ir as ir
 from esrgan_deploy._errors import EngineMismatchError, InferenceError, MissingDependencyError
 from esrgan_deploy._flavour import Flavour, gpu_is_usable, open_flavour
 from esrgan_deploy._manifest import Artefact
-from esrgan_deploy._parity import Pairs, judged
+from esrgan_deploy._parity import Comparison, Pairs, judged
 from esrgan_deploy.engines import ShapeRange, built_fields, engine_from_onnx
 from esrgan_deploy.export._options import ExportOptions
 from esrgan_deploy.export._report import each_tenth
@@ -50,7 +50,13 @@ def plan_shapes(options: ExportOptions, size_multiple: int) -> ShapeRange:
     )
 
 
-def build_plan(export: Export, graph: Path, precision: str, sets: dict[str, Pairs]) -> Artefact:
+def build_plan(
+    export: Export,
+    graph: Path,
+    precision: str,
+    sets: dict[str, Pairs],
+    costs: Mapping[str, Comparison] | None = None,
+) -> Artefact:
     """Build ``model.<precision>.plan`` of a graph and return its entry for the manifest.
 
     What the builder reports of its convolutions must be the precision that was asked for. Where a GPU can run
@@ -67,7 +73,7 @@ def build_plan(export: Export, graph: Path, precision: str, sets: dict[str, Pair
         say(f"warning: {warning}")
     kinds = ", ".join(f"{count} {dtype}" for dtype, count in result.dtypes.items())
     say(f"{plan.name}: {result.flavour} {result.version}, {result.seconds:.1f} s, convolutions {kinds}")
-    figures, verified, state = _run_here(plan, precision, options, sets)
+    figures, verified, state = _run_here(plan, precision, options, sets, costs)
     return Artefact.from_file(
         plan,
         kind="plan",
@@ -87,7 +93,11 @@ def build_plan(export: Export, graph: Path, precision: str, sets: dict[str, Pair
 
 
 def _run_here(
-    plan: Path, precision: str, options: ExportOptions, sets: dict[str, Pairs]
+    plan: Path,
+    precision: str,
+    options: ExportOptions,
+    sets: dict[str, Pairs],
+    costs: Mapping[str, Comparison] | None,
 ) -> tuple[tuple[dict[str, object], ...], bool | None, str]:
     if not gpu_is_usable():
         return (), None, "not run: no GPU here"
@@ -103,7 +113,7 @@ def _run_here(
         session.close()
     if not comparisons:
         return (), None, "not run: no verification picture lies in its range of shapes"
-    figures, verified = judged(comparisons, precision, options.form)
+    figures, verified = judged(comparisons, precision, options.form, costs, sums=True)
     return (
         figures,
         verified,

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from esrgan_deploy._manifest import Artefact
-from esrgan_deploy._parity import Pairs
+from esrgan_deploy._parity import Comparison, Pairs
 from esrgan_deploy.export._write_graphs import Export, prove_graph
 from esrgan_deploy.export._write_quantised import Graph
 from esrgan_deploy.export.quantisation import Quantisation, save_recipe
@@ -15,7 +16,13 @@ from esrgan_deploy.export.quantisation.search import Loss, SearchOptions
 __all__ = ["over_budget", "prove_quantised"]
 
 
-def prove_quantised(export: Export, graph: Graph, precision: str, sets: dict[str, Pairs]) -> list[Artefact]:
+def prove_quantised(
+    export: Export,
+    graph: Graph,
+    precision: str,
+    sets: dict[str, Pairs],
+    costs: Mapping[str, Comparison] | None = None,
+) -> list[Artefact]:
     """Hold a graph against the reference, and a quantised one against its budget as well.
 
     Returns:
@@ -27,7 +34,7 @@ def prove_quantised(export: Export, graph: Graph, precision: str, sets: dict[str
     """
     quantisation, counted = graph.quantisation, graph.counted
     if quantisation is None or counted is None:
-        return [prove_graph(export, graph.path, precision, sets)]
+        return [prove_graph(export, graph.path, precision, sets, costs=costs)]
     asked = export.options.quantise
     if graph.unseen is not None:
         sets = {**sets, "unseen": graph.unseen}

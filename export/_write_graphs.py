@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -31,7 +31,7 @@ from esrgan_deploy.export.graphs import (
     to_uint8_form,
     watch,
 )
-from esrgan_deploy.export.proof import rounding_costs, verify_graph, verify_parts
+from esrgan_deploy.export.proof import verify_graph, verify_parts
 from esrgan_deploy.runtime.sessions import PartsInfo
 
 __all__ = ["Export", "describe", "prove_graph", "prove_parts", "write_graph", "write_interchange"]
@@ -229,9 +229,18 @@ def prove_graph(
     precision: str,
     sets: dict[str, Pairs],
     *,
+    costs: Mapping[str, Comparison] | None = None,
     extra: tuple[Comparison, ...] = (),
 ) -> Artefact:
     """Hold a written graph against the reference and return its entry for the manifest.
+
+    Args:
+        export: What is exported.
+        path: The graph.
+        precision: Of the graph.
+        sets: By name of the set, pictures with their reference output.
+        costs: By name of the set, what rounding to the precision costs.
+        extra: Comparisons that were made of it already.
 
     Raises:
         ParityError: Its output has another shape than PyTorch's.
@@ -239,8 +248,6 @@ def prove_graph(
     interchange = path == export.path
     form = "float" if interchange else export.options.form
     comparisons = [*verify_graph(path, precision, sets), *extra]
-    source = export.source
-    costs = {} if source.module is None else rounding_costs(source.module, precision, sets, source.ratio)
     figures, verified = judged(comparisons, precision, form, costs)
     written = ir.load(path)
     return Artefact.from_file(

@@ -56,7 +56,8 @@ def verify_golden(session: Session, path: Path) -> tuple[Comparison, ...]:
             f"it takes {_range(session.info)} and the golden pictures are {sizes}. "
             "Run: esrgan-export with --shapes that hold one of them, or leave verify away",
         )
-    figures, held = judged(comparisons, precision, session.info.form)
+    costs = _costs(manifest, precision, path)
+    figures, held = judged(comparisons, precision, session.info.form, costs, sums=True)
     if not held:
         found = "; ".join(breach for entry in figures for breach in entry["breaches"])
         raise ParityError(
@@ -124,6 +125,22 @@ def _precision(info: SessionInfo, manifest: Manifest, path: Path) -> str:
         known = ", ".join(BOUNDS)
         raise _unverified(path, f"its precision is {precision or 'not known'}; bounds are known for {known}")
     return precision
+
+
+def _costs(manifest: Manifest, precision: str, path: Path) -> dict[str, Comparison]:
+    entry = next((one for one in manifest.artefacts if one.kind == "golden"), None)
+    cost = None if entry is None else entry.rounding.get(precision)
+    if cost is None:
+        return {}
+    try:
+        found = Comparison.from_json(cost)
+        if len(found.bias) != manifest.spec.out_channels:
+            raise ValueError(f"of {len(found.bias)} channels")
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unverified(
+            path, f"its manifest does not say what rounding to {precision} costs ({error}). {_AGAIN}"
+        ) from error
+    return {"golden": found}
 
 
 def _golden_pairs(manifest: Manifest, folder: Path, path: Path) -> Pairs:

@@ -60,6 +60,9 @@ class Artefact:
         reach: Of a tail that was built as a plan: rows and columns of its input beyond those that a pixel is made of.
         quantised: Of a quantised graph: how many convolutions, their share of the multiply-adds, the pictures that
             calibrated and those that judged, the budget and what was lost. Empty elsewhere.
+        rounding: Of the golden pairs: by ``"fp16"`` and ``"bf16"``, what rounding every tensor to it costs the net on
+            them, as `parity` has it. Whoever computes in it is held against that. Empty elsewhere and where there was
+            no checkpoint to measure it on.
     """
 
     file: str
@@ -89,6 +92,7 @@ class Artefact:
     watched: bool = False
     reach: int = 0
     quantised: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rounding: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_file(cls, path: Path, **fields: Any) -> "Artefact":
@@ -253,7 +257,7 @@ def _artefact_from_json(entry: dict[str, Any]) -> Artefact:
     fields["shapes"] = tuple(tuple(triple) for triple in fields.get("shapes", ()))
     fields["compute_capabilities"] = tuple(map(str, fields.get("compute_capabilities", ())))
     fields["parity"] = tuple(fields.get("parity", ()))
-    for name in ("options", "tiling", "quantised"):
+    for name in ("options", "tiling", "quantised", "rounding"):
         fields[name] = dict(fields.get(name, {}))
     for field in dataclasses.fields(Artefact):
         if field.type in (str, int, bool) and not isinstance(

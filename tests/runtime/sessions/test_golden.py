@@ -194,3 +194,40 @@ def test_whole_levels_are_not_judged_as_floats():
     figures, held = judged([comparer.result()], "fp32", "float")
     assert not held
     assert "max abs" in figures[0]["breaches"][0]
+
+
+def test_less_than_fp32_is_held_against_what_rounding_costs(folder):
+    """The bounds of every net would let a level of one colour pass, on a net that bf16 costs next to nothing."""
+    path = folder / "model.onnx"
+    golden = json.loads((folder / "model.json").read_text())["artefacts"]
+    (rounding,) = [one["rounding"] for one in golden if one["kind"] == "golden"]
+    assert 40 < rounding["bf16"]["psnr"] < rounding["fp16"]["psnr"]
+    session = _Tinted(path, levels=1.0, computes="bf16")
+    with pytest.raises(ParityError, match=r"PSNR .* beyond what rounding to bf16 costs \(bf16\)"):
+        verify_golden(session, path)
+    verify_golden(_Tinted(path, levels=0.05, computes="bf16"), path)
+    # An older export does not say what it costs.
+    _lie(folder, "model.golden.npz", rounding={})
+    verify_golden(session, path)
+
+
+@pytest.mark.parametrize("change", [{"psnr": None}, {"psnr": "low"}, {"bias": [0.0]}, {"bias": 3}])
+def test_a_cost_that_is_none_is_one_line(folder, change):
+    """A manifest is a file that anybody may have changed."""
+    data = json.loads((folder / "model.json").read_text())
+    (rounding,) = [one["rounding"] for one in data["artefacts"] if one["kind"] == "golden"]
+    _lie(folder, "model.golden.npz", rounding={"fp16": {**rounding["fp16"], **change}})
+    with pytest.raises(InferenceError, match="does not say what rounding to fp16 costs") as caught:
+        _verify(folder / "model.fp16.onnx")
+    assert "\n" not in str(caught.value)
+
+
+class _Tinted(_Narrow):
+    """A session whose red is off by some levels."""
+
+    def __init__(self, path: Path, levels: float, **info: Any) -> None:
+        super().__init__(path, **info)
+        self._by = np.float32([levels / 255, 0, 0]).reshape(1, 3, 1, 1)
+
+    def run(self, batch: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return super().run(batch) + self._by
