@@ -102,6 +102,20 @@ def test_vnni_is_read_from_the_flags(tmp_path):
     assert has_vnni(tmp_path / "none") is None
 
 
+@pytest.mark.slow
+def test_bounds(run, checkpoint, photographs):
+    """A fault that leaves the bounds as used as rounding does was planted nowhere."""
+    _, figures = run("bounds", checkpoint, "--pictures", photographs, "--limit", 1)
+    assert [row["precision"] for row in figures["rows"]] == ["fp32", "fp16", "bf16"]
+    for row in figures["rows"]:
+        alone = {one["on"]: one["use"] for one in row["sets"]}
+        assert len(alone) == 5 + 1 + 4 + 2
+        assert max(alone.values()) <= 0.5
+        for fault in ("moved by a pixel, trunk", "a level too bright", "red and blue swapped, out"):
+            assert row["faults"][fault]["use"] > 1, (row["precision"], fault)
+        assert all(one["use"] > min(alone.values()) for one in row["faults"].values())
+
+
 def test_large_picture(run):
     """In this process, which holds torch, the peak would be that of the heaviest test before."""
     status, figures = run("large_picture", "--size", "40x70", "--tile", 48, "--map")

@@ -180,6 +180,25 @@ def test_each_measure_of_rounding_has_its_room(cost, other, on, breach):
         assert figures[0]["breaches"][0].endswith("beyond what rounding to bf16 costs")
 
 
+@pytest.mark.parametrize(
+    ("other", "held", "with_sums"),
+    [
+        ({"noise": 0.7}, False, True),
+        ({"noise": 1.4}, False, False),
+        ({"shift": 0.55}, False, True),
+        ({"shift": 0.75}, False, False),
+        ({"far": 0.005}, False, True),
+    ],
+)
+def test_who_rounds_sums_too_has_twice_the_room(other, held, with_sums):
+    """A plan whose kernels add in fp16 is no fault, and one a level off is."""
+    steady = {"noise": 0.05, "shift": 0.3}
+    alone, measured = _figures(**steady), _figures(**{**steady, **other})
+    costs = {"golden": alone}
+    assert judged([measured], "bf16", "float", costs)[1] == held
+    assert judged([measured], "bf16", "float", costs, sums=True)[1] == with_sums
+
+
 def test_a_few_samples_far_off_are_seen_where_rounding_leaves_none():
     """One wrong weight of a feature that is rare moves no mean and little power."""
     cost = _figures(0.2)

@@ -197,12 +197,12 @@ def test_whole_levels_are_not_judged_as_floats():
 
 
 def test_less_than_fp32_is_held_against_what_rounding_costs(folder):
-    """The bounds of every net would let a level of one colour pass, on a net that bf16 costs next to nothing."""
+    """The bounds of every net would let a red cast pass, on a net that bf16 costs next to nothing."""
     path = folder / "model.onnx"
     golden = json.loads((folder / "model.json").read_text())["artefacts"]
     (rounding,) = [one["rounding"] for one in golden if one["kind"] == "golden"]
     assert 40 < rounding["bf16"]["psnr"] < rounding["fp16"]["psnr"]
-    session = _Tinted(path, levels=1.0, computes="bf16")
+    session = _Tinted(path, levels=4.0, computes="bf16")
     with pytest.raises(ParityError, match=r"PSNR .* beyond what rounding to bf16 costs \(bf16\)"):
         verify_golden(session, path)
     verify_golden(_Tinted(path, levels=0.05, computes="bf16"), path)
