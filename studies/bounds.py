@@ -7,9 +7,8 @@ Cited by docs/export.md, "What is verified":
 Of each net in fp32, fp16 and bf16, the graph that an export writes, every tensor really rounded: on noise of five
 seeds, on each picture that an export draws and on crops of photographs as it is, and on the export's own pictures
 with a fault planted. What is given is the use of the bounds: the largest of noise power, colour shift and share off
-by more than a level over what each may be, 1 being the bound. In fp16 the net in PyTorch with its sums rounded too is
-held to the bounds of a plan: how many times the error of rounding alone that makes. The exit status is 1 where
-rounding uses more than half, or where a fault is refused on none of the nets.
+by more than a level over what each may be, 1 being the bound. The exit status is 1 where rounding uses more than
+half, or where a fault is refused on none of the nets.
 """
 
 import argparse
@@ -62,7 +61,6 @@ def run(args: argparse.Namespace) -> Figures:
             costs = rounding_costs(module, precision, sets)
             row: dict[str, Any] = {"net": path.stem.partition(".")[0], "precision": precision}
             row["sets"] = list(_used(graph, precision, sets, costs))
-            row["sums"] = list(_summed(module, own, costs)) if precision == "fp16" else []
             row["faults"] = {
                 name: max(
                     _used(plant(clone(graph)), precision, own, costs, clip=clip), key=lambda one: one["use"]
@@ -82,9 +80,6 @@ def table(figures: Figures) -> str:
             f"{max(one['off_by_more'] for one in row['sets']):.2%}",
             f"{max((one['shift'] for one in row['sets']), key=abs):+.2f}",
             f"{max(one['use'] for one in row['sets']):.2f}",
-            f"{max(one['times'] for one in row['sums']):.2f} ({max(one['use'] for one in row['sums']):.2f})"
-            if row["sums"]
-            else "-",
         )
         for row in figures["rows"]
     ]
@@ -97,7 +92,6 @@ def table(figures: Figures) -> str:
         "off by more",
         "shift",
         "use",
-        "sums",
     )
     nets = list(dict.fromkeys(row["net"] for row in figures["rows"]))
     found: dict[str, dict[tuple[str, str], float]] = {}
@@ -116,7 +110,7 @@ def table(figures: Figures) -> str:
 def within(figures: Figures) -> bool:
     rows = figures["rows"]
     caught = {fault for row in rows for fault, one in row["faults"].items() if one["use"] > 1}
-    return all(one["use"] <= 0.5 for row in rows for one in (*row["sets"], *row["sums"])) and all(
+    return all(one["use"] <= 0.5 for row in rows for one in row["sets"]) and all(
         fault in caught for row in rows for fault in row["faults"]
     )
 
@@ -137,27 +131,6 @@ def _pictures(args: argparse.Namespace, channels: int) -> dict[str, dict[str, An
         "golden": drawn,
         "photographs": {name: picture[:, :SIDE, :SIDE] for name, picture in photographs},
     }
-
-
-def _summed(module: Any, sets: dict[str, Any], costs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    from esrgan_deploy._parity import Comparer, beyond_rounding, planar
-    from esrgan_deploy.export.proof import rounded_reference
-    from studies._sums import SumsInHalf
-
-    rounded = rounded_reference(module, "fp16")
-    for on, pairs in sets.items():
-        comparer = Comparer(on, "PyTorch, sums rounded too", structure=False)
-        for name, (picture, expected) in pairs.items():
-            with SumsInHalf():
-                comparer.add(name, expected, rounded(planar(picture)))
-        found = comparer.result()
-        yield {
-            "on": on,
-            "psnr": _finite(found.psnr),
-            "off_by_more": found.off_by_more,
-            "times": found.rms / costs[on].rms,
-            "use": _use_of(found, beyond_rounding(costs[on], sums=True)),
-        }
 
 
 def _used(

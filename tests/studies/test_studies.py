@@ -116,6 +116,16 @@ def test_bounds(run, checkpoint, photographs):
         assert all(one["use"] > min(alone.values()) for one in row["faults"].values())
 
 
+def test_sums(run, checkpoint):
+    """The room of plans rests on it, and sums that are not rounded would ask for none."""
+    status, figures = run("sums", checkpoint)
+    assert status == 0
+    assert [row["on"] for row in figures["rows"]] == ["noise", "golden"]
+    for row in figures["rows"]:
+        assert row["times"] > 1.05
+        assert row["psnr"] < row["rounded"]
+
+
 def test_large_picture(run):
     """In this process, which holds torch, the peak would be that of the heaviest test before."""
     status, figures = run("large_picture", "--size", "40x70", "--tile", 48, "--map")
