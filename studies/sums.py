@@ -68,7 +68,7 @@ def _of(path: Path) -> Iterator[dict[str, Any]]:
     for on, pairs in sets.items():
         comparer = Comparer(on, "PyTorch, tensors and sums rounded to fp16", structure=False)
         for name, (picture, expected) in pairs.items():
-            with _SumsInHalf():
+            with _SumsInHalf():  # type: ignore[no-untyped-call]
                 comparer.add(name, expected, rounded(planar(picture)))
         found, bound = comparer.result(), beyond_rounding(costs[on], sums=True)
         shift = max(abs(a - b) for a, b in zip(found.bias, bound.shift or found.bias, strict=True))
