@@ -212,11 +212,8 @@ def _trunk(model: ir.Model, cut: Cut) -> tuple[ir.Model, tuple[Block, ...]]:
         reach, step = _block_reach(block)
         inputs, front = [], []
         for value in block.inputs:
-            state = ir.Value(
-                name=f"kept_{len(kept_states)}",
-                type=value.type,
-                shape=_open_rows(value, f"kept_{len(kept_states)}"),
-            )
+            name = f"kept_{len(kept_states)}"
+            state = ir.Value(name=name, type=value.type, shape=_open_rows(value, name))
             graph.inputs.append(state)
             both = named_node("Concat", [state, latest[value]], {"axis": 2}, name=f"{state.name}_and_new")
             feed = _slice(both.outputs[0], bound(position), bound(position + 1), bound, f"{state.name}_fed")
@@ -246,6 +243,9 @@ def _trunk(model: ir.Model, cut: Cut) -> tuple[ir.Model, tuple[Block, ...]]:
         graph.remove(node, safe=False)
     graph.outputs[:] = [made, *kept_states]
     drop_unused(graph)
+    # Of the whole graph all values have the picture's rows, and ONNX Runtime would let one take another's memory.
+    for value in (value for node in graph for value in node.outputs if not value.is_graph_output()):
+        value.shape = None
     return model, tuple(table)
 
 

@@ -14,8 +14,22 @@ from esrgan_deploy._manifest import load_manifest
 from esrgan_deploy._spec import METADATA_KEY
 from esrgan_deploy.export import ExportOptions, export_model
 from esrgan_deploy.export._cli import main
-from esrgan_deploy.export.graphs import append, clone, cut_graph, cuts_of, save, trace
-from esrgan_deploy.export.nets import empty_net
+from esrgan_deploy.export._write_graphs import describe, write_parts
+from esrgan_deploy.export.graphs import (
+    Recipe,
+    append,
+    clone,
+    cut_graph,
+    cuts_of,
+    fold_scales,
+    nest_concats,
+    quantise,
+    save,
+    to_precision,
+    trace,
+    weight_steps,
+)
+from esrgan_deploy.export.nets import empty_net, layers
 from esrgan_deploy.export.proof import verify_parts
 from esrgan_deploy.runtime.sessions import Block, PartsInfo
 
@@ -129,6 +143,35 @@ def test_parts_compute_what_the_graph_does(exports, rrdb_spec, noise_of, kind, f
         # An odd number: of a folded picture one row fewer.
         with Upscaler(folder / model, tile=0) as whole, Upscaler(folder / model, strip=13) as strips:
             np.testing.assert_array_equal(whole.upscale(lr), strips.upscale(lr))
+
+
+def test_a_quantised_trunk_passes_blocks_that_have_no_row_yet(net, noise_of, tmp_path):
+    """A strip lower than the reach gives later blocks nothing, and what multiplies the trunk must bear that."""
+    model, spec = net
+    model = clone(model)
+    nest_concats(model)
+    fold_scales(model)
+    cut, found = cuts_of(model, spec), [layer for layer in layers(spec) if layer.place == "body"]
+    weights = {
+        layer.name: model.graph.initializers[f"{layer.name}.weight"].const_value.numpy() for layer in found
+    }
+    groups = {layer.group for layer in found}
+    recipe = Recipe(
+        formats=dict.fromkeys(weights, "int8"),
+        activations=dict.fromkeys(groups, 0.02),
+        weights={
+            layer.name: weight_steps(weights[layer.name] / layer.fold, layer, "int8", per_channel=True)
+            for layer in found
+        },
+        multipliers={group: np.full(spec.features, 1.5, np.float32) for group in groups},
+    )
+    assert quantise(model, layers(spec), recipe).convolutions == len(found)
+    model = to_precision(model, "fp16")
+    describe(model, spec, precision="int8", form="float", outscale=spec.scale, size_multiple=1)
+    save(model, tmp_path / "model.int8.onnx")
+    write_parts(model, cut, tmp_path / "model.int8.onnx", form="float", watchdog=False)
+    figures = verify_parts(tmp_path / "model.int8.onnx", "int8", {"noise": noise_of(40, 30)[None]})
+    assert (figures["breaches"], figures["max_abs"]) == ([], 0.0)
 
 
 def test_parts_share_the_weights_of_their_graph(exports, rrdb_spec):
