@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from esrgan_deploy._errors import OutOfMemoryError as OutOfMemoryError
     from esrgan_deploy.runtime._upscaler import Upscaler as Upscaler
     from esrgan_deploy.runtime._upscaler import UpscalerStats as UpscalerStats
+    from esrgan_deploy.runtime.jobs import Job as Job
+    from esrgan_deploy.runtime.jobs import JobEvent as JobEvent
+    from esrgan_deploy.runtime.jobs import JobItem as JobItem
+    from esrgan_deploy.runtime.jobs import JobResult as JobResult
     from esrgan_deploy.runtime.pictures import Picture as Picture
     from esrgan_deploy.runtime.pictures import open_output as open_output
     from esrgan_deploy.runtime.pictures import read_picture as read_picture

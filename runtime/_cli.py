@@ -19,6 +19,7 @@ from esrgan_deploy._console import (
     progress,
     say,
 )
+from esrgan_deploy.runtime._job_cli import JobOptions, is_job, list_job, run_job
 from esrgan_deploy.runtime.pictures import MAX_PIXELS, OUTPUT_FORMATS
 from esrgan_deploy.runtime.tiling import Edge, TileOptions, TilePlan
 
@@ -33,6 +34,8 @@ _EPILOG = """\
 examples:
   esrgan-upscale photo.png                  the model that ships; writes photo_x4.png
   esrgan-upscale photo.png -o big.png --model out --device 0,1
+  esrgan-upscale photographs -o enlarged    a folder; the same command goes on where it ended
+exit status: 0, 1 where it cannot be done, 2 for a wrong option, 3 where some of a folder failed
 """
 
 
@@ -119,14 +122,21 @@ class _Opening:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Command:
-    """Enlarge a picture with an ESRGAN-family model."""
+    """Enlarge pictures with an ESRGAN-family model."""
 
-    input: Path = option(positional=True, help="PNG, JPEG, WebP, TIFF or BMP")
-    output: Path | None = option(
+    input: tuple[Path, ...] = option(
+        positional=True,
+        nargs="+",
+        metavar="INPUT",
+        help="PNG, JPEG, WebP, TIFF or BMP; several, folders and patterns such as 'a/**/*.jpg' with -o FOLDER; - is "
+        "standard input",
+    )
+    output: str | None = option(
         None,
         flags="-o --output",
-        metavar="FILE",
-        help=f"what to write, by suffix: {' '.join(OUTPUT_FORMATS)}; default: INPUT_x4.png beside the input",
+        metavar="FILE|FOLDER",
+        help=f"what to write, by suffix: {' '.join(OUTPUT_FORMATS)}, or a folder, made like the input; - is a "
+        "PNG on standard output; default: INPUT_x4.png beside the input",
     )
     force: bool = option(False, help="replace an existing output")
     max_pixels: int = option(MAX_PIXELS, least=1, help="refuse an input of more pixels")
@@ -135,25 +145,65 @@ class _Command:
         metavar="FILE",
         help="an artefact of esrgan-export or its folder, or a checkpoint (default: the shipped model)",
     )
+    jobs: JobOptions = dataclasses.field(default_factory=JobOptions)
     opening: _Opening = dataclasses.field(default_factory=_Opening)
 
 
 @one_line_errors(COMMAND)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command; return its exit status.
+
+    Raises:
+        OptionError: Options do not go with what was given.
+    """
     command = read_options(_Command, arguments, prog=COMMAND, epilog=_EPILOG)
     warnings.showwarning = _as_note
+    if is_job(command.input, command.output):
+        return _many(command)
+    for name, value in vars(command.jobs).items():
+        if value:
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} is for folders and lists; give a folder with -o, such as -o enlarged/")
+    return _one(command)
+
+
+def _many(command: _Command) -> int:
+    from esrgan_deploy.runtime import Job
+
+    given = command.jobs
+    if command.output in (None, "-") or any(str(path) == "-" for path in command.input):
+        raise OptionError("several inputs, or a folder, become a folder of outputs: give it with -o FOLDER")
+    job = Job(
+        command.input,
+        str(command.output),
+        include=given.include,
+        exclude=given.exclude,
+        skip_existing=given.skip_existing,
+        force=command.force,
+        retry_failed=given.retry_failed,
+        max_pixels=command.max_pixels,
+    )
+    if given.dry_run:
+        return list_job(job, json=given.json)
+    # What can be refused is, before the model is opened.
+    job.look()
+    with _open(command) as upscaler:
+        return run_job(job, upscaler, command=COMMAND, json=given.json)
+
+
+def _one(command: _Command) -> int:
     # Here, so that --help does not wait for numpy.
     from esrgan_deploy.runtime.pictures import check_fits, check_output, read_picture, write_picture
 
-    source = command.input
-    if command.output is not None:
-        check_output(command.output, source=source, force=command.force)
+    (source,) = command.input
+    given = None if command.output is None else Path(command.output)
+    if given is not None:
+        check_output(given, source=source, force=command.force)
     picture = read_picture(source, max_pixels=command.max_pixels)
     with _open(command) as upscaler:
         if command.opening.verify:
             say(f"{upscaler.info.name}: computes here what PyTorch computed of the golden pictures")
-        output = command.output or _default_output(source, float(upscaler.info.scale))
+        output = given or _default_output(source, float(upscaler.info.scale))
         check_output(output, source=source, force=command.force)
         plan = upscaler.plan(*picture.pixels.shape[:2])
         notes = check_fits(output, picture, *plan.out_size)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from esrgan_deploy._errors import InferenceError
+from esrgan_deploy._files import sha256_of
 from esrgan_deploy.runtime._frames import check_picture, job_of, new_result
 from esrgan_deploy.runtime.queue import Guard, Job, Scheduler, borrowed_lanes, open_lanes, refuse_idle
 from esrgan_deploy.runtime.sessions import Array, Session, SessionInfo, SessionOptions, model_path
@@ -155,6 +156,11 @@ class Upscaler:
         self._scheduler = Scheduler(lanes, self._guard, self._cutter.smaller)
         self._process = os.getpid()
         self._pictures = 0
+        self._decides = {
+            "tile": tile, "halo": halo, "edge": edge, "strip": strip, "precision": precision, "range": range,
+            "layout": layout, "output_name": output_name, "providers": None if providers is None else [*providers],
+        }  # fmt: skip
+        self._path = path
         self._channels = lanes[0].info.in_channels
         # Threads and device memory end with the last reference, or with the interpreter.
         self._finalizer = weakref.finalize(self, self._scheduler.close, cancel=True)
@@ -174,6 +180,16 @@ class Upscaler:
             halvings=self._scheduler.halvings,
             lost_devices=tuple(self._scheduler.lost),
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides how a result looks, fit for JSON: the model's name and SHA-256, and the options.
+
+        Raises:
+            OSError: The model's file is gone.
+        """
+        digest = None if self._path is None else sha256_of(self._path)
+        return {"model": self.info.name, "model_sha256": digest, **self._decides}
 
     def plan(self, height: int, width: int) -> TilePlan:
         """Return how a picture of that size is cut.

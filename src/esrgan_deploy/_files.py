@@ -17,11 +17,14 @@ __all__ = [
     "PARTS",
     "PICTURES",
     "PLANS",
+    "is_owned",
     "locked",
+    "owned_file",
     "part_of",
     "picture_files",
     "replaced_atomically",
     "sha256_of",
+    "sweep",
     "temporary_folder",
 ]
 
@@ -84,7 +87,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made.
     """
-    _sweep(parent)
+    sweep(parent)
     outer, owner = _held_folder(parent)
     with owner:
         try:
@@ -93,6 +96,38 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
             yield inner
         finally:
             shutil.rmtree(outer, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def owned_file(folder: Path) -> Iterator[Path]:
+    """Yield a new empty file that is this process' until the block ends, when it is removed; see `is_owned`.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    path, owner = _held_file(folder, "")
+    with owner:
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def is_owned(path: Path) -> bool:
+    """Return whether a file of `owned_file` is still some living process', on this machine or another.
+
+    Where that cannot be told it is taken to be.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        return not _lock(descriptor, wait=False)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -179,11 +214,11 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 @functools.lru_cache(maxsize=256)
 def _swept_once(folder: Path) -> None:
     # A folder of a hundred thousand pictures is not listed for each of them.
-    _sweep(folder)
+    sweep(folder)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the temporaries in a folder that nobody holds; what cannot be looked at stays."""
+def sweep(folder: Path) -> None:
+    """Remove the temporaries in a folder whose owner is dead; what cannot be looked at stays."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _OURS.fullmatch(entry.name):
