@@ -19,7 +19,8 @@ from esrgan_deploy._console import (
     progress,
     say,
 )
-from esrgan_deploy.runtime._job_cli import JobOptions, is_job, list_job, run_job
+from esrgan_deploy.runtime._job_cli import JobOptions, agreed, is_job, list_job, run_job
+from esrgan_deploy.runtime._standard_streams import STREAM, from_input, to_output
 from esrgan_deploy.runtime.pictures import MAX_PIXELS, OUTPUT_FORMATS
 from esrgan_deploy.runtime.tiling import Edge, TileOptions, TilePlan
 
@@ -171,51 +172,50 @@ def _many(command: _Command) -> int:
     from esrgan_deploy.runtime import Job
 
     given = command.jobs
-    if command.output in (None, "-") or any(str(path) == "-" for path in command.input):
+    if command.output in (None, STREAM) or any(str(path) == STREAM for path in command.input):
         raise OptionError("several inputs, or a folder, become a folder of outputs: give it with -o FOLDER")
-    job = Job(
-        command.input,
-        str(command.output),
-        include=given.include,
-        exclude=given.exclude,
-        skip_existing=given.skip_existing,
-        force=command.force,
-        retry_failed=given.retry_failed,
-        max_pixels=command.max_pixels,
-    )
+    how = {name: value for name, value in vars(given).items() if name not in ("dry_run", "json")}
+    job = Job(command.input, str(command.output), force=command.force, max_pixels=command.max_pixels, **how)
     if given.dry_run:
         return list_job(job, json=given.json)
     # What can be refused is, before the model is opened.
     job.look()
     with _open(command) as upscaler:
-        return run_job(job, upscaler, command=COMMAND, json=given.json)
+        remake = not command.force and agreed(job, upscaler)
+        return run_job(job, upscaler, remake=remake, command=COMMAND, json=given.json)
 
 
 def _one(command: _Command) -> int:
     # Here, so that --help does not wait for numpy.
     from esrgan_deploy.runtime.pictures import check_fits, check_output, read_picture, write_picture
 
-    (source,) = command.input
-    given = None if command.output is None else Path(command.output)
-    if given is not None:
-        check_output(given, source=source, force=command.force)
-    picture = read_picture(source, max_pixels=command.max_pixels)
-    with _open(command) as upscaler:
-        if command.opening.verify:
-            say(f"{upscaler.info.name}: computes here what PyTorch computed of the golden pictures")
-        output = given or _default_output(source, float(upscaler.info.scale))
-        check_output(output, source=source, force=command.force)
-        plan = upscaler.plan(*picture.pixels.shape[:2])
-        notes = check_fits(output, picture, *plan.out_size)
-        if upscaler.info.form == "uint8" and picture.pixels.dtype.itemsize > 1:
-            notes = ("the model computes on 8 bits: use one of the float form to keep 16", *notes)
-        started = time.perf_counter()
-        with progress("tile") as show:
-            enlarged = picture.with_pixels(upscaler.upscale(picture.pixels, progress=show))
-        summary = _summary(output, upscaler, plan, time.perf_counter() - started)
-    # The model is closed by now: encoders hold a second copy of the picture.
-    write_picture(output, enlarged, force=command.force)
-    say(summary)
+    (named,) = command.input
+    if str(named) == STREAM and command.output is None:
+        raise OptionError("a picture from standard input needs a name for its output, with -o FILE, or -o -")
+    # What is said goes beside a picture on standard output, not into it.
+    tell = note if command.output == STREAM else say
+    with to_output(command.output) as given:
+        with from_input(named) as source:
+            if given is not None:
+                check_output(given, source=source, force=command.force)
+            picture = read_picture(source, max_pixels=command.max_pixels)
+            with _open(command) as upscaler:
+                if command.opening.verify:
+                    tell(f"{upscaler.info.name}: computes here what PyTorch computed of the golden pictures")
+                output = given or _default_output(source, float(upscaler.info.scale))
+                check_output(output, source=source, force=command.force)
+                plan = upscaler.plan(*picture.pixels.shape[:2])
+                notes = check_fits(output, picture, *plan.out_size)
+                if upscaler.info.form == "uint8" and picture.pixels.dtype.itemsize > 1:
+                    notes = ("the model computes on 8 bits: use one of the float form to keep 16", *notes)
+                started = time.perf_counter()
+                with progress("tile") as show:
+                    enlarged = picture.with_pixels(upscaler.upscale(picture.pixels, progress=show))
+                shown = command.output if command.output == STREAM else output
+                summary = _summary(shown, upscaler, plan, time.perf_counter() - started)
+        # The model is closed by now: encoders hold a second copy of the picture.
+        write_picture(output, enlarged, force=command.force)
+    tell(summary)
     for text in (*picture.notes, *notes):
         note(f"{COMMAND}: note: {text}")
     return 0
@@ -242,7 +242,7 @@ def _as_note(message: Warning | str, *_: object, **__: object) -> None:
     note(f"{COMMAND}: note: {one_line(message)}")
 
 
-def _summary(output: Path, upscaler: "Upscaler", plan: TilePlan, seconds: float) -> str:
+def _summary(output: Path | str, upscaler: "Upscaler", plan: TilePlan, seconds: float) -> str:
     info = upscaler.info
     tiles = "untiled"
     if plan.strip:

@@ -19,7 +19,7 @@ from esrgan_deploy.runtime.jobs import is_folder
 if TYPE_CHECKING:
     from esrgan_deploy.runtime import Job, JobResult, Upscaler
 
-__all__ = ["JobOptions", "is_job", "list_job", "run_job"]
+__all__ = ["JobOptions", "agreed", "is_job", "list_job", "run_job"]
 
 # What a script tells from a command that could not be run at all.
 SOME_FAILED = 3
@@ -80,12 +80,12 @@ def list_job(job: "Job", *, json: bool) -> int:
     return 0
 
 
-def run_job(job: "Job", upscaler: "Upscaler", *, command: str, json: bool) -> int:
+def run_job(job: "Job", upscaler: "Upscaler", *, remake: bool, command: str, json: bool) -> int:
     """Run a job, show it, and return the exit status: 3 where some failed."""
     from esrgan_deploy.runtime.jobs import shown
 
     with _asked_to_stop(job, command), shown(command, json=json) as tell:
-        result = job.run(upscaler, on_event=tell)
+        result = job.run(upscaler, remake=remake, on_event=tell)
     if not json:
         _sum_up(job, result, command)
     if result.pending:
@@ -95,7 +95,7 @@ def run_job(job: "Job", upscaler: "Upscaler", *, command: str, json: bool) -> in
 
 
 def agreed(job: "Job", upscaler: "Upscaler") -> bool:
-    """Ask whether to make all of a job again that was begun otherwise; True without a question where it was not.
+    """Ask whether to make all of a job again that was begun otherwise; False without a question where it was not.
 
     Raises:
         MediaError: The answer is no.

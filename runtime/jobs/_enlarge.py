@@ -9,7 +9,7 @@ from esrgan_deploy._console import one_line
 from esrgan_deploy._errors import MediaError
 from esrgan_deploy._files import sha256_of
 from esrgan_deploy.runtime.jobs._inputs import JobItem
-from esrgan_deploy.runtime.jobs._journal import Made, Stamp
+from esrgan_deploy.runtime.jobs._rows import Made, Stamp
 
 if TYPE_CHECKING:
     from esrgan_deploy.runtime import Upscaler

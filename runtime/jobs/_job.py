@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from esrgan_deploy._errors import MediaError
 from esrgan_deploy._files import owned_file
-from esrgan_deploy.runtime.jobs._enlarge import size_of
 from esrgan_deploy.runtime.jobs._events import JobEvent, JobResult
 from esrgan_deploy.runtime.jobs._inputs import JobItem, items_of
 from esrgan_deploy.runtime.jobs._journal import Journal
+from esrgan_deploy.runtime.jobs._run import Run
 from esrgan_deploy.runtime.jobs._work import Work
 from esrgan_deploy.runtime.pictures import MAX_PIXELS
 
@@ -51,6 +50,9 @@ class Job:
         retry_failed: Whether those that failed are tried again, and nothing else. Without it they are again when
             their file has changed.
         max_pixels: See `read_picture`.
+
+    Attributes:
+        output: The folder.
     """
 
     def __init__(
@@ -80,7 +82,8 @@ class Job:
 
         Returns:
             ``(item, state, reason)`` in order; the state is ``"pending"``, ``"running"`` (in a run that may be dead),
-            ``"done"``, ``"failed"``, ``"skipped"``, or ``"refused"`` where it cannot be begun.
+            ``"done"``, ``"failed"``, ``"skipped"``, ``"refused"`` where it cannot be begun, or empty where
+            ``retry_failed`` leaves it out.
 
         Raises:
             MediaError: There is nothing to do, ``output`` is an input, or the journal cannot be read.
@@ -106,22 +109,28 @@ class Job:
         return [] if before is None else _differences(before, upscaler.settings)
 
     def run(
-        self, upscaler: "Upscaler", *, on_event: Callable[[JobEvent], None] = lambda event: None
+        self,
+        upscaler: "Upscaler",
+        *,
+        remake: bool = False,
+        on_event: Callable[[JobEvent], None] = lambda event: None,
     ) -> JobResult:
         """Work off what is left, and wait for what other processes have in hand.
 
         Args:
             upscaler: Enlarges; it stays open.
+            remake: Whether what the journal has of another model or other options, see `changes`, is made again.
             on_event: Takes what happens, from several threads but one at a time.
 
         Raises:
             DeviceLostError: No device is left. What was in hand is left for another run, as with the errors below.
             MediaError: There is nothing to do, ``output`` is an input or cannot be written, the disk is full, or the
-                journal is of another model or other options and ``force`` is off.
+                journal is of another model or other options and neither ``force`` nor ``remake`` is on.
+            OSError: ``output`` cannot be written.
         """
         started = time.monotonic()
         differences = self.changes(upscaler)
-        if differences and not self._force:
+        if differences and not (self._force or remake):
             raise MediaError(
                 f"{self.output} was begun with another model or options ({'; '.join(differences)}); give those "
                 "again, give another folder with -o, or give --force to make all of it again"
@@ -133,9 +142,14 @@ class Job:
             try:
                 settings = upscaler.settings
                 journal.adopt(settings)
-                journal.take_back()
-                entered = self._enter(journal, items)
-                return self._run(journal, upscaler, entered, owner.name, started, on_event)
+                run = Run(journal, self._enter(journal, items), tell=on_event)
+                run.begin(self.output, float(upscaler.info.scale))
+                work = Work(
+                    journal, run.items, run.sizes, upscaler, max_pixels=self._max_pixels, tell=run.tell,
+                    settings_sha256=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+                )  # fmt: skip
+                work.run(owner.name, self._stopped)
+                return run.end(work.made, work.pixels, time.monotonic() - started)
             finally:
                 journal.close()
 
@@ -158,91 +172,6 @@ class Job:
         )
         return [(item, "refused", item.refusal) if item.refusal else next(entered) for item in items]
 
-    def _run(
-        self,
-        journal: Journal,
-        upscaler: "Upscaler",
-        entered: list[tuple[JobItem, str, str]],
-        owner: str,
-        started: float,
-        tell: Callable[[JobEvent], None],
-    ) -> JobResult:
-        items = {
-            journal.key(item): item for item, state, _ in entered if state not in ("refused", "skipped", "")
-        }
-        todo = [(journal.key(item), item) for item, state, _ in entered if state == "pending"]
-        sizes = {key: size_of(item.source) for key, item in todo}
-        skipped = [(item, reason) for item, state, reason in entered if state == "skipped"]
-        refused = {str(item.source): reason for item, state, reason in entered if state == "refused"}
-        earlier = {
-            str(item.source): reason for item, state, reason in entered if state in ("refused", "failed")
-        }
-        standing = journal.standing()
-        tell(
-            JobEvent(
-                event="begin", output=str(self.output), items=len(items) + len(skipped) + len(refused),
-                pending=standing["pending"] + standing["running"], done=standing["done"],
-                failed=standing["failed"] + len(refused), skipped=len(skipped),
-                megapixels=sum(height * width for height, width in sizes.values()) / 1e6,
-            )
-        )  # fmt: skip
-        for source, reason in earlier.items():
-            tell(JobEvent(event="failed", source=source, reason=reason))
-        for item, reason in skipped:
-            tell(JobEvent(event="skipped", source=str(item.source), output=str(item.output), reason=reason))
-        if short := self._short_of_space(todo, sizes, upscaler):
-            tell(JobEvent(event="note", reason=short))
-        digest = hashlib.sha256(json.dumps(upscaler.settings, sort_keys=True).encode()).hexdigest()
-        work = Work(
-            journal, items, sizes, upscaler, settings_sha256=digest, max_pixels=self._max_pixels, tell=tell
-        )  # fmt: skip
-        work.run(owner, self._stopped)
-        standing = journal.standing()
-        failures = journal.failures()
-        failed = {str(items[key].source): reason for key, reason in failures.items()} | refused
-        result = JobResult(
-            done=standing["done"],
-            made=work.made,
-            skipped=len(skipped),
-            failed=tuple(
-                (str(i.source), failed[str(i.source)]) for i, _, _ in entered if str(i.source) in failed
-            ),
-            pending=standing["pending"] + standing["running"],
-            megapixels=work.pixels / 1e6,
-            seconds=time.monotonic() - started,
-        )
-        tell(
-            JobEvent(
-                event="end", items=len(items) + len(skipped) + len(refused), pending=result.pending,
-                done=result.done, failed=len(result.failed), skipped=result.skipped,
-                megapixels=round(result.megapixels, 3), seconds=round(result.seconds, 3),
-            )
-        )  # fmt: skip
-        return result
-
-    def _short_of_space(
-        self,
-        todo: list[tuple[bytes, JobItem]],
-        sizes: dict[bytes, tuple[int, int]],
-        upscaler: "Upscaler",
-    ) -> str:
-        # A larger picture of the same kind takes at most as many bytes a pixel; where the kind changes, at most a
-        # byte a sample.
-        need = 0.0
-        for key, item in todo:
-            height, width = sizes[key]
-            if item.source.suffix.lower() == item.output.suffix.lower() and height:
-                need += item.source.stat().st_size * float(upscaler.info.scale) ** 2
-            else:
-                need += height * width * 3 * float(upscaler.info.scale) ** 2
-        free = shutil.disk_usage(self.output).free
-        if need <= free:
-            return ""
-        return (
-            f"the outputs may take {need / 2**30:.1f} GiB and {self.output} has {free / 2**30:.1f}; "
-            "where it is full the job ends and can go on later"
-        )
-
     def _make_output(self) -> None:
         try:
             self.output.mkdir(parents=True, exist_ok=True)
@@ -253,8 +182,13 @@ class Job:
 
 
 def _differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
-    return [
-        f"{name}: {now.get(name)!r}, was {before.get(name)!r}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if "model" in names:
+        # That its digest is another goes without saying.
+        names.remove("model_sha256")
+    return [f"{name}: {_short(now.get(name))}, was {_short(before.get(name))}" for name in names]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:13]}…'"

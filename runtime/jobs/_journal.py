@@ -1,7 +1,6 @@
 """The journal of a job: one row an item in SQLite, claimed by one process at a time."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import sqlite3
@@ -13,78 +12,14 @@ from typing import Any
 from esrgan_deploy._errors import MediaError
 from esrgan_deploy._files import is_owned, sha256_of, sweep
 from esrgan_deploy.runtime.jobs._inputs import JobItem
+from esrgan_deploy.runtime.jobs._rows import SCHEMA, VERSION, Made, Stamp
 
-__all__ = ["JOURNAL", "Journal", "Made", "Stamp"]
+__all__ = ["JOURNAL", "Journal"]
 
 JOURNAL = ".esrgan-job.sqlite"
 
 # Another process holds the journal for as long as a row is written.
 PATIENCE = 60.0
-
-VERSION = 1
-SCHEMA = """
-CREATE TABLE job (version INTEGER NOT NULL, settings TEXT);
-CREATE TABLE items (
-    output BLOB PRIMARY KEY,           -- path below the folder, as the file system has it
-    source BLOB NOT NULL,              -- absolute path
-    kind TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'running', 'done', 'failed')),
-    owner TEXT,                        -- of a running one: the file that its process holds locked
-    attempts INTEGER NOT NULL DEFAULT 0,
-    ours INTEGER NOT NULL DEFAULT 0,   -- whether an output that is there may be replaced
-    source_size INTEGER, source_mtime_ns INTEGER, source_sha256 TEXT,
-    output_size INTEGER, output_sha256 TEXT,
-    settings_sha256 TEXT,
-    reason TEXT
-);
-CREATE INDEX items_by_state ON items (state);
-"""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stamp:
-    """By what a file is known to be unchanged.
-
-    Attributes:
-        size: Bytes.
-        mtime_ns: When it was written.
-    """
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> "Stamp":
-        """Return that of a file.
-
-        Raises:
-            OSError: It is not there.
-        """
-        found = path.stat()
-        return cls(size=found.st_size, mtime_ns=found.st_mtime_ns)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Made:
-    """What is written down of an item that is done.
-
-    Attributes:
-        stamp: Of the source.
-        source_sha256: Its digest.
-        output_size: Bytes.
-        output_sha256: Digest of the output.
-        size: ``(height, width)`` of the source.
-        made_size: ``(height, width)`` of the output.
-        notes: What was left out.
-    """
-
-    stamp: Stamp
-    source_sha256: str
-    output_size: int
-    output_sha256: str
-    size: tuple[int, int]
-    made_size: tuple[int, int]
-    notes: tuple[str, ...]
 
 
 class Journal:
@@ -92,7 +27,7 @@ class Journal:
 
     Args:
         folder: Where the outputs go. It must exist.
-        write: Whether it may be made where it is not there; else an empty one in memory stands for it.
+        write: Whether it is made where it is not there, and written; else a copy in memory stands for it.
 
     Raises:
         MediaError: It cannot be opened, or is none of this version's.
@@ -102,23 +37,22 @@ class Journal:
         self.path = folder / JOURNAL
         self._folder = folder
         self._lock = threading.Lock()
-        name = str(self.path) if write else ":memory:"
-        if not write and self.path.exists():
-            name = f"{self.path.absolute().as_uri()}?mode=ro"
+        self._place = 0
         with self._told():
             self._database = sqlite3.connect(
-                name,
+                self.path if write else ":memory:",
                 timeout=PATIENCE,
                 isolation_level=None,
                 check_same_thread=False,
-                uri=name.startswith("file:"),
             )
+            if not write and self.path.exists():
+                self._copy()
             self._database.row_factory = sqlite3.Row
             # What a run has of its own: other runs on the folder may be given other inputs.
             self._database.execute("PRAGMA temp_store = MEMORY")
-            self._database.execute("CREATE TEMP TABLE mine (output BLOB PRIMARY KEY, place INTEGER)")
+            self._database.execute("CREATE TEMP TABLE mine (place INTEGER PRIMARY KEY, output BLOB UNIQUE)")
         try:
-            self._prepare(write=write)
+            self._prepare()
         except BaseException:
             self.close()
             raise
@@ -130,11 +64,21 @@ class Journal:
         return None if text is None else json.loads(text)
 
     def adopt(self, settings: dict[str, Any]) -> None:
-        """Have the rows made with these settings from now on; what was made with others is to be made again."""
+        """Have the rows made with these settings from now on; what was made with others is to be made again.
+
+        Raises:
+            MediaError: Another run is at it with others.
+        """
         text = json.dumps(settings, sort_keys=True)
+        self.take_back()
         with self._transaction() as database:
             (before,) = database.execute("SELECT settings FROM job").fetchone()
             if before is not None and before != text:
+                if database.execute("SELECT 1 FROM items WHERE state = 'running'").fetchone():
+                    raise MediaError(
+                        f"another run is making {self._folder} with another model or options; wait for it, or give "
+                        "another folder with -o"
+                    )
                 database.execute(
                     "UPDATE items SET state = 'pending', owner = NULL, attempts = 0, reason = NULL"
                 )
@@ -174,7 +118,7 @@ class Journal:
                 if force and state == "pending":
                     database.execute("UPDATE items SET ours = 1 WHERE output = ?", (key,))
                 if state in ("pending", "running", "done", "failed"):
-                    database.execute("INSERT OR IGNORE INTO mine VALUES (?, ?)", (key, place))
+                    database.execute("INSERT OR IGNORE INTO mine VALUES (?, ?)", (place, key))
                 found.append((item, state, reason))
         return iter(found)
 
@@ -192,12 +136,22 @@ class Journal:
         """
         with self._transaction() as database:
             while True:
+                # From where the last one was found: of tens of thousands not all are looked at each time.
                 row = database.execute(
-                    "SELECT items.* FROM mine JOIN items USING (output) WHERE state = 'pending' "
-                    "ORDER BY attempts, place LIMIT 1"
+                    "SELECT place, items.* FROM mine CROSS JOIN items USING (output) "
+                    "WHERE place >= ? AND state = 'pending' AND attempts = 0 ORDER BY place LIMIT 1",
+                    (self._place,),
                 ).fetchone()
+                row = (
+                    row
+                    or database.execute(
+                        "SELECT place, items.* FROM mine JOIN items USING (output) WHERE state = 'pending' "
+                        "ORDER BY attempts, place LIMIT 1"
+                    ).fetchone()
+                )
                 if row is None:
                     return None
+                self._place = row["place"]
                 key = row["output"]
                 if not row["ours"] and os.path.lexists(self._folder / os.fsdecode(key)):
                     reason = "its output exists already; --skip-existing passes over it, --force replaces it"
@@ -246,7 +200,8 @@ class Journal:
                     (owner,),
                 ).fetchall()
                 taken += [row["output"] for row in rows]
-        for folder in {(self._folder / os.fsdecode(key)).parent for key in taken}:
+        # And, in the folder itself, the files that dead owners held.
+        for folder in {self._folder, *((self._folder / os.fsdecode(key)).parent for key in taken)}:
             sweep(folder)
         return taken
 
@@ -267,8 +222,10 @@ class Journal:
         return {row["output"]: row["reason"] for row in rows}
 
     def close(self) -> None:
-        """Close it."""
-        self._database.close()
+        """Close it; a thread that still uses it gets an error."""
+        # SQLite crashes where it is closed under a statement.
+        with self._lock:
+            self._database.close()
 
     def key(self, item: JobItem) -> bytes:
         """Return by what an item is known: the path of its output below the folder."""
@@ -334,10 +291,17 @@ class Journal:
             (state, reason, size, mtime, key),
         )
 
-    def _prepare(self, *, write: bool) -> None:
-        with self._transaction() if write else self._reading() as database:
+    def _copy(self) -> None:
+        source = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", timeout=PATIENCE, uri=True)
+        try:
+            source.backup(self._database)
+        finally:
+            source.close()
+
+    def _prepare(self) -> None:
+        with self._transaction() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0 and (write or not self.path.exists()):
+            if version == 0:
                 # Not executescript, which ends the transaction.
                 for statement in SCHEMA.split(";\n"):
                     if statement.strip():

@@ -12,7 +12,8 @@ from esrgan_deploy.runtime.device import processor_memory
 from esrgan_deploy.runtime.jobs._enlarge import HANDLERS, is_full, reason_of
 from esrgan_deploy.runtime.jobs._events import JobEvent
 from esrgan_deploy.runtime.jobs._inputs import JobItem
-from esrgan_deploy.runtime.jobs._journal import Journal, Stamp
+from esrgan_deploy.runtime.jobs._journal import Journal
+from esrgan_deploy.runtime.jobs._rows import Stamp
 
 if TYPE_CHECKING:
     from esrgan_deploy.runtime import Upscaler

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from esrgan_deploy import load_manifest
 from esrgan_deploy.engines import BuildOptions, ShapeRange
@@ -120,6 +122,28 @@ def test_the_blocks_of_the_page_on_exports_run(
     assert "rrdbnet x4 True" in done.stdout
     assert "model.fp16.onnx fp16 True" in done.stdout
     assert load_manifest(tmp_path / "out" / "model.json").verified is True
+
+
+def test_the_blocks_of_the_page_on_jobs_run(fork: Callable[..., Any], tmp_path: Path) -> None:
+    """Commands and program, in order, in a folder with some photographs, one of them damaged."""
+    page = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert page.count("```") == 4
+    for name in ("photographs/a.jpg", "photographs/drafts/b.jpg", "scan.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 6), "teal").save(tmp_path / name)
+    (tmp_path / "photographs" / "bad.jpg").write_bytes(b"no picture")
+    for line, status in zip(commands.splitlines(), (3, 3, 0, 3), strict=True):
+        name, *arguments = shlex.split(line)
+        assert name == "esrgan-upscale"
+        done = fork("esrgan_deploy.runtime._cli", arguments, cwd=tmp_path)
+        assert done.wait() == status, done.stderr
+    (tmp_path / "page.py").write_text(program, encoding="utf-8")
+    done = fork(tmp_path / "page.py", cwd=tmp_path)
+    assert done.wait() == 0, done.stderr
+    assert "photographs/a.jpg -> enlarged/a.jpg done" in done.stdout
+    assert done.stdout.endswith("1 done, 1 failed\n")
 
 
 def test_the_blocks_of_the_page_run(run: Callable[..., Any], tiny_checkpoint: Path, tmp_path: Path) -> None:

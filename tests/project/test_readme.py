@@ -1,5 +1,6 @@
 """Every command and code block of the README runs."""
 
+import json
 import re
 import shlex
 import shutil
@@ -37,8 +38,8 @@ def run(fork, tmp_path):
 
 def test_the_readme_has_the_blocks_that_are_run_here():
     """A new block would otherwise be run by nothing."""
-    assert [len(_blocks("bash")), len(_blocks("python"))] == [6, 1]
-    assert README.count("```") == 2 * 7
+    assert [len(_blocks("bash")), len(_blocks("python"))] == [7, 1]
+    assert README.count("```") == 2 * 8
 
 
 def test_every_link_and_path_is_there():
@@ -89,7 +90,7 @@ def test_the_commands_and_the_code_run(run, fork, tmp_path, tiny_checkpoint):
     embedded = fork(tmp_path / "embed.py", cwd=tmp_path)
     assert embedded.wait() == 0, embedded.stderr
     assert embedded.stdout.splitlines() == ["(360, 640, 3)", "(360, 640, 3)"]
-    assert "halo" in run(_blocks("bash")[4])
+    assert "halo" in run(_blocks("bash")[5])
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
@@ -98,9 +99,25 @@ def test_the_quantisation_command_runs(run, tmp_path, tiny_checkpoint, photograp
     """Word for word, on the photographs that scikit-image ships."""
     shutil.copy(tiny_checkpoint, tmp_path / "model.pth")
     shutil.copytree(photographs, tmp_path / "photographs")
-    run(_blocks("bash")[3])
+    run(_blocks("bash")[4])
     made = {path.name for path in (tmp_path / "out_int8").iterdir()}
     assert {"model.int8.onnx", "model.int8.plan", "model.int8.scales.json"} <= made
+
+
+def test_the_commands_for_folders_run(run, tmp_path):
+    """Word for word, with the model that ships."""
+    from PIL import Image
+
+    for name in ("a.png", "2024/b.jpg"):
+        (tmp_path / "photographs" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 9), "teal").save(tmp_path / "photographs" / name)
+    said = run(_blocks("bash")[3])
+    assert "enlarged: 2 done (2 now), 0 failed" in said
+    end = json.loads(said.splitlines()[-1])
+    assert [end[name] for name in ("event", "items", "pending", "done", "failed")] == ["end", 2, 0, 2, 0]
+    for name in ("a.png", "2024/b.jpg"):
+        with Image.open(tmp_path / "enlarged" / name) as enlarged:
+            assert enlarged.size == (48, 36)
 
 
 @pytest.mark.slow
@@ -112,5 +129,5 @@ def test_the_training_commands_run(run, tmp_path):
     for number in range(2):
         picture = np.random.default_rng(number).integers(0, 256, (160, 200, 3), np.uint8)
         Image.fromarray(picture).save(tmp_path / "photographs" / f"{number}.jpg")
-    run(_blocks("bash")[5])
+    run(_blocks("bash")[6])
     assert (tmp_path / "trained" / "model.onnx").is_file()

@@ -306,9 +306,10 @@ def test_a_pipe_is_called_one_at_once(make, lr, kind):
     assert pipe.is_fifo()
 
 
-def test_standard_input_is_no_picture(make, capsys):
-    """`-` is what other programs call it; the line says that this one does not."""
-    assert "not from standard input" in failure(capsys, "-", "--model", make("nearest"))
+def test_standard_input_needs_a_name_for_its_output(make, capsys):
+    """There is no name beside which it could lie; the line says what to give."""
+    assert main(["-", "--model", str(make("nearest"))]) == 2
+    assert "-o FILE, or -o -" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["RealESRGAN_x4plus", "realesr-general-x4v3.pth"])

@@ -330,3 +330,12 @@ def test_a_bar_is_held_on_one_side_and_broken_on_the_other(name, held, broken):
     study = importlib.import_module(f"studies.{name}")
     assert study.within(held) is True
     assert study.within(broken) is False
+
+
+@pytest.mark.slow
+def test_killed_job(run):
+    """A job that survives its end only by luck would not survive five of them."""
+    status, figures = run("killed_job", "--pictures", 40, "--bad", 4, "--kills", 5)
+    assert status == 0, figures
+    assert figures["killed"] == 5
+    assert figures["outputs"] == {"undisturbed": 36, "killed": 36, "two": 36}
