@@ -185,6 +185,8 @@ class Journal:
         """Leave an item to whoever comes next."""
         with self._transaction() as database:
             self._settle(database, key, "pending", None)
+            # That is for those on which a process died.
+            database.execute("UPDATE items SET attempts = attempts - 1 WHERE output = ?", (key,))
 
     def take_back(self) -> list[bytes]:
         """Make what dead processes had in hand pending again, remove what they left, and return the keys."""

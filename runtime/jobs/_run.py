@@ -73,7 +73,7 @@ class Run:
                 self.tell(told)
         need, free = self._need(scale), shutil.disk_usage(output).free
         if need > free:
-            short = f"the outputs may take {need / 2**30:.1f} GiB and {output} has {free / 2**30:.1f} left"
+            short = f"the outputs may take {need / 2**20:,.1f} MiB and {output} has {free / 2**20:,.1f} left"
             self.tell(
                 JobEvent(event="note", reason=f"{short}; where it is full the job stops, and can go on later")
             )

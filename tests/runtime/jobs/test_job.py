@@ -241,9 +241,11 @@ def test_a_full_disk_ends_the_job_and_it_goes_on(up, monkeypatch):
         run(up)
     monkeypatch.setattr(os, "fsync", real)
     assert outputs() == set()
-    result, _ = run(up)
+    result, told = run(up)
     assert result.done == 4
     assert dict(result.failed).keys() == {"in/bad.png"}
+    # No process died of it.
+    assert told.of("note") == []
 
 
 def test_too_little_space_is_told_before(up, monkeypatch):
