@@ -294,7 +294,8 @@ class Journal:
         )
 
     def _copy(self) -> None:
-        source = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", timeout=PATIENCE, uri=True)
+        # Nothing is written but what a run left that was killed while it wrote, which has to be undone to be read.
+        source = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=rw", timeout=PATIENCE, uri=True)
         try:
             source.backup(self._database)
         finally:

@@ -2,7 +2,10 @@
 
 import errno
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -226,6 +229,29 @@ def test_what_a_dead_run_had_in_hand_is_taken_back(up):
     Path("in/sub/c.png").unlink()
     result, _ = run(up, "in/sub/c.png", "in/a.png")
     assert result.pending == 0
+    assert outputs() == ALL
+
+
+DIES = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+# Too little for what is changed, so that some of it is in the file before the end.
+database.execute("PRAGMA cache_size = 1")
+for number in range(200):
+    database.execute("INSERT INTO items (output, source, kind, state) VALUES (?, ?, 'picture', 'pending')",
+                     (b"%d.png" % number, b"x" * 9000))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_dead_run_was_writing_down_is_undone(up):
+    """Killed while it wrote, it left a journal that could be read no more before it was mended."""
+    run(up)
+    Path("out/a.png").unlink()
+    assert subprocess.run([sys.executable, "-c", DIES, JOURNAL], check=False).returncode == -signal.SIGKILL
+    assert Path(f"{JOURNAL}-journal").stat().st_size
+    result, told = run(up)
+    assert (result.done, told.of("done")) == (4, ["in/a.png"])
     assert outputs() == ALL
 
 
