@@ -12,6 +12,7 @@ from esrgan_deploy._errors import CheckpointError
 from esrgan_deploy._spec import ModelSpec
 from esrgan_deploy.export.checkpoints._keys_compact import compact_layout
 from esrgan_deploy.export.checkpoints._keys_rrdbnet import rrdb_layout
+from esrgan_deploy.export.checkpoints._keys_span import span_layout
 from esrgan_deploy.export.checkpoints._layout import Layout, UnknownFamilyError
 from esrgan_deploy.export.checkpoints._wrappers import keys_seen
 from esrgan_deploy.export.nets import empty_net
@@ -20,7 +21,7 @@ __all__ = ["Checkpoint", "identify", "is_discriminator"]
 
 FAMILIES = (
     "RRDBNet as BasicSR/Real-ESRGAN, ESRGAN (BSRGAN, RealSR), old ESRGAN and KAIR name its parts, "
-    "and SRVGGNetCompact; both in ncnn's form as well"
+    "and SRVGGNetCompact, both in ncnn's form as well; SPAN"
 )
 """The families that are read without spandrel, for a message."""
 
@@ -31,11 +32,11 @@ class Checkpoint:
 
     Attributes:
         spec: The net. Of an interpolation, ``source_sha256`` is of both files' and of the strength.
-        tensors: float32 and contiguous, by the parameter names of `RRDBNet` or `SRVGGNetCompact` and in their
-            order; where spandrel made the module, by that module's names. None shares memory with another or with
-            what was read.
+        tensors: float32 and contiguous, by the parameter names of `RRDBNet`, `SRVGGNetCompact` or `SPAN` and in
+            their order; where spandrel made the module, by that module's names. None shares memory with another or
+            with what was read.
         dialect: Whose names the file used: ``"basicsr"``, ``"esrgan"``, ``"esrgan-old"``, ``"kair"``,
-            ``"compact"`` or ``"spandrel"``; ``"ncnn"`` where it has none and the graph told.
+            ``"compact"``, ``"span"`` or ``"spandrel"``; ``"ncnn"`` where it has none and the graph told.
         source: The file's name without its folder; of an interpolation both, with their weights; of ncnn's two files
             the graph's.
     """
@@ -76,6 +77,8 @@ def identify(
     """
     layout = rrdb_layout(tensors, source=source, sha256=sha256, scale=scale)
     layout = layout or compact_layout(tensors, source=source, sha256=sha256)
+    if layout is None and (span := span_layout(tensors, source=source, sha256=sha256)) is not None:
+        layout, tensors = span
     if layout is None:
         raise UnknownFamilyError(
             f"{source} is of no family that is known (seen: {keys_seen(tensors)}; known: {FAMILIES})"

@@ -24,7 +24,7 @@ _PREFIXES = (
     "model.", "net.", "network.", "sr_model.",
 )  # fmt: skip
 # One key of each family: where one stands, the names are the net's own, old ESRGAN's "model." among them.
-_OWN_NAMES = re.compile(r"(?:conv_first|model\.0|body\.0)\.weight|RRDB_trunk\.\d")
+_OWN_NAMES = re.compile(r"(?:conv_first|model\.0|body\.0|conv_1\.sk)\.weight|RRDB_trunk\.\d")
 # What some write for "body.0.rdb1.conv1.weight": a module allows no dot in the name of a parameter.
 _FLAT_NAMES = re.compile(r"(?:(body)_(\d+)_(rdb\d)_)?(conv\w+)_(weight|bias)")
 _MAX_DEPTH = 6

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from esrgan_deploy.export.nets._convolutions import rescalings as rescalings
     from esrgan_deploy.export.nets._convolutions import share_of as share_of
     from esrgan_deploy.export.nets._generators import RRDB as RRDB
+    from esrgan_deploy.export.nets._generators import SPAN as SPAN
     from esrgan_deploy.export.nets._generators import Generator as Generator
     from esrgan_deploy.export.nets._generators import RRDBNet as RRDBNet
     from esrgan_deploy.export.nets._generators import SRVGGNetCompact as SRVGGNetCompact

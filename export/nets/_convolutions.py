@@ -42,7 +42,7 @@ class Layer:
         group: Whose activation scale its input takes. The five convolutions of a dense block share one, so that
             a feature is quantised once and its concatenations never again.
         unit: What the search returns to half precision as one: the dense block, or the convolution itself.
-        place: ``"first"``, ``"body"`` (the dense blocks, or the middle of an SRVGGNetCompact), ``"tail"`` or
+        place: ``"first"``, ``"body"`` (the dense blocks, or the middle of another net), ``"tail"`` or
             ``"last"``.
         macs: Multiply-adds per pixel of the input picture.
         fold: Factor that the graph's weights have over the module's.
@@ -114,8 +114,10 @@ def layers(spec: ModelSpec) -> tuple[Layer, ...]:
         return _rrdbnet(spec)
     if spec.architecture == "srvggnetcompact":
         return _compact(spec)
+    if spec.architecture == "span":
+        return _span(spec)
     raise ExportError(
-        f"{spec.architecture} cannot be quantised; rrdbnet and srvggnetcompact can. Run: --precision fp16"
+        f"{spec.architecture} cannot be quantised; rrdbnet, srvggnetcompact and span can. Run: --precision fp16"
     )
 
 
@@ -130,6 +132,9 @@ def rescalings(spec: ModelSpec, *, multiplied: bool = False) -> tuple[Rescaling,
     Raises:
         ExportError: The architecture is not one whose convolutions are known.
     """
+    if spec.architecture == "span":
+        # SiLU and the attention's sigmoid stand behind every convolution: another scale is another function.
+        return ()
     if spec.architecture == "srvggnetcompact":
         names = [layer.name for layer in layers(spec)]
         return tuple(
@@ -223,6 +228,26 @@ def _compact(spec: ModelSpec) -> tuple[Layer, ...]:
         layer(0, "first", spec.in_channels, f),
         *(layer(number, "body", f, f) for number in range(1, spec.blocks + 1)),
         layer(spec.blocks + 1, "last", f, spec.out_channels * spec.scale**2),
+    )
+
+
+def _span(spec: ModelSpec) -> tuple[Layer, ...]:
+    f = spec.features
+
+    def single(name: str, place: str, macs: float) -> Layer:
+        return Layer(name=name, group=name, unit=name, place=place, macs=macs)
+
+    return (
+        single("conv_first", "first", 9.0 * spec.in_channels * f),
+        *(
+            single(f"body.{block}.conv{number}", "body", 9.0 * f * f)
+            for block in range(spec.blocks)
+            for number in (1, 2, 3)
+        ),
+        single("conv_body", "tail", 9.0 * f * f),
+        # A group that is not its own, as in a dense block: what it reads is rounded before it is concatenated.
+        dataclasses.replace(single("conv_cat", "tail", 4.0 * f * f), group="concatenated"),
+        single("conv_last", "last", 9.0 * f * spec.out_channels * spec.scale**2),
     )
 
 

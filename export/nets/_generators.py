@@ -11,7 +11,17 @@ from torch.nn import functional
 
 from esrgan_deploy._spec import ModelSpec, upsampling_steps
 
-__all__ = ["RRDB", "Generator", "RRDBNet", "SRVGGNetCompact", "Stage", "State", "empty_net", "output_of"]
+__all__ = [
+    "RRDB",
+    "SPAN",
+    "Generator",
+    "RRDBNet",
+    "SRVGGNetCompact",
+    "Stage",
+    "State",
+    "empty_net",
+    "output_of",
+]
 
 State = tuple[Tensor, ...]
 """What flows from one stage to the next: the features first, then every residual that is still open."""
@@ -200,15 +210,108 @@ class SRVGGNetCompact(Generator):
         return (out + functional.interpolate(picture, scale_factor=float(self.scale), mode="nearest"),)
 
 
+class SPAN(Generator):
+    """Swift parameter-free attention network: ``(N, C, H, W)`` RGB 0..1 to ``(N, C, H·s, W·s)``.
+
+    SPAN's (arXiv:2311.12770) with each re-parameterised convolution collapsed into the one 3×3 convolution that it
+    computes. With ``spec.mean`` the picture has it taken off; the range of 255 that is multiplied with then is in the
+    weights of the first convolution. Convolutions pad with 0, which is that mean.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        f = spec.features
+        self.scale = spec.scale
+        if spec.mean:
+            # Saved with the weights, so that it is filled as they are.
+            self.register_buffer("mean", torch.tensor(spec.mean).reshape(1, -1, 1, 1))
+        self.conv_first = _conv(spec.in_channels, f)
+        self.body = nn.Sequential(*(SPAB(f) for _ in range(spec.blocks)))
+        self.conv_body = _conv(f, f)
+        self.conv_cat = nn.Conv2d(4 * f, f, 1)
+        self.conv_last = _conv(f, spec.out_channels * spec.scale**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge a batch of pictures."""
+        return output_of(self.stages(), self.start(x))
+
+    def start(self, picture: Tensor) -> State:
+        """Take the mean off; see `Generator.start`."""
+        mean = self._buffers.get("mean")
+        return (picture if mean is None else picture - mean,)
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Cut behind each convolution and its activation; see `Generator.stages`."""
+
+        def first(state: State) -> State:
+            features = self.conv_first(state[0])
+            return features, features
+
+        def concatenated(state: State) -> State:
+            made, shallow, early, late = state
+            return (self.conv_cat(torch.cat((shallow, made, early, late), 1)),)
+
+        found = [Stage(unit="conv_first", run=first)]
+        for number, block in enumerate(self.body):
+            assert isinstance(block, SPAB)
+            # Behind the body come its input, its first block and what the last block makes first.
+            kept = {0: "out", len(self.body) - 1: "first"}.get(number, "")
+            found += block.stages(f"body.{number}", kept)
+        found.append(Stage(unit="conv_body", run=lambda state: (self.conv_body(state[0]), *state[1:])))
+        found.append(Stage(unit="conv_cat", run=concatenated))
+        found.append(Stage(unit="conv_last", run=lambda state: (self.conv_last(state[0]),)))
+        return (*found, Stage(run=lambda state: (functional.pixel_shuffle(state[0], self.scale),)))
+
+
+class SPAB(nn.Module):
+    """Three convolutions, whose result is added to the input and multiplied with an odd function of itself."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(features, features)
+        self.conv2 = _conv(features, features)
+        self.conv3 = _conv(features, features)
+
+    def stages(self, name: str, kept: str) -> list[Stage]:
+        """Cut behind each convolution; see `Generator.stages`.
+
+        Args:
+            name: Of this module in the net.
+            kept: What is read again behind the body and goes to the end of the state: ``"first"``, what the first
+                convolution makes, ``"out"``, what the block does, or nothing.
+        """
+
+        def first(state: State) -> State:
+            made = functional.silu(self.conv1(state[0]))
+            return made, *state, *((made,) if kept == "first" else ())
+
+        def last(state: State) -> State:
+            made = self.conv3(state[0])
+            out = (made + state[1]) * (torch.sigmoid(made) - 0.5)
+            return out, *state[2:], *((out,) if kept == "out" else ())
+
+        return [
+            Stage(unit=f"{name}.conv1", run=first),
+            Stage(
+                unit=f"{name}.conv2", run=lambda state: (functional.silu(self.conv2(state[0])), *state[1:])
+            ),
+            Stage(unit=f"{name}.conv3", run=last),
+        ]
+
+
 def empty_net(spec: ModelSpec) -> nn.Module:
     """Return the net of a specification on the device ``meta``: names and shapes without numbers.
 
     Raises:
         KeyError: The architecture is not one of this package's.
     """
-    net = {"rrdbnet": RRDBNet, "srvggnetcompact": SRVGGNetCompact}[spec.architecture]
+    nets: dict[str, Callable[[ModelSpec], nn.Module]] = {
+        "rrdbnet": RRDBNet,
+        "srvggnetcompact": SRVGGNetCompact,
+        "span": SPAN,
+    }
     with torch.device("meta"):
-        return net(spec)
+        return nets[spec.architecture](spec)
 
 
 def output_of(pieces: tuple[Stage, ...], state: State) -> Tensor:

@@ -24,14 +24,15 @@ class ModelSpec:
 
     Attributes:
         architecture: ``"rrdbnet"`` (ESRGAN, arXiv:1809.00219), ``"srvggnetcompact"`` (Real-ESRGAN, arXiv:2107.10833),
-            ``"onnx"`` (a graph that was handed in as it is) or a name from spandrel.
+            ``"span"`` (arXiv:2311.12770), ``"onnx"`` (a graph that was handed in as it is) or a name from spandrel.
         scale: Output pixels per input pixel and axis, as the weights compute it.
         in_channels: Channels of the picture that goes in (3 for RGB), before any pixel-unshuffle.
         out_channels: Channels of the picture that comes out.
         features: Width of the trunk (``nf``/``num_feat``).
-        blocks: Number of RRDBs, or of body convolutions for SRVGGNetCompact (``nb``/``num_conv``).
+        blocks: Number of RRDBs, of body convolutions for SRVGGNetCompact (``nb``/``num_conv``), or of SPAN's blocks.
         growth: Channels that each dense convolution adds (``gc``/``num_grow_ch``); 0 where there are none.
         unshuffle: Factor of the pixel-unshuffle in front (Real-ESRGAN x2plus: 2); 1 for none.
+        mean: What a SPAN takes off each channel of the picture, 0..1; empty where it takes the picture as it is.
         size_multiple: Height and width of the input must be multiples of this.
         supports_half: Whether the architecture is known to work in float16.
         supports_bfloat16: Whether the architecture is known to work in bfloat16.
@@ -49,6 +50,7 @@ class ModelSpec:
     growth: int
     source_sha256: str
     unshuffle: int = 1
+    mean: tuple[float, ...] = ()
     size_multiple: int = 1
     supports_half: bool = True
     supports_bfloat16: bool = True
@@ -58,6 +60,8 @@ class ModelSpec:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"ModelSpec.{name} is {value!r}; it is a whole number of at least 1")
+        # JSON has no tuples.
+        object.__setattr__(self, "mean", tuple(self.mean))
 
     @property
     def flops_per_pixel(self) -> int | None:
@@ -72,6 +76,12 @@ class ModelSpec:
             f = self.features
             weights = self.in_channels * f + self.blocks * f * f + f * self.out_channels * self.scale**2
             return 2 * 9 * weights
+        if self.architecture == "span":
+            f = self.features
+            weights = (
+                self.in_channels * f + (3 * self.blocks + 1) * f * f + f * self.out_channels * self.scale**2
+            )
+            return 2 * (9 * weights + 4 * f * f)
         return None
 
     def _rrdbnet_flops(self) -> int:
